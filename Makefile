@@ -1,0 +1,30 @@
+# What people and CI do here.  Every target first makes .venv, or brings it up to date, if it must.
+PYTHON ?= python3
+ARGS ?=
+bin := .venv/bin
+
+.PHONY: demo test check setup clean
+
+demo: setup  ## a small comparison, on whatever device there is
+	$(bin)/attn-lab -m experiment=demo $(ARGS)
+
+test: setup  ## ARGS="-m gpu" for the tests that need a GPU
+	$(bin)/pytest $(ARGS)
+
+check: setup  ## style, types, and who may import whom
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "setting up .venv with $$($(PYTHON) --version) (minutes the first time, most of them PyTorch)"
+	@$(PYTHON) -m venv .venv
+	@$(bin)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## all that can be made again; runs/ and results/ stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find attn_lab conf hydra_plugins tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,17 @@
+"""attn_lab: which attention should I use on this GPU for these shapes, what does it cost, and is it right?"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Attention", "__version__"]
+
+if TYPE_CHECKING:
+    from attn_lab.layer.attention import Attention as Attention
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Attention":  # on demand: reports read records without loading torch
+        from attn_lab.layer.attention import Attention
+
+        return Attention
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

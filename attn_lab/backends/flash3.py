@@ -1,0 +1,52 @@
+"""FlashAttention 3 (Shah et al. 2024), Hopper only, from a package that installs flash_attn_interface."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import CAUSAL
+
+WHOLE = ("flash-attn-3",)  # built from the flash-attention repository's hopper/ folder
+FORWARD_ONLY = ("tokenspeed-fa3",)  # as published on PyPI
+
+
+@dataclass(frozen=True)
+class Flash3(Backend):
+    limits = {
+        "cuda": Limits(
+            dtypes=("float16", "bfloat16"),
+            masks=("full", "causal", "band"),
+            empty_rows=True,
+            head_dim=(8, 256),
+            head_dim_multiple=8,
+            capability=(9, 0),
+            capability_below=(10, 0),
+            packages=WHOLE + FORWARD_ONLY,
+            pip="tokenspeed-fa3",
+        )
+    }
+    kernels = {"forward": r"flash::.*FlashAttnFwdSm90", "backward": r"flash::.*FlashAttnBwdSm90"}
+
+    def refusals(self, request: Request, machine: Machine) -> list[str]:
+        reasons = super().refusals(request, machine)
+        here = [name for name in FORWARD_ONLY if name in machine.packages]
+        if request.needs_backward and here and not any(name in machine.packages for name in WHOLE):
+            reasons.append(f"passes: {here[0]} is a forward-only build; asked {', '.join(request.passes)} "
+                           "(passes=[forward] would run)")  # fmt: skip
+        return reasons
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        from flash_attn_interface import flash_attn_func
+
+        left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
+        is_causal = request.mask.band == CAUSAL
+        window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
+        scale = request.shape.scale
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)
+            return out[0] if isinstance(out, tuple) else out  # some builds return (out, lse)
+
+        return attend

@@ -1,0 +1,62 @@
+"""PyTorch's flex_attention, compiled, with a BlockMask made from the mask's own predicate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import kind
+
+SPARSE_BLOCK = 128  # queries of one block of a BlockMask, by default
+DENSE_BLOCK_MASK_UP_TO = 2**27  # pairs: past it the predicate is compiled rather than evaluated in one piece
+
+
+@dataclass(frozen=True)
+class Flex(Backend):
+    limits = {
+        "cuda": Limits(head_dim=(16, 256), empty_rows=True, capability=(8, 0)),
+        "cpu": Limits(backward=False, empty_rows=True),  # torch has no backward of it there
+    }
+    # On a GPU kernels are named; on the CPU all there is to see is that a compiled graph ran, which is flex alone.
+    kernels = {"forward": "flex_attention|CompiledFxGraph", "backward": "flex_attention_backward"}
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        shape, mask = request.shape, request.mask
+        block_mask = None
+        if kind(mask) != "full":
+            offset = shape.offset
+
+            def predicate(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return mask(batch, head, query + offset, key)
+
+            block_mask = create_block_mask(
+                predicate,
+                None if mask.uniform else shape.batch_size,
+                None if mask.uniform else shape.num_heads,
+                shape.seq_len,
+                shape.seq_len_kv,
+                device=machine.device,
+                _compile=shape.seq_len * shape.seq_len_kv > DENSE_BLOCK_MASK_UP_TO,
+            )
+        scale, grouped = shape.scale, shape.group_size > 1
+        # Short queries go to a decoding kernel that stacks a group's queries in one block, and cannot where they
+        # outgrow the mask's: torch 2.11 then finds "no choices" (InductorError).
+        options: Any = {"FORCE_USE_FLEX_ATTENTION": True} if shape.seq_len * shape.group_size > SPARSE_BLOCK else None
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+            out = flex_attention(
+                q, k, v, block_mask=block_mask, scale=scale, enable_gqa=grouped, kernel_options=options
+            )
+            assert isinstance(out, Tensor)
+            return out.transpose(1, 2)
+
+        # Dynamo keeps its compiled versions by code object and gives up compiling after eight: each request needs
+        # its own.  fullgraph turns a silent return to the eager O(S²) algorithm into an error.
+        attend.__code__ = attend.__code__.replace()
+        return torch.compile(attend, fullgraph=True, dynamic=False)

@@ -1,0 +1,18 @@
+"""The memory-efficient (CUTLASS) kernels that PyTorch carries, born in xFormers."""
+
+from dataclasses import dataclass
+
+from torch.nn.attention import SDPBackend
+
+from attn_lab.backends._one_sdpa import one_sdpa
+from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.machine import Machine
+
+
+@dataclass(frozen=True)
+class SdpaEfficient(Backend):
+    limits = {"cuda": Limits(grouped_heads=False, head_dim_multiple=8, capability=(5, 0))}
+    kernels = {"forward": "fmha_cutlassF", "backward": "fmha_cutlassB"}
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        return one_sdpa(SDPBackend.EFFICIENT_ATTENTION, request, machine)

@@ -1,0 +1,106 @@
+"""The path of one case: refuse or prepare, stage, probe in order, and put the outcome, whatever it is, on record."""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from attn_lab.bench.case import Case
+from attn_lab.bench.record import Measurement, Provenance, Record, Status
+from attn_lab.core.errors import Refused, Wrong
+from attn_lab.core.machine import Machine
+
+if sys.platform == "linux":
+    import resource
+else:
+    resource = None
+
+
+def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callable[[str], None]) -> Record:
+    """Run one case to its record.  Nothing leaves it but KeyboardInterrupt and its like.
+
+    `notice` is told the name of each probe as it begins.
+    """
+    metrics: list[Measurement] = []
+    status, reasons = _run(case, machine, metrics, notice)
+    gc.collect()  # an error's frames and a graph's cycles may still hold tensors
+    if machine.device == "cuda":
+        torch.cuda.empty_cache()
+    return Record(
+        case=case.as_json(), status=status, reasons=reasons, provenance=provenance,
+        metrics={metric.name: metric.as_json() for metric in metrics},
+    )  # fmt: skip
+
+
+def _run(
+    case: Case, machine: Machine, metrics: list[Measurement], notice: Callable[[str], None]
+) -> tuple[Status, list[str]]:
+    begin, probing = time.perf_counter(), 0.0
+    try:
+        with _memory_bounded(machine):
+            if reasons := case.who.refusals(case.request, machine):
+                return "refused", reasons
+            start = time.perf_counter()
+            attend = case.who.prepare(case.request, machine)
+            prepared = time.perf_counter() - start
+            trial = case.what.stage(case.request, case.who, attend, machine, seed=case.seed, slices=case.slices)
+            trial.prepare_seconds = prepared
+            for name, probe in case.probes.items():
+                notice(name)
+                start = time.perf_counter()
+                try:
+                    metrics += probe.measure(trial)  # one by one: what comes before a fault is kept
+                finally:
+                    probing += time.perf_counter() - start
+        return "ok", []
+    except Refused as refusal:
+        return "refused", refusal.reasons
+    except Wrong as fault:
+        return "wrong", fault.reasons
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the one broad one of the house: a failure becomes data
+        return ("oom" if _is_out_of_memory(error) else "error"), [_one_line(error)]
+    finally:
+        metrics.append(Measurement(name="harness/probes", value=probing, unit="s"))
+        metrics.append(Measurement(name="harness/case", value=time.perf_counter() - begin, unit="s"))
+
+
+@contextmanager
+def _memory_bounded(machine: Machine) -> Iterator[None]:
+    """On the CPU, let an allocation past the free memory fail, as on a GPU, rather than the kernel kill us."""
+    if machine.device != "cpu" or resource is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _private_bytes() + int(0.9 * _available_bytes())
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _private_bytes() -> int:
+    """What RLIMIT_DATA counts: this process's private writable mappings."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+
+
+def _available_bytes() -> int:
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def _one_line(error: BaseException) -> str:
+    """Type and text of an error; of a long text, its first lines joined."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:500]}"

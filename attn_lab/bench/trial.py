@@ -1,0 +1,87 @@
+"""A case made ready to run: the tensors, the step, and the two answers to compare; what every probe drives."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attn_lab.bench.record import Measurement
+from attn_lab.core.backend import Attend, Backend, Request
+from attn_lab.core.machine import Machine
+
+Answer = Mapping[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """A staged case.  Gradients are asked of autograd and returned, never accumulated: there is nothing to clear.
+
+    leaves     tensors whose gradients a step computes, by name: all it needs and no more
+    forward    one forward pass
+    cotangent  what the backward pass starts from; the shape of the output
+    flops      operations per pass, from the exact pair count
+    cut        the checked slices of a whole answer (out, and d + name of each leaf)
+    reference  the same slices from the oracle, computed in the dtype asked
+    """
+
+    request: Request
+    machine: Machine
+    backend: Backend
+    leaves: Mapping[str, Tensor]
+    forward: Callable[[], Tensor]
+    cotangent: Tensor
+    flops: Mapping[str, int]
+    cut: Callable[[Answer], Answer]
+    reference: Callable[[torch.dtype], Answer]
+    prepare_seconds: float = 0.0
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return self.request.passes
+
+    @property
+    def inputs_bytes(self) -> int:
+        """Bytes of everything the step is given: leaves and, if there is a backward, the cotangent."""
+        tensors = [*self.leaves.values(), self.cotangent] if self.request.needs_backward else self.leaves.values()
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    def backward(self, out: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of all leaves, in their order, from a fresh graph, which is consumed."""
+        return torch.autograd.grad(out, tuple(self.leaves.values()), self.cotangent)
+
+    def forward_backward(self) -> tuple[Tensor, ...]:
+        """One true step: a fresh graph, forward and backward."""
+        return self.backward(self.forward())
+
+    def answer(self) -> Answer:
+        """The backend's whole output and, if the request has a backward, gradients."""
+        out = self.forward()
+        if not self.request.needs_backward:
+            return {"out": out}
+        grads = zip(self.leaves, self.backward(out), strict=True)
+        return {"out": out.detach(), **{f"d{name}": grad for name, grad in grads}}
+
+    def synchronize(self) -> None:
+        if self.machine.device == "cuda":
+            torch.cuda.synchronize()
+
+
+class Subject(Protocol):
+    """What is stepped: attention alone, a layer, a model.  It makes the tensors and owns its FLOPs."""
+
+    def check(self, request: Request) -> None:
+        """Raise BadRequest for a question that makes no sense of this subject, whoever answers it."""
+
+    def stage(
+        self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
+    ) -> Trial: ...
+
+
+class Probe(Protocol):
+    """What looks at a trial.  It drives its own runs, yields measurements, and raises Wrong to end the case."""
+
+    clocks: bool = False  # publishes a speed: may run only after the probe `accuracy`
+
+    def measure(self, trial: Trial) -> Iterator[Measurement]: ...

@@ -1,0 +1,93 @@
+"""The front door: which command was meant, how it ended, and the exit code that says so."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("doctor",)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """attn-lab [doctor | Hydra overrides].  Exits 0, 1 (a case wrong or failed), 2 (bad request), 130 (interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler else writes its comings and goings to stderr
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
+    try:
+        sys.exit(_dispatch(words))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _dispatch(words: list[str]) -> int:
+    from attn_lab.core.errors import BadRequest
+
+    try:
+        if words and words[0] == "--version":
+            from attn_lab import __version__
+
+            print(f"attn-lab {__version__}")
+            return 0
+        if words and "=" not in words[0] and not words[0].startswith(("-", "~", "+")):
+            if words[0] not in COMMANDS:
+                raise BadRequest(
+                    f"command: expected {', '.join(COMMANDS)}, or overrides such as backend=naive; got {words[0]!r}"
+                )
+            from attn_lab.sweep.doctor import doctor
+
+            return doctor(words[1:])
+        return _sweep(words)
+    except BadRequest as error:
+        print(f"attn-lab: {error}", file=sys.stderr)
+        return 2
+
+
+def _sweep(words: list[str]) -> int:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from rich.console import Console
+
+    from attn_lab.core.errors import BadRequest
+    from attn_lab.sweep.explain import explained
+    from attn_lab.sweep.plan import register_resolvers
+    from attn_lab.sweep.run import NoRoom, Run
+    from attn_lab.sweep.schema import register
+
+    register()
+    register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
+    sys.argv = ["attn-lab", *_flags_first(words)]
+    run = Run(Console())
+    interrupted = False
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(run)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explained(error) from None
+    except KeyboardInterrupt:
+        interrupted = True
+    except NoRoom as stop:
+        run.close()
+        raise BadRequest(str(stop)) from None
+    code = run.close()
+    if interrupted:
+        print(f"attn-lab: interrupted; {len(run.made)} of {len(run.cases)} cases are kept", file=sys.stderr)
+        return 130
+    return code
+
+
+def _flags_first(words: list[str]) -> list[str]:
+    """Hydra's command line with its flags before the overrides, wherever they stood; -m goes, every run is one."""
+    from hydra._internal.utils import get_args_parser
+
+    from attn_lab.core.errors import BadRequest
+
+    def refuse(message: str) -> None:
+        raise BadRequest(f"flags: expected those of Hydra (attn-lab --hydra-help lists them); got {message}")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[assignment,method-assign]
+    overrides = parser.parse_intermixed_args(words).overrides
+    flags = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
+    return [*flags, *overrides]

@@ -1,0 +1,130 @@
+"""Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, get_args
+
+from torch import Tensor
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import Mask, has_empty_rows, kind
+from attn_lab.core.shape import Shape
+
+Pass = Literal["forward", "backward", "forward_backward"]
+PASSES: tuple[str, ...] = get_args(Pass)
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a backend is asked: a shape, a mask, and the passes that will be run."""
+
+    shape: Shape
+    mask: Mask
+    passes: tuple[str, ...] = PASSES
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.passes if name not in PASSES]
+        if unknown or not self.passes or len(set(self.passes)) != len(self.passes):
+            raise BadRequest(f"passes: expected some of {', '.join(PASSES)}, each once; got {list(self.passes)}")
+
+    @property
+    def needs_backward(self) -> bool:
+        return self.passes != ("forward",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a backend can do on one kind of device.  Checked in one place; the tests are generated from it."""
+
+    dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
+    masks: tuple[str, ...] = ("full", "causal", "band", "predicate")
+    square_masks: tuple[str, ...] = ()  # kinds served only where seq_len == seq_len_kv
+    grouped_heads: bool = True
+    empty_rows: bool = False  # zero output and gradient where a query may attend to nothing
+    backward: bool = True
+    head_dim: tuple[int, int] = (1, 2**20)  # smallest and largest
+    head_dim_multiple: int = 1
+    least_keys: int = 1  # smallest seq_len_kv
+    capability: tuple[int, int] = (0, 0)  # least CUDA compute capability
+    capability_below: tuple[int, int] = (1000, 0)
+    packages: tuple[str, ...] = ()  # distributions, any one of which will do
+    pip: str = ""  # what cures a missing package
+
+    def of_machine(self, machine: Machine) -> list[str]:
+        """Reasons this machine cannot serve any request at all."""
+        reasons = []
+        if machine.capability is not None:
+            if machine.capability < self.capability:
+                reasons.append(f"needs compute capability >= {_dotted(self.capability)}; {machine.name} has "
+                               f"{_dotted(machine.capability)}")  # fmt: skip
+            if machine.capability >= self.capability_below:
+                reasons.append(f"needs compute capability < {_dotted(self.capability_below)}; {machine.name} has "
+                               f"{_dotted(machine.capability)}")  # fmt: skip
+        if self.packages and not any(name in machine.packages for name in self.packages):
+            reasons.append(f"needs package {' or '.join(self.packages)}, not installed (pip install '{self.pip}')")
+        return reasons
+
+    def of_request(self, request: Request) -> list[str]:
+        """Reasons this request is past what the backend can do; each states the limit and what was asked."""
+        shape, mask_kind = request.shape, kind(request.mask)
+        least, most = self.head_dim
+        reasons = []
+        if shape.dtype not in self.dtypes:
+            reasons.append(f"dtypes: {', '.join(self.dtypes)}; asked {shape.dtype}")
+        if mask_kind not in self.masks:
+            reasons.append(f"mask kinds: {', '.join(self.masks)}; asked {mask_kind}")
+        elif mask_kind in self.square_masks and shape.offset:
+            reasons.append(f"{mask_kind} mask only where seq_len == seq_len_kv; asked {shape.seq_len} and "
+                           f"{shape.seq_len_kv}")  # fmt: skip
+        if not least <= shape.head_dim <= most:
+            reasons.append(f"head_dim: {least} to {most}; asked {shape.head_dim}")
+        if shape.head_dim % self.head_dim_multiple:
+            reasons.append(f"head_dim: multiples of {self.head_dim_multiple}; asked {shape.head_dim}")
+        if shape.seq_len_kv < self.least_keys:
+            reasons.append(f"seq_len_kv: at least {self.least_keys}; asked {shape.seq_len_kv}")
+        if shape.group_size > 1 and not self.grouped_heads:
+            reasons.append(f"num_kv_heads: only num_heads={shape.num_heads}; asked {shape.num_kv_heads}")
+        if not self.backward and request.needs_backward:
+            reasons.append(f"passes: forward only; asked {', '.join(request.passes)} (passes=[forward] would run)")
+        if not self.empty_rows and has_empty_rows(request.mask, shape):
+            reasons.append(f"queries that may attend to no key: none allowed; asked seq_len {shape.seq_len} over "
+                           f"{shape.seq_len_kv} keys under this mask")  # fmt: skip
+        return reasons
+
+
+class Backend(Protocol):
+    """One implementation of attention.  Subclass it explicitly, as a frozen dataclass, and give:
+
+    limits   by device ("cuda", "cpu"): a device that is not there is refused
+    kernels  by pass ("forward", "backward"): a regular expression that a launched kernel (on the CPU: an operator)
+             must match, and that every other attention kernel launched is caught by not matching
+    prepare  imports, builds masks, wraps in torch.compile; never timed.  Returns the function that is timed, or
+             raises Refused for what only an import can tell (a package built for another CUDA)
+    """
+
+    limits: ClassVar[Mapping[str, Limits]]
+    kernels: ClassVar[Mapping[str, str]]
+
+    def refusals(self, request: Request, machine: Machine) -> list[str]:
+        """Every reason this request cannot be served; [] is a promise to run it.  Pure: imports and runs nothing."""
+        return self.machine_refusals(machine) + self._limits(machine).of_request(request)
+
+    def machine_refusals(self, machine: Machine) -> list[str]:
+        """The reasons among them that hold for every request on this machine."""
+        elsewhere = machine.device not in self.limits
+        reasons = [f"devices: {', '.join(self.limits)}; asked {machine.device}"] if elsewhere else []
+        return reasons + self._limits(machine).of_machine(machine)
+
+    def _limits(self, machine: Machine) -> Limits:
+        """The limits on this device; on one that is not served, those on another, for the rest of the reasons."""
+        return self.limits.get(machine.device) or next(iter(self.limits.values()))
+
+    def prepare(self, request: Request, machine: Machine) -> Attend: ...
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))

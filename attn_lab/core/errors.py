@@ -1,0 +1,33 @@
+"""What can be wrong with a request or an answer, as a small tree of exceptions.
+
+AttnLabError
+├── BadRequest      the words are wrong: nothing was run (exit code 2)
+├── Refused         a backend cannot serve this request; carries every reason
+└── Wrong           an answer or a launched kernel is not what was promised; carries every reason
+"""
+
+from collections.abc import Sequence
+
+
+class AttnLabError(Exception):
+    """Anything attn_lab says on purpose; its text is one line for a person."""
+
+
+class BadRequest(AttnLabError):
+    """The request itself is malformed.  Say what was expected, what came, and what to do."""
+
+
+class Refused(AttnLabError):
+    """A backend cannot serve a request.  `reasons` holds all of them, not the first."""
+
+    def __init__(self, who: str, reasons: Sequence[str]):
+        self.reasons = list(reasons)
+        super().__init__(f"{who} refuses: {'; '.join(reasons)}")
+
+
+class Wrong(AttnLabError):
+    """A check of the answer failed.  The case ends here, before any clock."""
+
+    def __init__(self, *reasons: str):
+        self.reasons = list(reasons)
+        super().__init__("; ".join(reasons))

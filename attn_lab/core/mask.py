@@ -1,0 +1,99 @@
+"""Who may attend to whom: one predicate over absolute positions, from which every other form is derived."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attn_lab.core.shape import Shape
+
+Band = tuple[int | None, int | None]
+
+FULL: Band = (None, None)
+CAUSAL: Band = (None, 0)
+KINDS = ("full", "causal", "band", "predicate")
+
+
+class Mask(Protocol):
+    """A predicate: True where query may attend to key.
+
+    Called with integer tensors that broadcast against one another (or scalars, under flex_attention's vmap), it
+    returns a bool tensor of their common shape.  Positions are absolute and the queries are the last seq_len of
+    seq_len_kv positions, so every mask is aligned bottom-right.  Subclass it explicitly to inherit the defaults.
+    """
+
+    band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited
+    uniform: bool = True  # the same for every batch element and head
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor: ...
+
+    def count(self, query: Tensor, seq_len_kv: int) -> Tensor:
+        """Keys in [0, seq_len_kv) that each query may attend to: int64, shape of `query`; only if `uniform`.
+
+        Masks override this with their closed form; this default asks the predicate, a block of queries at a time.
+        """
+        zero = torch.zeros((), dtype=torch.long, device=query.device)
+        key = torch.arange(seq_len_kv, device=query.device)
+        blocks = query.split(max(1, 2**22 // seq_len_kv))
+        rows = [self(zero, zero, block[:, None], key).expand(len(block), -1).sum(-1) for block in blocks]
+        return torch.cat(rows)
+
+
+def kind(mask: Mask) -> str:
+    """The least a backend must understand to serve this mask: one of KINDS."""
+    if mask.band is None:
+        return "predicate"
+    return {FULL: "full", CAUSAL: "causal"}.get(mask.band, "band")
+
+
+def query_positions(shape: Shape, device: torch.device | str = "cpu") -> Tensor:
+    """Absolute positions of the queries: (seq_len,) int64; negative where seq_len > seq_len_kv."""
+    return torch.arange(shape.offset, shape.seq_len_kv, device=device)
+
+
+def dense(
+    mask: Mask,
+    shape: Shape,
+    device: torch.device | str,
+    *,
+    batch: Tensor | None = None,
+    head: Tensor | None = None,
+    query: Tensor | None = None,
+) -> Tensor:
+    """The mask as bool: (B or 1, H or 1, Sq, seq_len_kv), True = may attend.
+
+    A uniform mask gives (1, 1, …).  `batch`, `head` and `query` are the indices and absolute positions wanted
+    (1-D, int64); default: all of them.
+    """
+    if mask.uniform:
+        batch = head = torch.zeros(1, dtype=torch.long, device=device)
+    if batch is None:
+        batch = torch.arange(shape.batch_size, device=device)
+    if head is None:
+        head = torch.arange(shape.num_heads, device=device)
+    if query is None:
+        query = query_positions(shape, device)
+    key = torch.arange(shape.seq_len_kv, device=device)
+    allowed = mask(batch[:, None, None, None], head[:, None, None], query[:, None], key)
+    return allowed.expand(len(batch), len(head), len(query), len(key))
+
+
+def pair_count(mask: Mask, shape: Shape) -> int:
+    """Exact number of (query, key) pairs allowed, summed over batch and query heads."""
+    pairs = sum(int(counts.sum()) for counts in _counts(mask, shape))
+    return pairs * shape.batch_size * shape.num_heads if mask.uniform else pairs
+
+
+def has_empty_rows(mask: Mask, shape: Shape) -> bool:
+    """Whether some query may attend to nothing; its output is defined as zero."""
+    return any(bool((counts == 0).any()) for counts in _counts(mask, shape))
+
+
+def _counts(mask: Mask, shape: Shape) -> Iterator[Tensor]:
+    """Keys each query may attend to, a block of queries at a time; by batch and head unless the mask is uniform."""
+    per_query = 1 if mask.uniform else shape.batch_size * shape.num_heads * shape.seq_len_kv
+    size = max(1, 2**22 // per_query)
+    for start in range(shape.offset, shape.seq_len_kv, size):
+        query = torch.arange(start, min(start + size, shape.seq_len_kv))
+        yield mask.count(query, shape.seq_len_kv) if mask.uniform else dense(mask, shape, "cpu", query=query).sum(-1)

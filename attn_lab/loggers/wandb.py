@@ -1,0 +1,185 @@
+"""Weights & Biases: every run is written offline; where a server can be used, a child process sends it on."""
+
+import json
+import os
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attn_lab.bench.record import Record
+from attn_lab.core.errors import BadRequest
+from attn_lab.loggers._wandb_server import Sender, obstacle
+
+MODES = ("auto", "online", "offline", "disabled")
+KNOCK = 1.6  # seconds, W&B's import included, after which a silent server is taken for none
+HEADER = 7  # bytes that a W&B log begins with
+
+
+class Wandb:
+    """A W&B run for each record (job_type case) and, on close, one for the sweep (job_type summary) with a Table.
+
+    In the summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, ….  Only the
+    constructor raises: BadRequest for an unknown `mode`, or for an `online` that cannot be.
+    """
+
+    def __init__(
+        self, *, folder: Path, sweep: str, mode: str = "auto", project: str | None = None, entity: str | None = None
+    ):
+        if mode not in MODES:
+            raise BadRequest(f"logger.wandb.mode: expected one of {', '.join(MODES)}; got {mode!r}")
+        self.where = ""
+        self._folder, self._sweep = Path(folder).resolve(), sweep
+        self._target: dict[str, Any] = {"project": project, "entity": entity}
+        self._rows: list[dict[str, Any]] = []
+        self._origin: dict[str, Any] = {}
+        self._sender: Sender | None = None
+        self._active = mode != "disabled" and (mode, os.environ.get("WANDB_MODE")) != ("auto", "disabled")
+        if self._active:
+            try:
+                self._begin(mode, time.monotonic() + KNOCK)
+            except BadRequest:
+                raise
+            except Exception as error:  # noqa: BLE001  not installed, or not working: any error of W&B's
+                if mode == "online":
+                    raise BadRequest(f"logger.wandb.mode=online: expected a working W&B; got {_line(error)}") from None
+                self._stop(error)
+
+    def write(self, record: Record) -> None:
+        if not self._active:
+            return
+        try:
+            line = json.loads(record.line())  # what records.jsonl holds, number for number
+            case, metrics, config = line["case"], line["metrics"], line["provenance"].pop("config")
+            outcome = {"status": line["status"], "reasons": "; ".join(line["reasons"])}
+            values = {name: metric.pop("value") for name, metric in metrics.items()}
+            values = {name: value for name, value in values.items() if value is not None}
+            beside = {f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()}
+            beside = {name: value for name, value in beside.items() if value not in (None, "")}
+            asked = {field: case[field] for field in ("id", "backend", "mask", "subject", "round")}
+            self._origin = self._origin or line["provenance"]
+            self._rows.append({**asked, **case["shape"], **outcome, **values})
+            with self._run(_name(case), "case", {**config, **line["provenance"], "case": case}) as run:
+                if values:
+                    run.log(values)  # the summary follows; W&B draws panels of what was logged only
+                run.summary.update({**outcome, **beside})
+                run.finish(exit_code=int(record.status not in ("ok", "refused")))
+        except Exception as error:  # noqa: BLE001  a logger never ends a sweep
+            self._stop(error)
+
+    def close(self) -> None:
+        if self._active and self._rows:
+            try:
+                columns = list(dict.fromkeys(name for row in self._rows for name in row))
+                table = self._wandb.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
+                with self._run(f"{self._sweep} summary", "summary", self._origin) as run:
+                    # Bound by hand it is a file of its run.  Left to log() it were an artifact, staged under an
+                    # absolute path, and lost when the folder is moved to a machine that has a network.
+                    table.bind_to_run(run, "cases", 0)
+                    run.log({"cases": table})
+            except Exception as error:  # noqa: BLE001  a logger never ends a sweep
+                self._stop(error)
+        self._active = False
+        sender, self._sender = self._sender, None
+        if sender and sender.runs:
+            self.where = f"W&B: {sender.close()}"
+            if unsent := len(sender.unsent()):
+                self.where = f"W&B: {unsent} of {len(sender.runs)} runs not sent ({sender.trouble}); {self._later}"
+                _say(self.where)
+
+    def _begin(self, mode: str, deadline: float) -> None:
+        """Starts W&B and settles between online and offline, or raises BadRequest."""
+        # W&B's telemetry holds up the interpreter's exit for 10 s if its server takes a connection and is silent.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        cache = os.environ.get("WANDB_CACHE_DIR", str(self._folder / "wandb" / "cache"))
+        # Silent: else each settings file that is read is told.  The service is not for the workers to inherit.
+        with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=cache, WANDB_SERVICE=None):
+            import wandb
+
+            session = wandb.setup(wandb.Settings(silent=True))
+            session.ensure_service()  # here, in this environment, whatever W&B's own mode is
+        self._wandb = wandb
+        self._light = wandb.Settings(
+            mode="offline", silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
+            x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
+        )  # fmt: skip
+        own = os.environ.get("WANDB_MODE") or session.settings.mode  # W&B keeps the environment that it saw first
+        url = os.environ.get("WANDB_BASE_URL") or session.settings.base_url
+        if (mode, own) == ("auto", "disabled"):
+            self._active = False
+            return
+        if mode == "offline":
+            why = ""
+        elif mode == "auto" and own in ("offline", "dryrun"):
+            why = f"W&B's own mode is {own}"
+        else:
+            why = obstacle(url, max(0.4, deadline - time.monotonic()))
+        if why and mode == "online":
+            hint = "`wandb login`, or logger.wandb.mode=offline"
+            raise BadRequest(f"logger.wandb.mode=online: expected a key and a server; got {why} ({hint})")
+        if why:
+            _say(f"W&B offline: {why}; {self._later}")
+        if why or mode == "offline":
+            self.where = f"W&B: offline; {self._later}"
+        else:
+            self.where = f"W&B: {url}"
+            self._sender = Sender(url, self._folder, cache)
+
+    @contextmanager
+    def _run(self, name: str, kind: str, config: dict[str, Any]) -> Iterator[Any]:
+        with self._wandb.init(
+            dir=str(self._folder), id=uuid.uuid4().hex[:8], name=name, group=self._sweep, job_type=kind, config=config,
+            reinit="create_new", settings=self._light, **self._target,
+        ) as run:  # fmt: skip
+            yield run
+        # Its log reaches the disk a little after, and an empty one would keep `wandb sync` from sending any.
+        place, until = Path(run.dir).parent, time.monotonic() + 1
+        while not any(log.stat().st_size > HEADER for log in place.glob("*.wandb")) and time.monotonic() < until:
+            time.sleep(0.001)
+        if self._sender:
+            self._sender.runs.append(place)
+
+    @property
+    def _later(self) -> str:
+        return f"send the runs by: wandb sync {shlex.quote(os.path.relpath(self._folder))}/wandb/offline-run-*"
+
+    def _stop(self, error: Exception) -> None:
+        self._active = False
+        _say(f"W&B stopped: {_line(error)}; records.jsonl is complete")
+
+
+def _name(case: dict[str, Any]) -> str:
+    """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
+    shape = case["shape"]
+    axes = {"b": "batch_size", "s": "seq_len", "h": "num_heads", "e": "emb_dim"}
+    usual = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"], "dtype": "float16"}
+    unusual = [f"{field}={shape[field]}" for field, value in usual.items() if shape.get(field, value) != value]
+    again = [f"round={case['round']}"] if case["round"] else []
+    sizes = [f"{letter}{shape[field]}" for letter, field in axes.items()]
+    return " ".join([case["backend"], *sizes, *unusual, case["mask"], case["subject"], *again])
+
+
+@contextmanager
+def _environment(**wanted: str | None) -> Iterator[None]:
+    before = {name: os.environ.pop(name, None) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

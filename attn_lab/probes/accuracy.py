@@ -1,0 +1,79 @@
+"""Is it right?  Output and gradients against the fp64 oracle, before any clock runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attn_lab.bench.record import Measurement
+from attn_lab.bench.trial import Answer, Probe, Trial
+from attn_lab.core.errors import Wrong
+
+
+@dataclass(frozen=True)
+class Accuracy(Probe):
+    """The rule of flash-attention's own tests: max|out - exact| <= 2 · max|plain - exact|, gradients 3 ·, plus what
+    rounding near `exact` costs.  `exact` is the oracle in fp64, `plain` the same mathematics in the case's dtype.
+    `accuracy/NAME` is error over allowed error: at most 1 passes.
+
+    In float32 both factors double (`float32_slack`).  The rule was made for half precision, where a kernel's own
+    arithmetic is far finer than what it rounds to; in float32 it has no such reserve, and the order of sums and an
+    exp of a few ulp make the ratio of two largest errors wander (seen: 3.05, by torch's own CPU kernel).
+    """
+
+    out_factor: float = 2.0
+    gradient_factor: float = 3.0
+    float32_slack: float = 2.0
+
+    def measure(self, trial: Trial) -> Iterator[Measurement]:
+        whole = trial.answer()
+        if reasons := _not_as_asked(trial, whole):
+            raise Wrong(*reasons)
+        reasons = [f"{name}: {count} of {tensor.numel()} values are not finite" for name, tensor in whole.items()
+                   if (count := int((~torch.isfinite(tensor)).sum()))]  # fmt: skip
+        if reasons:
+            raise Wrong(*reasons)
+        shares = self._shares(trial, trial.cut(whole))
+        for name, (share, error, allowed) in shares.items():
+            yield Measurement(
+                name=f"accuracy/{name}", value=share, unit="of allowed", note=f"max error {error:.3g} of {allowed:.3g}"
+            )
+            if not share <= 1:
+                reasons.append(f"{name}: max error {error:.3g}; allowed {allowed:.3g}")
+        if reasons:
+            raise Wrong(*reasons)
+
+    def _shares(self, trial: Trial, ours: Answer) -> dict[str, tuple[float, float, float]]:
+        """By name: error over allowed error, error, allowed error."""
+        dtype = getattr(torch, trial.request.shape.dtype)
+        exact, plain = trial.reference(torch.float64), trial.reference(dtype)
+        shares = {}
+        for name, reference in exact.items():
+            factor = self.out_factor if name == "out" else self.gradient_factor
+            factor *= self.float32_slack if dtype == torch.float32 else 1
+            error = _largest(ours[name].double() - reference)
+            allowed = factor * _largest(plain[name].double() - reference) + _rounding(reference, dtype)
+            allowed = max(allowed, torch.finfo(dtype).tiny)  # exact zeros, as of one key alone, allow no more
+            shares[name] = (error / allowed, error, allowed)
+        return shares
+
+
+def _not_as_asked(trial: Trial, whole: Answer) -> list[str]:
+    """Outputs and gradients whose shape or dtype is not that of what they stand for."""
+    expected = {"out": trial.cotangent, **{f"d{name}": leaf for name, leaf in trial.leaves.items()}}
+    return [
+        f"{name}: expected {tuple(expected[name].shape)} {expected[name].dtype}; got {tuple(got.shape)} {got.dtype}"
+        for name, got in whole.items()
+        if (got.shape, got.dtype) != (expected[name].shape, expected[name].dtype)
+    ]
+
+
+def _largest(difference: Tensor) -> float:
+    return difference.abs().max().item()
+
+
+def _rounding(reference: Tensor, dtype: torch.dtype) -> float:
+    """What adding and taking away 0.3 in the case's dtype loses, twice (flash-attention, hopper/test_flash_attn.py)."""
+    low = reference.to(dtype)
+    return 2 * _largest((low + 0.3 - 0.3).double() - low.double())

@@ -1,0 +1,115 @@
+"""What may be said of one row beside another: rounds pooled, ratios to a baseline, and digits worth showing."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from attn_lab.report.read import AXES, PASSES, Row
+
+BASELINE = "naive"
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """Cases that differ in nothing a row tells (a backend's own options, say) get their id behind their name."""
+    ids: dict[Any, set[str]] = {}
+    for row in rows:
+        ids.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
+    return [replace(row, backend=f"{row.backend} {row.id}")
+            if len(ids[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
+
+
+def pooled(rows: Iterable[Row]) -> list[Row]:
+    """Rounds of one case as one row: median of medians, widest low and high.  A failed round fails the case."""
+    cases: dict[Any, list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row.setting, row.backend), []).append(row)
+    return [_one(rounds) for rounds in cases.values()]
+
+
+def vary(rows: Sequence[Row]) -> list[str]:
+    """The names in `asked` that take more than one value."""
+    names = dict.fromkeys(name for row in rows for name in row.asked)
+    return [name for name in names if len({row.asked.get(name) for row in rows}) > 1]
+
+
+def order(row: Row) -> tuple[Any, ...]:
+    """Sorts settings as people count: 512 before 2048, and fields that not every row has do not matter."""
+    asked = row.asked
+    leading = ["machine", "subject", "mask", "dtype", *AXES]
+    names = leading + sorted(set(asked) - set(leading))
+    return tuple((name, isinstance(asked.get(name), str), asked.get(name)) for name in names if name in asked)
+
+
+def speed(row: Row) -> tuple[Any, ...]:
+    """Sorts the fastest first, by the longest pass there is: who has only a forward time comes after all steps."""
+    times = [row.number(f"{one}/time") for one in reversed(PASSES)]
+    rank = next((rank for rank, time in enumerate(times) if time is not None), len(times))
+    return rank, (*times, 0.0)[rank], row.backend, row.round
+
+
+def baselines(rows: Iterable[Row], name: str = BASELINE) -> dict[Any, Row]:
+    """Each setting's baseline, whatever became of it; give it pooled rows."""
+    return {row.setting: row for row in rows if row.backend == name}
+
+
+def speedups(row: Row, baseline: Row | None) -> dict[str, float]:
+    """For each pass that both have timed, how many times the row's speed is the baseline's: below 1 is slower."""
+    found: dict[str, float] = {}
+    if baseline is None:
+        return found
+    for one in PASSES:
+        mine, other = row.number(f"{one}/time"), baseline.number(f"{one}/time")
+        if mine and other and mine > 0 and other > 0:
+            found[one] = other / mine
+    return found
+
+
+def memory_share(row: Row, baseline: Row | None) -> float | None:
+    """The row's peak memory over the baseline's; None where they ran different passes: a forward alone holds less."""
+    if baseline is None or _timed(row) != _timed(baseline):
+        return None
+    mine, other = row.number("memory/peak"), baseline.number("memory/peak")
+    return mine / other if mine and other and mine > 0 and other > 0 else None
+
+
+def missing(baseline: Row | None, name: str = BASELINE) -> str | None:
+    """Why there is nothing to divide by, as an end of a sentence; None where the baseline came out ok."""
+    if baseline is None:
+        return f"{name} was not run here"
+    return None if baseline.status == "ok" else f"{name} is {baseline.status} here"
+
+
+def digits(value: float | None, significant: int = 3) -> str:
+    """Three significant digits without an exponent, and every digit before the point; a dash for nothing."""
+    if value is None:
+        return "–"
+    rounded = float(f"{value:.{significant}g}")  # first, so that 9.999 is seen to be 10.0
+    places = significant - 1 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{value:.{significant - 1}e}" if places > 8 else f"{value:.{max(places, 0)}f}"
+
+
+def text(row: Row, names: Sequence[str]) -> str:
+    """`seq_len 1024 · float16 · causal`: some of what was asked, numbers with their names, words by themselves."""
+    asked = [(name, row.asked[name]) for name in names if name in row.asked]
+    return " · ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in asked)
+
+
+def _timed(row: Row) -> list[str]:
+    return [one for one in PASSES if row.number(f"{one}/time") is not None]
+
+
+def _one(rounds: Sequence[Row]) -> Row:
+    failed = [row for row in rounds if row.status != "ok"]
+    if failed or len(rounds) == 1:
+        return (failed or rounds)[0]
+    metrics: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for row in rounds for name in row.metrics):
+        kept = dict(next(row.metrics[name] for row in rounds if name in row.metrics))
+        middle = max if name.startswith("accuracy/") else statistics.median  # of errors the largest counts
+        for part, pool in (("value", middle), ("low", min), ("high", max)):
+            numbers = [number for row in rounds if (number := row.number(name, part)) is not None]
+            kept[part] = pool(numbers) if numbers else None
+        metrics[name] = kept
+    return replace(rounds[0], metrics=metrics)

@@ -1,0 +1,162 @@
+"""What a terminal says when a sweep is over: every case on a line, then each backend against the baseline."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from attn_lab.report import compare
+from attn_lab.report.read import PASSES, Row
+
+Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
+STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
+WORDS = {"forward_backward": "step", "train_step": "train step"}
+ASCII = str.maketrans("×·–…", "x,-~")
+STATUS = len("refused")
+
+
+def summary(
+    rows: Sequence[Row], console: Console, *, baseline: str = compare.BASELINE, broken: Sequence[str] = ()
+) -> None:
+    """Prints a sweep's rows, numbers only where the status is ok; `broken` names the lines that could not be read."""
+    counts = Counter(row.status for row in rows)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    _say(console, f"{len(rows)} case{'s' * (len(rows) != 1)}{': ' * bool(told)}{told}", "bold")
+    if rows:
+        rows = compare.distinct(rows)
+        varying = compare.vary(rows)
+        _say(console, compare.text(rows[0], [name for name in rows[0].asked if name not in varying]), "dim")
+        _cases(sorted(rows, key=compare.order), varying, console)
+        _reasons(rows, console)
+        _against(sorted(compare.pooled(rows), key=compare.order), varying, baseline, console)
+    for line in broken:
+        _say(console, f"not read: {line}", "red")
+
+
+def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> None:
+    rounds = len({row.round for row in rows}) > 1
+    names = {id(row): row.backend + f" #{row.round}" * rounds for row in rows}
+    longest = min(max(len("backend"), *(Text(name).cell_len for name in names.values())), 32)
+    full = _groups(rows)
+    times = [(heading, columns[:1]) for heading, columns in full]
+    # The varying fields go before each case if the screen is wide enough, else on a line above their cases.
+    for fields, groups in ((varying, full), ([], full), ([], times)):
+        before = {name: max(len(name), *(len(str(row.asked.get(name, ""))) for row in rows)) for name in fields}
+        widths = {metric: max(len(unit), *(len(compare.digits(row.number(metric))) for row in rows))
+                  for _, columns in groups for metric, unit in columns}  # fmt: skip
+        above = bool(varying) and not fields
+        left = 2 * above + sum(width + 2 for width in before.values())
+        room = console.width - left - STATUS - 2 - sum(len(cell) + 2 for cell in _cells(groups, widths))
+        if room >= (longest if fields else min(longest, 12)):
+            break
+    backend = min(longest, max(room, 12))
+    margin = "  " * above
+    units, starts = _cells(groups, widths), [name.rjust(width) for name, width in before.items()]
+    heads = [heading.rjust(len(unit)) for (heading, _), unit in zip(groups, units, strict=True)]
+    _say(console, "  ".join([" " * (left + backend + 2 + STATUS), *heads]), "bold")
+    _say(console, margin + "  ".join([*starts, "backend".ljust(backend), "status".ljust(STATUS), *units]), "bold")
+    for _, cases in groupby(rows, key=lambda row: row.setting):
+        for count, row in enumerate(sorted(cases, key=compare.speed)):
+            if above and count == 0:
+                _say(console, compare.text(row, varying), "cyan")
+            line = Text(margin)
+            for name, width in before.items():
+                line.append(str(row.asked.get(name, "")).rjust(width) + "  ", "cyan")
+            line.append_text(_cell(names[id(row)], backend)).append("  ")
+            line.append(row.status.ljust(STATUS) + "  ", STYLES.get(row.status, "red"))
+            if row.status == "ok":
+                line.append("  ".join(_cells(groups, widths, row)))
+            else:
+                reason = row.reasons[0] if row.reasons else "no reason was recorded"
+                line.append_text(_cell(reason, max(console.width - line.cell_len, 20)))
+            _say(console, line)
+    if groups is not full and times != full:
+        _say(console, "TFLOP/s are left out: they need a wider terminal", "dim")
+
+
+def _reasons(rows: Sequence[Row], console: Console) -> None:
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        reasons.setdefault(row.backend, {}).update(dict.fromkeys(f"{row.status}: {why}" for why in row.reasons))
+    told = {backend: found for backend, found in sorted(reasons.items()) if found}
+    if told:
+        _say(console, "\nReasons", "bold")
+    for backend, found in told.items():
+        for count, reason in enumerate(found):
+            _hang(console, "" if count else backend, max(map(len, told)), reason)
+
+
+def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console: Console) -> None:
+    if not any(row.status == "ok" for row in rows):
+        _say(console, "\nNo case came out ok: there is nothing to compare.", "bold")
+        return
+    beside = compare.baselines(rows, baseline)
+    names = [row.backend for row in rows if row.status == "ok"]
+    if any(name != baseline for name in names):
+        _say(console, f"\nAgainst {baseline}", "bold")
+    for setting, group in groupby(rows, key=lambda row: row.setting):
+        others = sorted((row for row in group if row.status == "ok" and row.backend != baseline), key=compare.speed)
+        for row in others:
+            where = compare.text(row, [name for name in varying if name not in row.shape])
+            label = row.shape_text + f" {where}" * bool(where)
+            why = compare.missing(beside.get(setting), baseline)
+            if why:
+                _hang(console, baseline, max(map(len, names)), f"{label}: nothing is compared, {why}")
+                break
+            _hang(console, row.backend, max(map(len, names)), f"{label}: {_said(row, beside[setting])}")
+
+
+def _said(row: Row, baseline: Row) -> str:
+    """`forward 9.1×, step 5.2× faster; backward 0.80× slower; peak memory 14 % of naive's`."""
+    ends: dict[str, list[str]] = {"faster": [], "as fast": [], "slower": []}
+    for one, ratio in compare.speedups(row, baseline).items():
+        shown = compare.digits(ratio, 2)
+        end = "as fast" if float(shown) == 1 else "faster" if ratio > 1 else "slower"
+        ends[end].append(f"{WORDS.get(one, one)} {shown}×")
+    parts = [f"{', '.join(passes)} {end}" for end, passes in ends.items() if passes]
+    share = compare.memory_share(row, baseline)
+    if share is not None:
+        parts.append(f"peak memory {compare.digits(100 * share, 2)} % of {baseline.backend}'s")
+    return "; ".join(parts) or f"nothing was measured of both it and {baseline.backend}"
+
+
+def _groups(rows: Sequence[Row]) -> list[Group]:
+    """The columns that some row has a number for."""
+    wanted = [(WORDS.get(one, one), [(f"{one}/time", "ms"), (f"{one}/tflops", "TFLOP/s")]) for one in PASSES]
+    wanted.append(("peak", [("memory/peak", "MB")]))
+    found = [(heading, [column for column in columns if any(row.number(column[0]) is not None for row in rows)])
+             for heading, columns in wanted]  # fmt: skip
+    return [(heading, columns) for heading, columns in found if columns]
+
+
+def _cells(groups: Sequence[Group], widths: Mapping[str, int], row: Row | None = None) -> list[str]:
+    """A row's cells, one a group, each as wide as its heading; the units, where no row is given."""
+    cells = [[(compare.digits(row.number(metric)) if row else unit).rjust(widths[metric]) for metric, unit in columns]
+             for _, columns in groups]  # fmt: skip
+    return [" ".join(cell).rjust(len(heading)) for cell, (heading, _) in zip(cells, groups, strict=True)]
+
+
+def _cell(words: str, width: int) -> Text:
+    cell = Text(words)
+    cell.truncate(width, overflow="ellipsis", pad=True)
+    return cell
+
+
+def _hang(console: Console, name: str, width: int, words: str) -> None:
+    """A name, and beside it words that wrap within their own column."""
+    width = min(width, 32)
+    for count, line in enumerate(Text(words).wrap(console, max(console.width - width - 2, 30))):
+        _say(console, _cell("" if count else name, width).append("  ").append_text(line))
+
+
+def _say(console: Console, words: str | Text, style: str = "") -> None:
+    """One line, literally.  A pipe that knows only ASCII must not end a sweep in an exception."""
+    line = Text(words, style=style) if isinstance(words, str) else words
+    try:
+        line.plain.encode(console.encoding)
+    except UnicodeEncodeError:
+        line.plain = line.plain.translate(ASCII).encode(console.encoding, "backslashreplace").decode(console.encoding)
+    line.rstrip()
+    console.print(line)

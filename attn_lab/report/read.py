@@ -1,0 +1,138 @@
+"""Run folders' records.jsonl as rows that can be asked for numbers, and asked only where a case came out ok."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attn_lab.bench.record import SCHEMA, STATUSES
+
+PASSES = ("forward", "backward", "forward_backward", "train_step")
+AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case's record.  All its texts are printable: control characters arrive here escaped."""
+
+    id: str
+    backend: str
+    mask: str
+    subject: str
+    round: int
+    shape: Mapping[str, Any]
+    status: str
+    reasons: Sequence[str]
+    metrics: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+    def number(self, metric: str, part: str = "value") -> float | None:
+        """A metric's value, low or high; None where it is absent, not finite, or the case is not ok."""
+        value = self.metrics.get(metric, {}).get(part) if self.status == "ok" else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if abs(value) < 1e300 else None  # false for NaN as well
+
+    @property
+    def machine(self) -> str:
+        return str(self.provenance["machine"].get("name") or self.provenance["machine"].get("device") or "unknown")
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """All that a fair comparison holds fixed; shape fields that only repeat others are left out."""
+        shape = {name: value for name, value in self.shape.items() if value is not None}
+        derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"]}
+        derived["head_dim"] = shape["emb_dim"] / shape["num_heads"]
+        shape = {name: value for name, value in shape.items() if name not in derived or derived[name] != value}
+        return {**shape, "mask": self.mask, "subject": self.subject, **self._options, "machine": self.machine}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """`mask.window` and the like: two windows are two questions, though the mask has one name."""
+        groups = {group: self.provenance["config"].get(group) for group in ("subject", "mask")}
+        return {f"{group}.{name}": value for group, options in groups.items() if isinstance(options, dict)
+                for name, value in options.items() if isinstance(value, int | float) and name[:1] != "_"}  # fmt: skip
+
+    @cached_property
+    def setting(self) -> tuple[tuple[str, Any], ...]:
+        return tuple(sorted(self.asked.items()))
+
+    @property
+    def shape_text(self) -> str:
+        """`16×1024×32×2048 float16`: batch, sequence, heads, embedding; then what is not derived from them."""
+        more = {"kv_heads": "num_kv_heads", "kv_len": "seq_len_kv", "head_dim": "head_dim"}
+        asked = self.asked
+        words = ["×".join(str(self.shape[axis]) for axis in AXES), str(self.shape.get("dtype") or "")]
+        return " ".join(filter(None, words + [f"{word}={asked[name]}" for word, name in more.items() if name in asked]))
+
+
+class Reading(NamedTuple):
+    rows: list[Row]
+    broken: list[str]  # `file:line: why`, one for each line that could not be read
+
+
+def records(path: str | Path | Iterable[str | Path], sweep: str | None = None, *, newest: bool = True) -> Reading:
+    """The rows of one or more run folders (or records files); of a case run again only the newest, unless told."""
+    rows: list[Row] = []
+    broken: list[str] = []
+    for one in [path] if isinstance(path, str | Path) else path:
+        found = [row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep"))]
+        # Within a file the later line is the newer, whatever the clock said; between files only `started` can tell.
+        rows += {row.id: row for row in found}.values() if newest else found
+    if newest:
+        rows = list({row.id: row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values())
+    return Reading(rows, broken)
+
+
+def printable(value: Any) -> Any:
+    """White space becomes one space, anything else a terminal might obey becomes its escape."""
+    if isinstance(value, dict):
+        return {printable(name): printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, str) and not value.isprintable():
+        value = " ".join(value.split())
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in value)
+    return value
+
+
+def _file(path: Path) -> Path:
+    file = path / "records.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no records.jsonl in {path}" if path.is_dir() else f"no such run folder: {path}")
+    return file
+
+
+def _rows(file: Path, broken: list[str]) -> Iterator[Row]:
+    with file.open("rb") as lines:
+        for count, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield _row(printable(json.loads(line)))
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                    why = error if type(error) is ValueError else "not a whole record"
+                    broken.append(f"{printable(str(file))}:{count}: {why}")
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema {record['schema']}, this reader knows {SCHEMA}")
+    if record["status"] not in STATUSES:
+        raise ValueError(f"status {record['status']!r} is none of {', '.join(STATUSES)}")
+    case, provenance, metrics = record["case"], record["provenance"], record["metrics"]
+    if not all(
+        isinstance(one, dict)
+        for one in (provenance["machine"], provenance["versions"], provenance["config"], *metrics.values())
+    ):
+        raise TypeError
+    if not all(type(case["shape"][axis]) is int and case["shape"][axis] > 0 for axis in AXES):
+        raise ValueError(f"{', '.join(AXES)} must be whole numbers above zero")
+    if not isinstance(record["reasons"], list):
+        raise TypeError
+    plain = int | float | None
+    shape = {name: value if isinstance(value, plain) else str(value) for name, value in case["shape"].items()}
+    names = {name: str(case[name]) for name in ("id", "backend", "mask", "subject")}
+    return Row(**names, round=int(case["round"]), shape=shape, status=record["status"], metrics=metrics,
+               reasons=[str(reason) for reason in record["reasons"]], provenance=provenance)  # fmt: skip

@@ -1,0 +1,1 @@
+"""What is stepped: one subject a file."""

@@ -1,0 +1,1 @@
+"""Many cases: planned from configuration, run one after another, summed up."""

@@ -1,0 +1,96 @@
+"""From Hydra's configuration to cases, every one of them checked before the first runs."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attn_lab.bench.case import Case
+from attn_lab.core.backend import Request
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import detect
+from attn_lab.core.shape import Shape
+from attn_lab.sweep.explain import explained
+from attn_lab.sweep.schema import Config, unknown_keys
+
+GIVEN = ("folder", "sweep")  # what every logger is given by the run
+NOT_THE_QUESTION = ("name", "logger")  # change where an answer is kept, never the answer
+
+
+def register_resolvers() -> None:
+    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand."""
+    OmegaConf.register_new_resolver(
+        "by_device", lambda device, values: values[detect(device).device], replace=True, use_cache=False
+    )
+
+
+def build(config: DictConfig, choices: Mapping[str, str]) -> Case:
+    """One case from one composed configuration; `choices` are the options chosen by group."""
+    if unknown := unknown_keys(config):
+        raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}")
+    machine = detect(config.device)
+    request = Request(
+        shape=Shape(**OmegaConf.to_container(config.shape, resolve=True)),  # type: ignore[arg-type]
+        mask=instantiate(config.mask),
+        passes=tuple(config.passes),
+    )
+    question: dict[str, Any] = {}
+    for key in Config.__dataclass_fields__:
+        if key not in NOT_THE_QUESTION:
+            node = config[key]
+            question[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    question["device"] = machine.device
+    return Case(
+        backend=choices["backend"], mask=choices["mask"], subject=choices["subject"],
+        round=config.round, seed=config.seed, slices=config.measure.slices, request=request,
+        who=instantiate(config.backend), what=instantiate(config.subject),
+        probes={name: instantiate(each) if OmegaConf.is_config(each) else each for name, each in config.probe.items()},
+        config=question,
+    )  # fmt: skip
+
+
+def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[Case]:
+    """Every case of a sweep, built before the first runs.  Raises BadRequest, one line, naming the case at fault."""
+    cases = []
+    for number, job in enumerate(jobs, 1):
+        try:
+            config = compose(job)
+            _check_keeping(config)
+            cases.append(build(config, config.hydra.runtime.choices))
+        except (BadRequest, HydraException, OmegaConfBaseException, ValueError) as error:
+            where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
+            raise BadRequest(f"{explained(error)}{where}") from None
+    return cases
+
+
+def _check_keeping(config: DictConfig) -> None:
+    """The run's name and loggers, as far as can be told without opening them."""
+    parts = PurePosixPath(config.name).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise BadRequest(f"name: expected a folder name, to lie in runs/; got {config.name!r}")
+    if "jsonl" not in config.logger:
+        raise BadRequest(f"logger: expected jsonl, where records are kept, among them; got {list(config.logger)}")
+    for name, settings in config.logger.items():
+        if not isinstance(settings, DictConfig):
+            raise BadRequest(f"logger.{name}: expected a mapping with _target_; got {settings!r}")
+        taken = [key for key in inspect.signature(get_object(settings._target_)).parameters if key not in GIVEN]
+        if strange := [str(key) for key in settings if key not in (*taken, "_target_")]:
+            raise BadRequest(f"logger.{name}.{strange[0]}: no such key; expected {', '.join(taken) or 'nothing'}")
+
+
+def sweep_folder(folder: str) -> None:
+    """Make the run folder, or raise BadRequest if nothing can be written there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise BadRequest(
+            f"run folder {folder}: expected a folder to write to; got {error.strerror} (name=… moves it)"
+        ) from None

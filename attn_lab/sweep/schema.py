@@ -1,0 +1,71 @@
+"""The types of the configuration: a wrong key or type fails while Hydra composes, before any case runs."""
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig
+
+from attn_lab.core.backend import PASSES
+from attn_lab.core.shape import Shape
+
+
+def _thawed(value: type) -> type:
+    """A mutable twin of a frozen dataclass, for OmegaConf, which makes configs of frozen ones read-only."""
+    hints = get_type_hints(value)
+    twin = []
+    for each in fields(value):
+        default = MISSING if each.default is NO_DEFAULT else each.default
+        hint = hints[each.name] | None if default is None else hints[each.name]
+        twin.append((each.name, hint, field(default=default)))
+    return make_dataclass(value.__name__, twin)
+
+
+ShapeConfig = _thawed(Shape)
+
+
+@dataclass
+class Measure:
+    """How hard to look.  Probes take what they need of it by interpolation."""
+
+    warmup: int = MISSING  # untimed calls before the clock
+    samples: int = MISSING  # timed calls of each pass
+    least: int = MISSING  # … of which so many even when out of time
+    seconds: float = MISSING  # clock time for each pass
+    slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
+
+
+@dataclass
+class Config:
+    """All there is to configure.  Groups that strangers may add to (backend, mask, …) are checked when built."""
+
+    name: str = MISSING  # the run folder: runs/NAME
+    device: str = "auto"
+    seed: int = 0
+    round: int = 0
+    passes: list[str] = field(default_factory=lambda: list(PASSES))
+    shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]
+    measure: Measure = field(default_factory=Measure)
+    backend: Any = None
+    mask: Any = None
+    subject: Any = None
+    probe: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+def unknown_keys(config: DictConfig) -> list[str]:
+    """[the first key that has no place here, the keys that have], or []: `+key=value` slips past Hydra's own check."""
+    for prefix, node, known in (
+        ("", config, [*Config.__dataclass_fields__, "hydra"]),
+        ("shape.", config.shape, [each.name for each in fields(Shape)]),
+        ("measure.", config.measure, list(Measure.__dataclass_fields__)),
+    ):
+        if strange := [f"{prefix}{key!s}" for key in node if key not in known]:
+            return [strange[0], *(name for name in known if name != "hydra")]
+    return []
+
+
+def register() -> None:
+    """Make `schema` known to Hydra, for conf/config.yaml to start from."""
+    ConfigStore.instance().store(name="schema", node=Config)

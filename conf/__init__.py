@@ -1,0 +1,1 @@
+"""The lab's configuration: packaged as attn_lab.conf."""

@@ -1,0 +1,102 @@
+"""Two ways to use attn-lab as a person would: `lab`, a process of its own, and `door`, its front door in this one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: cores are shared, and tiny cases gain nothing from two
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu"}
+settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
+settings.load_profile("attn_lab")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one invocation said and left behind."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path  # it was run in
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Of every records.jsonl under runs/, in order."""
+        files = sorted(self.folder.glob("runs/**/records.jsonl"))
+        return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    @property
+    def statuses(self) -> list[str]:
+        return [record["status"] for record in self.records]
+
+
+def words_with_defaults(words: tuple[str, ...]) -> list[str]:
+    """`words`, and quick CPU cases without W&B unless they say otherwise.  Commands and flags alone stay alone."""
+    if not any("=" in word for word in words) or words[0] == "doctor":
+        return list(words)
+    given = {word.split("=")[0].lstrip("+~") for word in words}
+    return [*words, *(word for key, word in DEFAULTS.items() if key not in given)]
+
+
+def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """A clean one: this checkout on the path, its own HOME, and nothing of W&B's, Hydra's or the lab's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "HYDRA", "ATTN_LAB"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(folder), "COLUMNS": "200", **more}
+
+
+Lab = Callable[..., Told]
+
+
+@pytest.fixture(scope="session")
+def lab_in() -> Lab:
+    """lab_in(folder, *words, **environment): `python -m attn_lab words` in `folder`, as a process."""
+
+    def run(folder: Path, *words: str, **more: str) -> Told:
+        done = subprocess.run(
+            [sys.executable, "-m", "attn_lab", *words_with_defaults(words)],
+            cwd=folder, env=environment(folder, more), capture_output=True, text=True, timeout=110,
+        )  # fmt: skip
+        return Told(done.returncode, done.stdout, done.stderr, folder)
+
+    return run
+
+
+@pytest.fixture
+def lab(lab_in: Lab, tmp_path: Path) -> Lab:
+    """lab(*words, **environment): `python -m attn_lab words` in tmp_path, as a process."""
+    return lambda *words, **more: lab_in(tmp_path, *words, **more)
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    """door(*words): the same in this process, which spares the seconds that importing torch and hydra takes."""
+    from attn_lab.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attn-lab"])
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
+
+    def run(*words: str) -> Told:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(words_with_defaults(words))
+        code = stop.value.code
+        assert isinstance(code, int), f"exit code {code!r}"
+        return Told(code, *capfd.readouterr(), tmp_path)
+
+    return run

@@ -1,0 +1,218 @@
+"""Every backend × mask × shape, generated from what is declared: right to the oracle with gradients, or refused."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from attn_lab.backends.naive import Naive
+from attn_lab.core.backend import PASSES, Backend, Limits, Request
+from attn_lab.core.machine import Machine, detect
+from attn_lab.core.mask import Mask
+from attn_lab.core.shape import Shape
+from attn_lab.masks.causal import Causal
+from attn_lab.masks.document import Document
+from attn_lab.masks.full import Full
+from attn_lab.masks.prefix_lm import PrefixLM
+from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.probes.accuracy import Accuracy
+from attn_lab.probes.witness import Witness
+from attn_lab.subjects.kernel import Kernel
+from attn_lab.subjects.layer import Layer
+from attn_lab.sweep.doctor import _diagnosis
+
+CONF = Path(__file__).parents[1] / "conf"
+BACKENDS: dict[str, Backend] = {
+    file.stem: instantiate(OmegaConf.load(file)) for file in sorted((CONF / "backend").glob("*.yaml"))
+}
+MASKS: dict[str, Mask] = {
+    "full": Full(),
+    "causal": Causal(),
+    "sliding_window": SlidingWindow(window=21),
+    "prefix_lm": PrefixLM(prefix=19),
+    "document": Document(lengths=(13, 40, 1, 26)),
+}
+SQUARE = {"batch_size": 2, "seq_len": 64, "num_heads": 4, "emb_dim": 256}
+SHAPES = {
+    "square": SQUARE,
+    "odd": SQUARE | {"seq_len": 67},
+    "long": SQUARE | {"seq_len": 515},
+    "grouped": SQUARE | {"num_heads": 8, "num_kv_heads": 2},
+    "one_kv_head": SQUARE | {"num_kv_heads": 1, "seq_len": 77},
+    "longer_keys": SQUARE | {"seq_len": 33, "seq_len_kv": 80},
+    "one_query": SQUARE | {"seq_len": 1, "seq_len_kv": 80},
+    "fewer_keys": SQUARE | {"seq_len": 80, "seq_len_kv": 33},
+    "one_token": SQUARE | {"seq_len": 1},
+    "grouped_longer_keys": SQUARE
+    | {"num_heads": 6, "emb_dim": 384, "num_kv_heads": 2, "seq_len": 41, "seq_len_kv": 90},
+    "head_dim_32": SQUARE | {"head_dim": 32},
+    "head_dim_96": SQUARE | {"head_dim": 96},
+    "head_dim_128": SQUARE | {"head_dim": 128},
+    "head_dim_256": SQUARE | {"head_dim": 256},
+    "head_dim_40": SQUARE | {"head_dim": 40},
+    "head_dim_12": SQUARE | {"head_dim": 12},
+}
+DTYPES = ("float16", "bfloat16", "float32")
+gpu = pytest.mark.gpu
+KERNEL = Kernel()
+
+
+def _cases(device: str):
+    """(backend, mask, shape, dtype) worth running: all of them on a GPU, on the CPU as many as its compiler allows."""
+    for name, mask, shape, dtype in product(BACKENDS, MASKS, SHAPES, DTYPES):
+        if device not in BACKENDS[name].limits:
+            continue
+        if device == "cpu" and name == "flex" and (mask, shape, dtype) not in FLEX_ON_CPU:
+            continue  # ten seconds of C++ compiler each
+        if device == "cpu" and dtype != "float32" and shape not in ("square", "grouped_longer_keys"):
+            continue
+        if device == "cuda" and dtype != "float16" and shape not in ("square", "odd", "grouped_longer_keys"):
+            continue
+        compiled = device == "cuda" and name in ("flex", "flash4")  # seconds of compiler each
+        if compiled and (
+            (dtype != "float16" and shape != "square") or (shape.startswith("head_dim") and mask != "causal")
+        ):
+            continue
+        yield pytest.param(name, mask, shape, dtype, id=f"{name}-{mask}-{shape}-{dtype}")
+
+
+FLEX_ON_CPU = {("document", "odd", "float32"), ("full", "grouped", "float32"), ("causal", "longer_keys", "float32")}
+
+
+def _check(name: str, mask: str, shape: str, dtype: str, device: str, subject=KERNEL) -> list[str]:
+    """Refusals, or [] after the answer and the kernels passed their probes."""
+    backend, machine = BACKENDS[name], detect(device)
+    passes = PASSES if backend.limits[device].backward else ("forward",)
+    request = Request(shape=Shape(**SHAPES[shape], dtype=dtype), mask=MASKS[mask], passes=passes)
+    if device == "cuda" and name == "flash3" and "flash-attn-3" not in machine.packages:
+        request = replace(request, passes=("forward",))
+    reasons = backend.refusals(request, machine)
+    if not reasons:
+        attend = backend.prepare(request, machine)
+        trial = subject.stage(request, backend, attend, machine, seed=1, slices=4)
+        names = [m.name for probe in (Accuracy(), Witness()) for m in probe.measure(trial)]
+        assert {"accuracy/out", "witness/kernels"} <= set(names)
+        assert ("accuracy/dq" in names or "accuracy/dx" in names) == request.needs_backward
+    return reasons
+
+
+@pytest.mark.parametrize(("name", "mask", "shape", "dtype"), list(_cases("cpu")))
+def test_right_or_refused_on_cpu(name, mask, shape, dtype):
+    reasons = _check(name, mask, shape, dtype, "cpu")
+    assert not reasons or shape == "fewer_keys", reasons  # CPU backends refuse only rows that see nothing
+
+
+@gpu
+@pytest.mark.parametrize(("name", "mask", "shape", "dtype"), list(_cases("cuda")))
+def test_right_or_refused_on_gpu(name, mask, shape, dtype):
+    machine_reasons = BACKENDS[name].machine_refusals(detect("cuda"))
+    if machine_reasons:
+        pytest.skip("; ".join(machine_reasons))
+    reasons = _check(name, mask, shape, dtype, "cuda")
+    if (mask, shape, dtype) == ("causal", "square", "float16"):
+        assert reasons == []  # the study's own question: nobody may refuse it
+
+
+@pytest.mark.parametrize("name", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash"])
+@pytest.mark.parametrize("mask", ["causal", "sliding_window"])
+@pytest.mark.parametrize("shape", ["square", "grouped", "head_dim_96"])
+def test_layer_is_right_on_cpu(name, mask, shape):
+    assert _check(name, mask, shape, "float32", "cpu", Layer(bias=True)) == []
+
+
+@gpu
+@pytest.mark.parametrize("name", list(BACKENDS))
+@pytest.mark.parametrize("shape", ["square", "grouped"])
+def test_layer_is_right_on_gpu(name, shape):
+    machine_reasons = BACKENDS[name].machine_refusals(detect("cuda"))
+    if machine_reasons:
+        pytest.skip("; ".join(machine_reasons))
+    reasons = _check(name, "causal", shape, "bfloat16", "cuda", Layer())
+    assert not reasons or shape == "grouped", reasons
+
+
+H100 = Machine(
+    device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),
+    packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0", "xformers": "0.0.35"},
+)  # fmt: skip
+A_QUESTION = Request(shape=Shape(**SQUARE, dtype="float16"), mask=Causal())
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits", "told"),
+    [
+        ({"dtype": "float32"}, Limits(dtypes=("float16",)), ["float16", "float32"]),
+        ({"head_dim": 257}, Limits(head_dim=(8, 256)), ["8 to 256", "257"]),
+        ({"head_dim": 12}, Limits(head_dim_multiple=8), ["multiples of 8", "12"]),
+        ({"num_kv_heads": 2}, Limits(grouped_heads=False), ["num_kv_heads", "2"]),
+        ({}, Limits(masks=("full",)), ["full", "causal"]),
+        ({"seq_len_kv": 65}, Limits(square_masks=("causal",)), ["64", "65"]),
+        ({"seq_len_kv": 63}, Limits(), ["no key"]),
+        ({}, Limits(backward=False), ["forward only", "passes=[forward]"]),
+    ],
+)
+def test_each_limit_states_itself_and_what_was_asked(asked, limits, told):
+    (reason,) = limits.of_request(replace(A_QUESTION, shape=Shape(**(SQUARE | {"dtype": "float16"} | asked))))
+    for word in told:
+        assert word in reason
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"capability": (7, 5)}, ["8.0", "7.5"]),
+        ({"packages": {}}, ["flash-attn", "pip install 'flash-attn"]),
+        ({"device": "cpu", "capability": None}, ["devices: cuda", "cpu"]),
+    ],
+)
+def test_would_flash2_run_there_is_a_question_for_a_laptop(change, told):
+    assert BACKENDS["flash2"].refusals(A_QUESTION, H100) == []
+    (reason,) = BACKENDS["flash2"].refusals(A_QUESTION, replace(H100, **change))
+    for word in told:
+        assert word in reason
+
+
+def test_a_refusal_holds_all_reasons_at_once():
+    shape = Shape(**(SQUARE | {"head_dim": 258, "dtype": "float32"}))
+    machine = replace(H100, device="cpu", capability=None, packages={})
+    reasons = BACKENDS["flash2"].refusals(Request(shape=shape, mask=PrefixLM(prefix=4)), machine)
+    for word in ("devices", "package", "dtypes", "mask kinds", "head_dim"):
+        assert any(word in reason for reason in reasons), (word, reasons)
+
+
+def test_forward_only_flash3_refuses_a_backward_and_runs_a_forward():
+    (reason,) = BACKENDS["flash3"].refusals(A_QUESTION, H100)
+    assert "tokenspeed-fa3 is a forward-only build" in reason
+    assert BACKENDS["flash3"].refusals(replace(A_QUESTION, passes=("forward",)), H100) == []
+    whole = replace(H100, packages={"flash-attn-3": "3.0"})
+    assert BACKENDS["flash3"].refusals(A_QUESTION, whole) == []
+
+
+@torch._dynamo.config.patch(recompile_limit=1)  # monkeypatch's undo would delete it
+def test_flex_keeps_compiling_past_dynamos_limit_of_eight_shapes():
+    """Else the ninth shape in a process is silently another algorithm."""
+    for seq_len in (16, 24, 32):
+        shape = Shape(batch_size=1, seq_len=seq_len, num_heads=1, emb_dim=16, dtype="float32")
+        request = Request(shape=shape, mask=Full(), passes=("forward",))
+        attend = BACKENDS["flex"].prepare(request, detect("cpu"))
+        q = torch.randn(1, seq_len, 1, 16)
+        expected = torch.softmax(_scores(q), -1) @ q[:, :, 0]
+        torch.testing.assert_close(attend(q, q, q)[:, :, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+def _scores(q: torch.Tensor) -> torch.Tensor:
+    return q[:, :, 0] @ q[:, :, 0].transpose(-2, -1) * 16**-0.5
+
+
+def test_doctor_tells_of_a_package_that_is_there_and_does_not_load():
+    class Broken(Naive):
+        def prepare(self, request, machine):
+            raise OSError("libcudart.so.12: cannot open shared object file")
+
+    (reason,), cure = _diagnosis(Broken(), detect("cpu"))
+    assert "does not load" in reason and "libcudart.so.12" in reason and cure == ""
+    assert _diagnosis(Naive(), detect("cpu")) == ([], "")

@@ -1,0 +1,380 @@
+"""The front door: bad words end in one clear line before anything is written; good ones say where things are."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Told, environment, words_with_defaults
+
+from attn_lab import __version__
+
+BACKENDS = sorted(file.stem for file in (ROOT / "conf/backend").glob("*.yaml"))
+OPTIONS = {
+    group: sorted(str(file.relative_to(ROOT / "conf" / group).with_suffix("")) for file in files)
+    for group in ("backend", "shape", "mask", "subject", "measure", "probe", "logger", "experiment")
+    if (files := list((ROOT / "conf" / group).glob("**/*.yaml")))
+}
+ESCAPE = "\x1b"
+
+
+def assert_one_clear_line(told: Told, *says: str) -> None:
+    assert told.code == 2, told
+    assert told.err.startswith("attn-lab: ") and told.err.count("\n") == 1 and told.err.endswith("\n"), told.err
+    missing = [word for word in says if word not in told.err]
+    assert not missing, f"{missing} not said by {told.err!r}"
+
+
+def assert_nothing_written(told: Told) -> None:
+    assert [path.name for path in told.folder.iterdir()] == []
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize("group", OPTIONS)
+def test_an_unknown_option_is_told_the_valid_ones(group, door):
+    told = door(f"{group}=nonsense")
+    assert_one_clear_line(told, group, "nonsense", *OPTIONS[group])
+    assert_nothing_written(told)
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize(
+    ("word", "group"),
+    [("experiment=seed/nonsense", "experiment"), ("probe=[nonsense]", "probe"),
+     ("probe=[startup,accuracy,nonsense]", "probe"), ("logger=[nonsense]", "logger")],
+)  # fmt: skip
+def test_an_unknown_option_within_a_folder_or_list_too(word, group, door):
+    told = door(word)
+    assert_one_clear_line(told, group, "nonsense", *OPTIONS[group])
+    assert_nothing_written(told)
+
+
+BAD = {  # override(s) → what the one line must say: the key, and what came or what would do
+    "shape.seq_lenn=64": ["seq_lenn", "seq_len,"],
+    "foo=1": ["foo", "shape", "backend"],
+    "backend.foo=1": ["backend.foo"],
+    "mask.foo=1": ["mask.foo"],
+    "subject.foo=1": ["subject.foo"],
+    "measure.foo=1": ["measure.foo", "samples"],
+    "probe.timing.foo=1": ["probe.timing.foo", "warmup"],
+    "logger.jsonl.foo=1": ["logger.jsonl.foo"],
+    "+extra=1": ["extra"],
+    "+shape.extra=1": ["extra"],
+    "+measure.extra=1": ["extra"],
+    "+backend.extra=1": ["extra"],
+    "+mask.extra=1": ["extra"],
+    "+subject.extra=1": ["extra"],
+    "+probe.timing.extra=1": ["extra"],
+    "+probe.extra=1": ["extra"],
+    "+logger.extra=1": ["extra"],
+    "+logger.jsonl.extra=1": ["extra"],
+    "shape.seq_len=abc": ["shape.seq_len", "abc"],
+    "shape.seq_len=0": ["shape.seq_len", "at least 1", "got 0"],
+    "shape.seq_len=-5": ["shape.seq_len", "at least 1", "got -5"],
+    "shape.seq_len=true": ["shape.seq_len", "True"],
+    "shape.seq_len=1.5": ["shape.seq_len", "1.5"],
+    "shape.seq_len=null": ["shape.seq_len"],
+    "shape.seq_len=[1,2]": ["shape.seq_len"],
+    "shape.seq_len=": ["shape.seq_len"],
+    "shape.seq_len=99999999999999999999999": ["shape.seq_len", "99999999999999999999999"],
+    "shape.batch_size=0": ["shape.batch_size", "got 0"],
+    "shape.num_heads=0": ["shape.num_heads", "got 0"],
+    "shape.emb_dim=0": ["shape.emb_dim", "got 0"],
+    "shape.head_dim=0": ["shape.head_dim", "got 0"],
+    "shape.seq_len_kv=-1": ["shape.seq_len_kv", "got -1"],
+    "shape.num_kv_heads=0": ["shape.num_kv_heads", "got 0"],
+    "shape.emb_dim=130": ["shape.emb_dim", "num_heads=4", "got 130"],
+    "shape.num_kv_heads=3": ["shape.num_kv_heads", "num_heads=4", "got 3"],
+    "shape.dtype=float8": ["shape.dtype", "float16", "bfloat16", "float32", "float8"],
+    "device=tpu": ["device", "auto", "cuda", "cpu", "tpu"],
+    "measure.warmup=-1": ["measure.warmup", "-1"],
+    "measure.samples=0": ["measure.samples", "got 0"],
+    "measure.samples=-1": ["measure.samples", "got -1"],
+    "measure.least=0": ["measure.least", "got 0"],
+    "measure.least=1000": ["measure.least", "samples", "1000"],
+    "measure.seconds=0": ["measure.seconds", "got 0"],
+    "measure.seconds=-1": ["measure.seconds", "got -1"],
+    "measure.seconds=nan": ["measure.seconds", "nan"],
+    "measure.slices=0": ["measure.slices", "got 0"],
+    "measure.slices=-2": ["measure.slices", "got -2"],
+    "passes=[nonsense]": ["passes", "forward_backward", "nonsense"],
+    "passes=[]": ["passes", "forward_backward", "[]"],
+    "passes=[forward,forward]": ["passes", "once"],
+    "passes=forward": ["passes"],
+    "probe=[timing]": ["probe", "accuracy before timing"],
+    "probe=[timing,accuracy]": ["probe", "accuracy before timing"],
+    "logger=[]": ["logger"],
+    "mask.window=5": ["mask.window"],
+    "mask=sliding_window mask.window=0": ["mask.window", "got 0"],
+    "mask=sliding_window mask.window=abc": ["mask.window", "abc"],
+    "mask=prefix_lm mask.prefix=0": ["mask.prefix", "got 0"],
+    "mask=document mask.lengths=[]": ["mask.lengths", "got []"],
+    "mask=document mask.lengths=[0,1]": ["mask.lengths", "[0, 1]"],
+    "mask=document mask.lengths=3": ["mask.lengths", "3"],
+    "subject=layer subject.bias=abc": ["subject.bias", "abc"],
+    "subject=layer shape.seq_len_kv=128": ["seq_len_kv", "128"],
+    "backend=null": ["backend"],
+    "shape=null": ["shape"],
+    "mask=null": ["mask"],
+    "~backend": ["backend"],
+    "~shape": ["shape"],
+    "backend._target_=nope.Nope": ["nope.Nope"],
+    "backend._target_=os.getcwd": ["backend", "os.getcwd"],
+    "mask._target_=os.getcwd": ["mask", "os.getcwd"],
+    "subject._target_=os.getcwd": ["subject", "os.getcwd"],
+    "seed=abc": ["seed", "abc"],
+    "round=abc": ["round", "abc"],
+    "name=": ["name"],
+    "name=../elsewhere": ["name"],
+    "shape.seq_len=[1": ["shape.seq_len=[1"],
+    "shape.seq_len=64,": ["shape.seq_len=64,"],
+    "backend=naive nonsense": ["nonsense"],
+    "backend=naive --nonsense": ["--nonsense"],
+}
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize("words", BAD)
+def test_bad_words_end_in_one_line_and_nothing_is_written(words, door):
+    told = door(*words.split())
+    assert_one_clear_line(told, *BAD[words])
+    assert_nothing_written(told)
+    assert told.out == ""
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_where_there_is_none_says_so(door):
+    told = door("device=cuda")
+    assert_one_clear_line(told, "device=cuda", "expected a CUDA GPU", "device=cpu")
+    assert_nothing_written(told)
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize(
+    ("words", "case"),
+    [(["backend=naive,nonsense"], "backend=nonsense"), (["shape.seq_len=64,abc"], "shape.seq_len=abc"),
+     (["shape.seq_len=64,0"], "shape.seq_len=0"), (["mask=full,nonsense", "backend=naive"], "mask=nonsense"),
+     (["mask=sliding_window", "mask.window=8,0"], "mask.window=0"), (["measure.samples=5,0"], "measure.samples=0")],
+)  # fmt: skip
+def test_one_bad_case_stops_a_sweep_before_its_first_and_is_named(words, case, door):
+    told = door(*words)
+    assert_one_clear_line(told, "case 2 of 2", case)
+    assert_nothing_written(told)
+
+
+@pytest.mark.parametrize("word", ["nonsense", "run", "--nonsense", ""])
+def test_an_unknown_command_or_flag_is_told_what_there_is(word, door):
+    told = door(word)
+    assert_one_clear_line(told, word)
+    assert_nothing_written(told)
+
+
+@pytest.mark.timeout(25)
+def test_flags_may_stand_anywhere_among_the_words(door, tmp_path):
+    (tmp_path / "mine/backend").mkdir(parents=True)
+    (tmp_path / "mine/backend/mine.yaml").write_text("_target_: attn_lab.backends.naive.Naive\n")
+    told = door("backend=mine", "--config-dir", "mine", "shape.seq_len=16", "-m", "probe=[accuracy]")
+    assert told.code == 0 and told.statuses == ["ok"], told.err
+
+
+def test_bad_words_to_a_real_process_are_one_line_too(lab):
+    told = lab("probe=[timing]")
+    assert_one_clear_line(told, "accuracy before timing")
+    assert not (told.folder / "runs").exists()
+
+
+def test_a_file_in_the_way_of_the_run_folder_is_named(door, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    assert_one_clear_line(door("name=x"), "runs/x")
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_folder_is_named(door, tmp_path):
+    with tmpfs(tmp_path / "runs", "ro"):
+        assert_one_clear_line(door("name=x"), "runs/x")
+
+
+def test_a_full_disk_at_the_first_record_is_one_clear_line(door, tmp_path):
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/records.jsonl").symlink_to("/dev/full")
+    told = door("name=x", "seed=0,1,2", "probe=[accuracy]")
+    assert_one_clear_line(told, "runs/x", "No space left", "0 of 3")
+
+
+def test_a_disk_that_fills_up_keeps_what_is_done_whole(door, tmp_path):
+    with tmpfs(tmp_path / "runs", "size=20k"):  # pages of 4 kB, records of about two
+        told = door("name=x", "seed=range(20)", "probe=[accuracy]", "passes=[forward]")
+        assert told.code == 2
+        assert told.err.count("\n") == 1 and "No space left" in told.err
+        lines = told.lines
+        assert 1 <= len(lines) < 20
+        assert lines[-1].endswith(b"\n")
+        assert [record["provenance"]["config"]["seed"] for record in told.records] == list(range(len(lines)))
+        assert f"{len(lines)} of 20" in told.err
+
+
+def start(folder: Path, *words: str, **streams) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "attn_lab", *words_with_defaults(words)],
+        cwd=folder,
+        env=environment(folder, {}),
+        **streams,
+    )  # fmt: skip
+
+
+def test_ctrl_c_keeps_finished_cases_whole_and_sums_them_up(tmp_path):
+    process = start(
+        tmp_path, "name=x", "seed=range(30)", "probe=[accuracy]",
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        file, deadline = tmp_path / "runs/x/records.jsonl", time.monotonic() + 90
+        while not file.exists() or file.read_bytes().count(b"\n") < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    told = Told(process.returncode, out, err, tmp_path)
+    assert told.code == 130
+    assert 2 <= len(told.records) < 30 and told.lines[-1].endswith(b"\n")
+    assert f"{len(told.records)} of 30 cases" in out
+    assert "interrupted" in err and err.count("\n") == 1
+
+
+def test_help_shows_every_group_and_option_and_examples(door):
+    told = door("--help")
+    assert told.code == 0 and told.err == ""
+    for group, options in OPTIONS.items():
+        assert group in told.out
+        assert all(option.split("/")[-1] in told.out for option in options)
+    assert "attn-lab -m experiment=demo" in told.out and "attn-lab doctor" in told.out
+
+
+def test_every_example_of_the_help_is_admitted(door):
+    """Composed, built and checked; only the folder's absence keeps them from being run."""
+    examples = re.findall(r"^  attn-lab ((?:-m )?\w+=.*)$", door("--help").out, flags=re.MULTILINE)
+    examples = [example for example in examples if "experiment=" not in example]  # those are test_conf's
+    assert examples
+    (Path.cwd() / "runs").write_text("in the way of every run")
+    for example in examples:
+        told = door(*(word.replace("'", "") for word in example.split() if word != "device=cuda"))
+        assert_one_clear_line(told, "run folder", "runs")
+
+
+def test_version(door):
+    told = door("--version")
+    assert (told.code, told.out, told.err) == (0, f"attn-lab {__version__}\n", "")
+
+
+def doctor_rows(out: str) -> dict[str, str]:
+    """The table's rows by backend, wrapped lines joined."""
+    rows: dict[str, str] = {}
+    for line in out.splitlines()[2:]:
+        name = line.split(" ", 1)[0]
+        if name in BACKENDS:
+            rows[name] = line
+        elif rows and line.startswith(" "):
+            rows[list(rows)[-1]] += " " + line.strip()
+    return rows
+
+
+def test_doctor_lists_every_backend(door):
+    told = door("doctor", "device=cpu")
+    assert told.code == 0 and told.err == ""
+    assert list(doctor_rows(told.out)) == BACKENDS
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_doctor_calls_ready_runs_and_the_rest_is_refused(backend, door):
+    row = doctor_rows(door("doctor", "device=cpu").out)[backend]
+    told = door(f"backend={backend}", "passes=[forward]", "shape.seq_len=16", "probe=[accuracy,witness]")
+    assert told.code == 0
+    (record,) = told.records
+    if " ready " in row:
+        assert record["status"] == "ok", record["reasons"]
+    else:
+        assert " not here " in row
+        assert record["status"] == "refused" and record["reasons"]
+        reason = record["reasons"][0].split(";")[0]
+        assert reason in row, f"{reason!r} is not told by {row!r}"
+
+
+@pytest.mark.parametrize("word", ["nonsense", "device=tpu", "device=", "backend=naive"])
+def test_doctor_takes_a_device_and_nothing_else(word, door):
+    assert_one_clear_line(door("doctor", word), "device", word.split("=")[-1])
+
+
+def test_plain_output_has_no_escape_codes(lab):
+    told = lab("backend=naive,sdpa_flash", "shape.seq_len=16", "probe=[accuracy]", TERM="xterm-256color")
+    assert told.code == 0
+    assert ESCAPE not in told.out + told.err and "\r" not in told.out
+    assert told.err == ""
+    assert "1/2" in told.out and "2/2" in told.out
+    assert "runs/adhoc/records.jsonl" in told.out
+
+
+def test_a_pipe_that_knows_only_ascii_gets_its_records_and_summary(lab):
+    told = lab("backend=naive", "shape.seq_len=16", PYTHONIOENCODING="ascii")
+    assert told.code == 0, told.err
+    assert told.statuses == ["ok"]
+
+
+def test_a_reader_that_leaves_early_meets_no_traceback(tmp_path):
+    """attn-lab … | head -1"""
+    process = start(
+        tmp_path, "seed=0,1,2", "shape.seq_len=16", "probe=[accuracy]", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(timeout=60) != 0
+    assert "Traceback" not in err and "Exception" not in err, err
+
+
+def test_a_terminal_sees_live_progress(tmp_path):
+    ours, theirs = pty.openpty()
+    process = start(tmp_path, "seed=0,1", "shape.seq_len=16", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], 1)[0]:
+                continue
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # Linux: the other end was closed
+                break
+            if not chunk:
+                break
+            seen += chunk
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    text = seen.decode()
+    assert ESCAPE in text
+    assert "0/2" in text and "1/2" in text
+    assert re.search("prepare|startup|accuracy|timing", text)

@@ -1,0 +1,455 @@
+"""What readers of the reports are told: the records' numbers, the speed of right answers only, nobody's markup."""
+
+import copy
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from attn_lab.bench.record import STATUSES, Measurement, Provenance, Record
+from attn_lab.report import compare, study, tables
+from attn_lab.report.console import summary
+from attn_lab.report.read import Row, records
+
+H100 = {
+    "device": "cuda",
+    "name": "NVIDIA H100 80GB HBM3",
+    "capability": [9, 0],
+    "memory": 85 * 10**9,
+    "driver": "580.9",
+}
+NASTY = "[bold]x[/bold] :smile: \x1b[31m<script>alert(1)</script> | `a` *b* _c_ $d$ ![i](u) https://e.org\nnext"
+SHOWN = "[bold]x[/bold] :smile: \\x1b[31m<script>alert(1)</script> | `a` *b* _c_ $d$ ![i](u) https://e.org next"
+TIMES = {"naive": (8.0, 12.0, 20.0, 8770.0), "flash2": (0.305, 0.917, 1.21, 677.0), "lazy": (10.0, 12.0, 25.0, 9000.0)}
+
+
+def record(backend: str = "flash2", status: str = "ok", reasons: tuple[str, ...] = (), *, drop: str = "never",
+           times: tuple[float, ...] | None = None, round: int = 0, mask: str = "causal", id: str | None = None,
+           **fields: Any) -> Record:  # fmt: skip
+    """One case's record; `fields` are of the shape, of the provenance, or `metrics` to put over the usual ones."""
+    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__dataclass_fields__}
+    extra = fields.pop("metrics", {})
+    shape = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048, "dtype": "float16", **fields}
+    shape = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
+             "head_dim": shape["emb_dim"] // shape["num_heads"], **shape}  # fmt: skip
+    seen = []
+    times = times or TIMES.get(backend, (1.0, 2.0, 3.0, 1000.0))
+    for one, time in zip(("forward", "backward", "forward_backward"), times, strict=False):
+        seen.append(
+            Measurement(name=f"{one}/time", value=time, unit="ms", low=time * 0.98, high=time * 1.05, samples=99)
+        )
+        seen.append(Measurement(name=f"{one}/tflops", value=100 / time, unit="TFLOP/s"))
+    seen.append(Measurement(name="memory/peak", value=times[3], unit="MB"))
+    seen.append(Measurement(name="accuracy/out", value=0.31, unit="of allowed"))
+    seen.append(Measurement(name="witness/kernels", value=1, unit="launches", note="forward: flash::flash_fwd<64>"))
+    case = {"backend": backend, "mask": mask, "subject": "kernel", "round": round, "shape": shape}
+    provenance = {"machine": H100, "versions": {"torch": "2.11.0"}, "commit": "1a47a66d0c11", "dirty": False,
+                  "config": {}, "started": "2026-11-22T10:00:00+00:00", "sweep": "first", **given}  # fmt: skip
+    metrics = {one.name: one.as_json() for one in seen if drop not in one.name}
+    case["id"] = id or f"{hash(str(case)) & 0xFFFFFFFF:08x}"
+    return Record(case=case, status=status, reasons=list(reasons), metrics={**metrics, **extra},
+                  provenance=Provenance(**provenance))  # fmt: skip
+
+
+def write(folder: Path, *lines: Record | str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(line.line() if isinstance(line, Record) else line for line in lines)
+    (folder / "records.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Any:
+    return lambda *lines: records(write(tmp_path / "run", *lines)).rows
+
+
+def printed(rows: list[Row], width: int = 160, **options: Any) -> str:
+    file = io.StringIO()
+    summary(rows, Console(file=file, width=width), **options)
+    return file.getvalue()
+
+
+def line_of(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.split()[:1] == [start])
+
+
+def publish(out: Path, *folders: Path) -> str:
+    assert study.main([*map(str, folders), "-o", str(out)]) == 0
+    text = (out / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(([^)]+\.png)\)", text)) == {one.name for one in out.glob("*.png")}
+    return text
+
+
+def table_of(text: str, first: str) -> list[dict[str, str]]:
+    """The first table whose first head is `first`, read back."""
+    found = []
+    for line in text.splitlines():
+        if found and not line.startswith("|"):
+            break
+        if found or line.startswith(f"| {first} |"):
+            found.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return [dict(zip(found[0], cells, strict=True)) for cells in found[2:]]
+
+
+def test_broken_lines_are_named_and_cost_only_themselves(tmp_path: Path) -> None:
+    whole = record().line()
+    other = json.loads(whole)
+    lines = [whole, "{\n", "\n", whole[:100] + "\n", "[1]\n", "null\n", json.dumps({**other, "schema": 2}) + "\n",
+             json.dumps({**other, "status": "fine"}) + "\n", "\\xff\n", record("naive").line().rstrip()]  # fmt: skip
+    found = records(write(tmp_path, *lines))
+    assert [row.backend for row in found.rows] == ["flash2", "naive"]  # the last needs no newline to be whole
+    assert [int(line.split(":")[1]) for line in found.broken] == [2, 4, 5, 6, 7, 8, 9]
+    assert "schema 2" in found.broken[4] and "'fine'" in found.broken[5]
+    assert str(tmp_path / "records.jsonl") in found.broken[0]
+
+
+@pytest.mark.parametrize(
+    "path", ["case.shape", "case.backend", "case.shape.seq_len", "metrics", "provenance.machine", "reasons"]
+)
+@pytest.mark.parametrize("value", [None, 3.5, "text", [], {"a": 1}])
+def test_no_foreign_value_ends_the_reading(tmp_path: Path, path: str, value: Any) -> None:
+    altered = json.loads(record().line())
+    *way, last = path.split(".")
+    inner = altered
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    found = records(write(tmp_path, json.dumps(altered) + "\n", record("naive")))
+    assert found.rows[-1].backend == "naive"
+    printed(found.rows)
+
+
+def test_a_rerun_replaces_and_a_sweep_is_selected(tmp_path: Path) -> None:
+    old = record(id="same", times=(1.0, 1, 1, 1), sweep="a")
+    new = record(
+        id="same", times=(2.0, 1, 1, 1), sweep="b", started="2026-11-22T09:59:59+00:00"
+    )  # the clock was set back
+    write(tmp_path, old, record("naive", sweep="a"), new)
+    assert [row.number("forward/time") for row in records(tmp_path).rows if row.id == "same"] == [2.0]
+    assert [row.number("forward/time") for row in records(tmp_path, sweep="a").rows if row.id == "same"] == [1.0]
+    assert len(records(tmp_path, newest=False).rows) == 3
+
+
+def test_between_folders_the_later_start_wins(tmp_path: Path) -> None:
+    late = write(tmp_path / "late", record(id="same", times=(2.0, 1, 1, 1), started="2026-11-23T00:00:00+00:00"))
+    early = write(tmp_path / "early", record(id="same"))
+    assert [row.number("forward/time") for row in records([late, early]).rows] == [2.0]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        records(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no records\.jsonl"):
+        records(tmp_path)
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
+def test_only_ok_cases_have_numbers(rows: Any, status: str) -> None:
+    (row,) = rows(record(status=status, reasons=("why",)))
+    assert "forward/time" in row.metrics and row.number("forward/time") is None
+
+
+def test_numbers_that_are_none(rows: Any) -> None:
+    metrics = {
+        "forward/time": {"value": float("nan"), "unit": "ms"},
+        "backward/time": {"value": True},
+        "memory/peak": {},
+    }
+    (row,) = rows(record(metrics=metrics))
+    assert [row.number(name) for name in (*metrics, "absent")] == [None] * 4
+    assert not re.search("nan|none|true", printed([row]).split("Against")[0].lower())
+
+
+def test_reading_loads_nothing_heavy() -> None:
+    code = ("import sys, attn_lab.report.read, attn_lab.report.compare, attn_lab.report.study; "
+            "print(sorted({'torch', 'pandas', 'hydra', 'wandb', 'matplotlib'} & set(sys.modules)))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.floats(min_value=1e-6, max_value=1e9))
+def test_three_digits_keep_the_value(value: float) -> None:
+    shown = compare.digits(value)
+    assert float(shown) == pytest.approx(value, rel=0.0051)
+    assert len(re.sub(r"e.*|\.", "", shown).lstrip("0")) >= min(3, len(shown))
+
+
+DIGITS = {9.999: "10.0", 0.0999951: "0.100", 8770.4: "8770", 0: "0", None: "–", 99.96: "100", -2.5: "-2.50"}
+
+
+@pytest.mark.parametrize(("value", "shown"), DIGITS.items())
+def test_digits(value: float | None, shown: str) -> None:
+    assert compare.digits(value) == shown
+
+
+def test_rounds_pool_and_a_failed_round_fails_the_case(rows: Any) -> None:
+    several = [record(times=(time, 1, 1, 1), round=round) for round, time in enumerate((1.0, 9.0, 2.0))]
+    (row,) = compare.pooled(rows(*several))
+    assert (row.number("forward/time"), row.number("forward/time", "low")) == (2.0, 0.98)
+    (row,) = compare.pooled(rows(*several, record("flash2", "wrong", ("dq",), round=3)))
+    assert row.status == "wrong" and row.number("forward/time") is None
+
+
+def test_two_windows_and_two_builds_are_not_rounds_of_one_case(rows: Any) -> None:
+    windows = [record(mask="sliding_window", config={"mask": {"window": window}}, id=str(window)) for window in (8, 64)]
+    assert len(compare.pooled(rows(*windows))) == 2
+    builds = compare.distinct(rows(record(id="aaaa"), record(id="bbbb")))
+    assert [row.backend for row in compare.pooled(builds)] == ["flash2 aaaa", "flash2 bbbb"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_terminal_shows_the_records_numbers(rows: Any, width: int) -> None:
+    text = printed(rows(*(record(backend, seq_len=seq_len) for seq_len in (512, 1024) for backend in TIMES)), width)
+    assert max(map(len, text.splitlines())) <= width and "\x1b" not in text
+    cases = [line.split() for line in text.split("Against")[0].splitlines() if " ok " in f"{line} "]
+    assert len(cases) == 7  # and the count of cases above them
+    for cells in cases[1:]:
+        forward, backward, step, peak = TIMES[cells[cells.index("ok") - 1]]
+        shown = [float(cell) for cell in cells[cells.index("ok") + 1 :]]
+        wanted = [forward, 100 / forward, backward, 100 / backward, step, 100 / step, peak]
+        assert shown == pytest.approx(wanted, rel=0.006)
+
+
+def test_speedups_are_said_and_slower_is_called_slower(rows: Any) -> None:
+    text = printed(rows(*map(record, TIMES))).split("Against naive")[1]
+    assert line_of(text, "flash2").endswith(
+        "16×1024×32×2048 float16: forward 26×, backward 13×, step 17× faster; peak memory 7.7 % of naive's"
+    )
+    assert line_of(text, "lazy").endswith(
+        "backward 1.0× as fast; forward 0.80×, step 0.80× slower; peak memory 103 % of naive's"
+    )
+    faster = printed(rows(record("naive"), record(times=(0.1525, 0.917, 1.21, 677.0))))
+    assert "forward 52×" in faster
+
+
+@pytest.mark.parametrize("status", [None, "oom", "refused", "wrong"])
+def test_without_its_baseline_nothing_is_divided(rows: Any, status: str | None) -> None:
+    told = printed(rows(record(), *[record("naive", status or "ok", ("why not",))] * bool(status)))
+    assert "×," not in told and "faster" not in told
+    assert ("naive was not run here" if status is None else f"naive is {status} here") in told
+
+
+def test_a_forward_alone_is_not_compared_with_the_memory_of_a_step(rows: Any) -> None:
+    told = printed(rows(record("naive"), record("flash3", drop="backward", times=(0.272, 1, 1, 600.0))))
+    assert line_of(told.split("Against")[1], "flash3").endswith("forward 29× faster")
+
+
+def test_failed_cases_show_their_reason_and_no_number(rows: Any) -> None:
+    long = "head_dim must be at most 192; got 256, and " + "so on " * 30
+    wrong = record("fast", "wrong", ("dq: max error 3", "second reason"), times=(0.123, 0.456, 0.789, 55.5))
+    text = printed(rows(record("naive"), wrong, record("picky", "refused", (long,))), 80)
+    assert not re.search(r"0\.123|0\.456|0\.789|55\.5|813", text)
+    assert line_of(text, "fast") == "fast     wrong    dq: max error 3"
+    assert line_of(text, "picky").endswith("…")
+    footer = " ".join(text.split("Reasons")[1].split())
+    assert "second reason" in footer and "".join(long.split()) in "".join(footer.split())
+
+
+def test_nothing_ok_and_nothing_at_all(rows: Any) -> None:
+    assert "nothing to compare" in printed(rows(record("naive", "oom", ("too big",))))
+    assert printed([]).strip() == "0 cases"
+    assert "not read: a:1: torn" in printed([], broken=["a:1: torn"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_markup_and_escapes_in_records_are_shown_literally(rows: Any, encoding: str) -> None:
+    cases = [record("naive"), record("[red]b\x1b[2J"), record("x", "error", (NASTY,))]
+    found = rows(*(replace(one, provenance=replace(one.provenance, machine={"name": "[i]GPU"})) for one in cases))
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding) as file:
+        summary(found, Console(file=file, width=200, force_terminal=False), broken=["[u]f:1"])
+        file.flush()
+        text = raw.getvalue().decode(encoding)
+    assert "\x1b" not in text
+    assert all(words in text for words in ("[red]b\\x1b[2J", "[i]GPU", "not read: [u]f:1", SHOWN))
+
+
+def test_a_narrow_screen_loses_columns_before_lines(rows: Any) -> None:
+    text = printed(rows(record("naive"), record(seq_len=512)), 64)
+    assert "TFLOP/s are left out" in text and max(map(len, text.splitlines())) <= 64
+
+
+def test_an_axis_table_holds_the_records_numbers(tmp_path: Path) -> None:
+    cases = [record(backend, seq_len=seq_len) for seq_len in (2048, 512) for backend in TIMES]
+    cases += [record("naive", "oom", ("CUDA out of memory",), seq_len=4096), record(seq_len=4096)]
+    text = publish(tmp_path / "out", write(tmp_path / "lengths", *cases))
+    found = table_of(text, "seq_len")
+    assert [(line["seq_len"], line["backend"]) for line in found] == [
+        (length, backend) for length in ("512", "2048") for backend in ("naive", "flash2", "lazy")
+    ] + [("4096", "naive"), ("4096", "flash2")]
+    for line in found[:6]:
+        forward, backward, step, peak = TIMES[line["backend"]]
+        assert [float(line[head]) for head in ("forward ms", "backward ms", "step ms", "peak MB")] == pytest.approx(
+            [forward, backward, step, peak], rel=0.006
+        )
+        assert float(line["step TFLOP/s"]) == pytest.approx(100 / step, rel=0.006)
+        assert float(line["step speed-up"].rstrip("×")) == pytest.approx(20.0 / step, rel=0.006)
+        assert float(line["memory share"].rstrip(" %")) == pytest.approx(100 * peak / 8770, rel=0.006)
+    assert found[6]["status"] == "**oom**" and set(list(found[6].values())[3:]) == {"–"}
+    assert found[7]["step ms"] == "1.21" and found[7]["step speed-up"] == "–"
+    assert "seq_len 4096: naive oom: CUDA out of memory" in text and "naive is oom here" in text
+    assert "`attn-lab -m experiment=lengths`" in text and "| machine | NVIDIA H100 80GB HBM3 |" in text
+    assert "WARNING" not in text
+
+
+def test_a_point_is_sorted_by_step_with_accuracy_and_kernels(tmp_path: Path) -> None:
+    bad = record("bad", "wrong", ("dq: max error 3",), times=(0.0123, 0.0456, 0.0789, 55.5))
+    text = publish(tmp_path / "out", write(tmp_path / "point", *map(record, ("lazy", "naive", "flash2")), bad))
+    found = table_of(text, "backend")
+    assert [line["backend"] for line in found] == ["flash2", "naive", "lazy", "bad"]
+    assert found[0]["error / allowed"] == "out 0.310" and found[0]["kernels"] == "forward: flash::flash_fwd&lt;64&gt;"
+    assert not re.search(r"0\.0123|0\.0456|0\.0789|55\.5|8130", text)
+
+
+def pixels(path: Path) -> tuple[Any, Any]:
+    """Where a picture is black, as the baseline, and where it is blue, as the first of the others."""
+    import numpy
+    from PIL import Image
+
+    assert path.stat().st_size <= 150_000
+    with Image.open(path) as image:
+        assert 1000 <= image.width <= 2200
+        values = numpy.asarray(image.convert("RGB")).astype(int)
+    return (values.max(axis=2) < 12), (abs(values - (0, 114, 178)).max(axis=2) < 12)
+
+
+def test_the_picture_of_an_axis_has_both_lines_in_every_panel(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "heads", *(record(name, num_heads=heads) for name in ("naive", "flash2") for heads in (8, 64))
+    )
+    publish(tmp_path / "out", folder)
+    for colour in pixels(tmp_path / "out" / "heads-num_heads.png"):
+        height, width = colour.shape
+        for panel in range(7):
+            left, top = width * (panel % 4) // 4, height * (panel // 4) // 2
+            assert colour[top + height * 7 // 100 : top + height * 44 // 100, left : left + width // 4].sum() > 200
+
+
+def test_the_bars_of_a_point_are_as_long_as_the_times(tmp_path: Path) -> None:
+    for step in (5.0, 15.0):
+        publish(tmp_path / "out", write(tmp_path / "point", record("naive"), record(times=(1.0, 2.0, step, 900.0))))
+        black, blue = (colour[:, colour.shape[1] // 2 : colour.shape[1] * 3 // 4].sum(axis=1).max()
+                       for colour in pixels(tmp_path / "out" / "point.png"))  # fmt: skip
+        assert blue / black == pytest.approx(step / 20.0, rel=0.1)
+
+
+def test_axes_are_told_apart_and_nothing_is_left_out(tmp_path: Path) -> None:
+    cases = [record(batch_size=batch) for batch in (8, 16)] + [record(emb_dim=size) for size in (1024, 4096)]
+    cases += [record(mask="full"), record(num_heads=8, emb_dim=512, dtype="float32")]
+    found = compare.pooled(records(write(tmp_path, *cases)).rows)
+    shapes = {
+        axis: [[row.shape[axis] for row in family] for family in study.families(found, axis)] for axis in study.AXES
+    }
+    assert shapes == {"batch_size": [[8, 16]], "seq_len": [], "num_heads": [], "emb_dim": [[1024, 2048, 4096]]}
+    text = publish(tmp_path / "out", tmp_path)
+    assert "· full ·" in text and "· float32 ·" in text
+
+
+def test_axes_that_move_together_are_one_family(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "wide", *(record(num_heads=heads, emb_dim=128 * heads, head_dim=128) for heads in (8, 16))
+    )
+    text = publish(tmp_path / "out", folder)
+    assert "(emb_dim moving with it)" in text and len(list((tmp_path / "out").glob("*.png"))) == 1
+    assert [line["emb_dim"] for line in table_of(text, "num_heads")] == ["1024", "2048"]
+
+
+def test_mixtures_are_said_at_the_top(tmp_path: Path) -> None:
+    other = record(
+        "naive", machine={**H100, "name": "A100"}, versions={"torch": "2.12.0", "triton": "3"}, commit="f", dirty=True
+    )
+    folder = write(tmp_path / "point", record(), other, "torn\n")
+    text = publish(tmp_path / "out", folder)
+    top = text.split("measured on")[0]
+    for said in (
+        "2 different machines",
+        "A100",
+        "torch are mixed here: 2.11.0, 2.12.0",
+        "commit",
+        "dirty",
+        "point/records.jsonl",
+    ):
+        assert said in top
+    assert "triton are" not in top  # only one record names it
+    assert "speed-up |" not in text  # the two machines are not divided by one another
+
+
+def test_markdown_and_html_in_records_stay_text(tmp_path: Path) -> None:
+    from markdown_it import MarkdownIt
+
+    cases = [record("naive"), record(NASTY), record("y", "error", (NASTY,)), record("# 1. z", sweep=NASTY)]
+    text = publish(tmp_path / "out", write(tmp_path / "a|b `c`", *cases))
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    assert not re.search(r"<(script|em|i>|b>)|<a |src=.u", html)
+    assert html.count(SHOWN.replace("<", "&lt;").replace(">", "&gt;")) >= 2
+    assert (
+        len({line.count("<td") for line in html.split("<tr>") if "error / allowed" not in line and "out 0.310" in line})
+        == 1
+    )
+    assert "experiment='a|b `c`'" in html.replace("&#x27;", "'")
+    assert ":smile:" not in text and "https://" not in text
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_survives_markdown(words: str) -> None:
+    from markdown_it import MarkdownIt
+
+    from attn_lab.report.read import printable
+
+    words = printable(words).strip()
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(tables.table(["a"], [[tables.escape(words)]]))
+    cell = re.search(r"<td>(.*)</td>", html)
+    shown = cell[1] if cell else ""
+    for entity, char in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        shown = shown.replace(entity, char)
+    assert shown == words
+
+
+@pytest.mark.parametrize("fault", ["missing", "no file", "nothing ok", "empty", "out is a file"])
+def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
+    out, folder = tmp_path / "out", tmp_path / "run"
+    if fault == "no file":
+        folder.mkdir()
+    elif fault != "missing":
+        write(folder, *{"nothing ok": [record(status="oom")], "empty": []}.get(fault, [record()]))
+    if fault == "out is a file":
+        out.write_text("")
+    assert study.main([str(folder), "-o", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("study: ") and str(out if out.is_file() else folder) in said
+    assert not out.is_dir()
+
+
+def test_the_callers_matplotlib_is_left_alone(tmp_path: Path) -> None:
+    import matplotlib
+
+    before = copy.copy(dict(matplotlib.rcParams))
+    publish(tmp_path / "out", write(tmp_path / "one", record(drop="memory")))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_without_matplotlib_the_study_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    published = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
+    assert study.main([str(published), "-o", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "pip install 'attn-lab[report]'" in told
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_the_published_study_is_what_its_records_give(tmp_path):
+    published = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
+    assert study.main([str(published), "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text() == (published / "README.md").read_text()
+    assert {file.name for file in tmp_path.glob("*.png")} == {file.name for file in published.glob("*.png")}

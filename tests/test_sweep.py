@@ -1,0 +1,423 @@
+"""A sweep end to end: what a record holds, what failures become, and how nobody's wrong answer meets a clock."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Told
+
+PASSES = ("forward", "backward", "forward_backward")
+UNITS = {
+    **{f"{name}/time": "ms" for name in PASSES},
+    **{f"{name}/tflops": "TFLOP/s" for name in PASSES},
+    **{f"memory/{name}": "MB" for name in ("peak", "step", "inputs", "saved", "forward")},
+    **{f"accuracy/{name}": "of allowed" for name in ("out", "dq", "dk", "dv")},
+    "witness/kernels": "launches",
+    "prepare/time": "s", "first_call/time": "s", "harness/probes": "s", "harness/case": "s",
+}  # fmt: skip
+WORDS = ("backend=naive,sdpa_flash", "shape.seq_len=32,64", "name=kept")
+
+
+@pytest.fixture(scope="module")
+def swept(lab_in, tmp_path_factory) -> Told:
+    return lab_in(tmp_path_factory.mktemp("swept"), *WORDS)
+
+
+def test_a_fine_sweep_exits_0_and_says_where_its_records_are(swept):
+    assert swept.code == 0 and swept.err == ""
+    assert swept.statuses == ["ok"] * 4
+    assert "4 of 4 cases" in swept.out and "runs/kept/records.jsonl" in swept.out
+
+
+def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
+    for record in swept.records:
+        assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance"]
+        assert record["schema"] == 1 and record["reasons"] == []
+        case = record["case"]
+        assert list(case) == ["id", "backend", "mask", "subject", "round", "shape"]
+        assert re.fullmatch("[0-9a-f]{8}", case["id"])
+        assert (case["mask"], case["subject"], case["round"]) == ("causal", "kernel", 0)
+        assert case["shape"] == {
+            "batch_size": 1, "seq_len": case["shape"]["seq_len"], "num_heads": 4, "emb_dim": 128, "num_kv_heads": 4,
+            "seq_len_kv": case["shape"]["seq_len"], "head_dim": 32, "dtype": "float32",
+        }  # fmt: skip
+    assert len({record["case"]["id"] for record in swept.records}) == 4
+
+
+def test_metrics_have_their_names_units_and_finite_values(swept):
+    for record in swept.records:
+        assert {name: metric["unit"] for name, metric in record["metrics"].items()} == UNITS
+        for name, metric in record["metrics"].items():
+            assert list(metric) == ["value", "unit", "low", "high", "samples", "note"]
+            assert math.isfinite(metric["value"]) and metric["value"] >= 0, name
+            assert isinstance(metric["samples"], int) and metric["samples"] >= 1
+            if metric["low"] is not None:
+                assert metric["low"] <= metric["value"] <= metric["high"], name
+        for name in PASSES:
+            for what in ("time", "tflops"):
+                metric = record["metrics"][f"{name}/{what}"]
+                assert metric["low"] is not None and 3 <= metric["samples"] <= 10
+
+
+def test_tflops_are_the_causal_pairs_over_the_time(swept):
+    for record in swept.records:
+        seq_len, metrics = record["case"]["shape"]["seq_len"], record["metrics"]
+        forward = 4 * 1 * 4 * 32 * (seq_len * (seq_len + 1) // 2)
+        for name, share in (("forward", 1), ("backward", 2.5), ("forward_backward", 3.5)):
+            time, rate = metrics[f"{name}/time"], metrics[f"{name}/tflops"]
+            assert rate["value"] == pytest.approx(share * forward / (time["value"] * 1e-3) / 1e12)
+            assert rate["low"] == pytest.approx(share * forward / (time["high"] * 1e-3) / 1e12)
+
+
+def test_memory_is_seen_on_the_cpu_and_adds_up(swept):
+    saved = {}
+    for record in swept.records:
+        metrics = {name: metric["value"] for name, metric in record["metrics"].items()}
+        seq_len = record["case"]["shape"]["seq_len"]
+        assert metrics["memory/inputs"] == pytest.approx(4 * seq_len * 128 * 4 / 2**20)  # q, k, v and the cotangent
+        assert metrics["memory/peak"] > metrics["memory/inputs"]
+        assert metrics["memory/peak"] >= metrics["memory/forward"] > 0
+        assert metrics["memory/step"] == pytest.approx(metrics["memory/peak"] - metrics["memory/inputs"])
+        saved[record["case"]["backend"], seq_len] = metrics["memory/saved"]
+    scores = 4 * 64 * 64 * 4 / 2**20
+    assert saved["naive", 64] >= scores > saved["sdpa_flash", 64] > 0  # only naive keeps its weights
+
+
+def test_an_answer_is_within_what_is_allowed_and_its_kernels_are_named(swept):
+    for record in swept.records:
+        metrics = record["metrics"]
+        assert all(metrics[f"accuracy/{name}"]["value"] <= 1 for name in ("out", "dq", "dk", "dv"))
+        expected = {"naive": "softmax", "sdpa_flash": "_flash_attention_for_cpu"}[record["case"]["backend"]]
+        assert metrics["witness/kernels"]["value"] >= 2
+        for note, name in zip(metrics["witness/kernels"]["note"].split("; "), ("forward", "backward"), strict=True):
+            assert note.startswith(f"{name}: ") and expected in note
+
+
+def test_no_number_comes_without_its_provenance(swept):
+    for record in swept.records:
+        kept = record["provenance"]
+        assert list(kept) == ["machine", "versions", "commit", "dirty", "config", "started", "sweep"]
+        assert kept["machine"]["device"] == "cpu" and kept["machine"]["name"]
+        assert {"memory", "cores", "threads"} <= set(kept["machine"])
+        assert {"python", "torch", "attn_lab", "hydra-core", "omegaconf"} <= set(kept["versions"])
+        assert isinstance(kept["dirty"], bool)
+        started = datetime.fromisoformat(kept["started"])
+        assert started.utcoffset() == timedelta(0)
+        config = kept["config"]
+        assert config["backend"]["_target_"].startswith("attn_lab.backends.")
+        assert config["shape"]["seq_len"] == record["case"]["shape"]["seq_len"]
+        assert config["device"] == "cpu" and config["seed"] == 0 and config["passes"] == list(PASSES)
+        assert config["probe"]["timing"]["samples"] == config["measure"]["samples"] == 10
+        assert "${" not in json.dumps(config)
+    assert len({record["provenance"]["sweep"] for record in swept.records}) == 1
+    assert [record["provenance"]["started"] for record in swept.records] == sorted(
+        record["provenance"]["started"] for record in swept.records
+    )
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_commit_is_the_checkout_s(swept):
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    commits = {record["provenance"]["commit"] for record in swept.records}
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits)
+    if commits != {head.strip()}:
+        pytest.skip("somebody committed meanwhile")
+
+
+def test_every_line_is_one_strict_json_object(swept):
+    def no_constant(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    for line in swept.lines:
+        assert line.endswith(b"\n")
+        json.loads(line, parse_constant=no_constant)
+
+
+def test_the_same_command_again_appends_the_same_questions(swept, lab_in, tmp_path):
+    shutil.copytree(swept.folder / "runs", tmp_path / "runs")
+    again = lab_in(tmp_path, *WORDS)
+    assert again.code == 0
+    assert again.lines[:4] == swept.lines
+    ids = [record["case"]["id"] for record in again.records]
+    assert len(ids) == 8 and ids[4:] == ids[:4]
+    assert again.records[0]["provenance"]["sweep"] != again.records[4]["provenance"]["sweep"]
+    assert "4 of 4 cases" in again.out  # the summary is of this sweep
+
+
+def test_the_name_moves_the_folder_but_is_no_part_of_the_question(swept, door):
+    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory]")
+    assert (told.folder / "runs/deep/er/records.jsonl").exists()
+    assert [record["case"]["id"] for record in told.records] == [record["case"]["id"] for record in swept.records]
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=1", "round=1", "mask=full", "subject=layer", "passes=[forward]", "measure.samples=4"]
+)
+def test_another_question_has_another_id(word, door):
+    door("probe=[accuracy]", "shape.seq_len=16")
+    told = door("probe=[accuracy]", "shape.seq_len=16", word)
+    first, second = told.records
+    assert first["case"]["id"] != second["case"]["id"]
+
+
+def test_forward_alone_measures_no_gradient(door):
+    (record,) = door("passes=[forward]", "shape.seq_len=16").records
+    metrics = record["metrics"]
+    assert record["status"] == "ok"
+    assert {"forward/time", "accuracy/out", "memory/peak"} <= set(metrics)
+    assert not [name for name in metrics if "backward" in name or name in ("memory/saved", "accuracy/dq")]
+    assert metrics["memory/inputs"]["value"] == pytest.approx(3 * 16 * 128 * 4 / 2**20)
+
+
+def test_a_layer_counts_its_projections(door):
+    (record,) = door("subject=layer", "shape.seq_len=16").records
+    assert record["status"] == "ok", record["reasons"]
+    attention, projections = 4 * 4 * 32 * (16 * 17 // 2), 2 * 16 * 128 * (4 * 128)
+    time, rate = record["metrics"]["forward/time"], record["metrics"]["forward/tflops"]
+    assert rate["value"] == pytest.approx((attention + projections) / (time["value"] * 1e-3) / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("words", "reasons"),
+    [(["backend=sdpa_cudnn", "shape.head_dim=260"], ["asked cpu", "asked float32", "asked 260", "multiples of 8"]),
+     (["backend=sdpa_efficient", "shape.num_kv_heads=2"], ["asked cpu", "num_kv_heads"]),
+     (["backend=flash2"], ["asked cpu", "asked float32", "flash-attn"]),
+     (["backend=flash2", "mask=document"], ["asked cpu", "mask kinds"]),
+     (["backend=flex"], ["passes"]),
+     (["backend=naive", "shape.seq_len_kv=32"], ["may attend to no key"])],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_with_every_reason(words, reasons, door):
+    told = door(*words)
+    assert told.code == 0
+    (record,) = told.records
+    assert record["status"] == "refused"
+    assert not [name for name in record["metrics"] if not name.startswith("harness/")]
+    said = " | ".join(record["reasons"])
+    assert [reason for reason in reasons if reason not in said] == [], said
+    assert "refused" in told.out and record["reasons"][0].split(";")[0] in told.out
+
+
+def available_bytes() -> int:
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux only")
+@pytest.mark.parametrize("size", ["absurd", "a bit more than there is"])
+def test_too_big_is_a_record_and_the_sweep_goes_on(size, lab):
+    if size == "absurd":
+        words = ["shape.seq_len=100000000,16"]
+    else:  # the scores alone: 4 bytes, 64 heads of one channel
+        seq_len = math.isqrt(int(1.2 * available_bytes() / (4 * 64)))
+        words = [f"shape.seq_len={seq_len},16", "shape.num_heads=64", "shape.emb_dim=64"]
+    told = lab("backend=naive", "probe=[accuracy]", *words)
+    assert told.code == 0, told
+    assert told.statuses == ["oom", "ok"], [record["reasons"] for record in told.records]
+    assert told.records[0]["reasons"]
+
+
+STRANGERS = '''
+"""Backends of somebody who has never seen attn_lab's source."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from attn_lab.core.backend import Backend, Limits
+from attn_lab.core.mask import Mask, dense
+
+
+def plain(q, k, v, allowed, scale):
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~allowed, float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Right(Backend):
+    limits = {"cpu": Limits(grouped_heads=False)}
+    kernels = {"forward": "softmax", "backward": "softmax"}
+
+    def prepare(self, request, machine):
+        allowed = dense(request.mask, request.shape, machine.device)
+        return lambda q, k, v: self.answer(q, k, v, allowed, request.shape.scale)
+
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k, v, allowed, scale)
+
+
+@dataclass(frozen=True)
+class Scaled(Right):
+    factor: float = 1.01
+
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k, v, allowed, scale * self.factor)
+
+
+class Raises(Right):
+    def answer(self, q, k, v, allowed, scale):
+        raise ValueError("no such kernel\\nsecond line")
+
+
+class CannotPrepare(Right):
+    def prepare(self, request, machine):
+        raise ImportError("libtheirs.so: cannot open shared object file")
+
+
+class NanAtTheEnd(Right):
+    def answer(self, q, k, v, allowed, scale):
+        out = plain(q, k, v, allowed, scale).clone()
+        out[:, -1] = float("nan")
+        return out
+
+
+class Impostor(Right):
+    def answer(self, q, k, v, allowed, scale):
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+
+class ForwardImpostor(Right):
+    """Its own kernels too, so that its own pattern matches."""
+
+    def answer(self, q, k, v, allowed, scale):
+        return Impostor().answer(q, k, v, allowed, scale) + 0 * plain(q, k, v, allowed, scale)
+
+
+class HalfOfAGradient(Right):
+    def answer(self, q, k, v, allowed, scale):
+        half = v.shape[1] // 2
+        return plain(q, k, torch.cat([v[:, :half], v[:, half:].detach()], 1), allowed, scale)
+
+
+class NoGradient(Right):
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k.detach(), v, allowed, scale)
+
+
+class NoGraph(Right):
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k, v, allowed, scale).detach()
+
+
+class WrongShape(Right):
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k, v, allowed, scale).transpose(1, 2)
+
+
+class OtherDtype(Right):
+    def answer(self, q, k, v, allowed, scale):
+        return plain(q, k, v, allowed, scale).double()
+
+
+class Exits(Right):
+    def answer(self, q, k, v, allowed, scale):
+        raise SystemExit("their library gave up")
+
+
+@dataclass(frozen=True)
+class Ragged(Mask):
+    """Each batch element and head looks further ahead: not uniform."""
+
+    uniform = False
+
+    def __call__(self, batch, head, query, key):
+        return (key <= query + batch + head) | (key == 0)
+'''
+FATES = {
+    "right": ["ok"],
+    "scaled": ["wrong"],
+    "raises": ["error"],
+    "cannot_prepare": ["error"],
+    "nan_at_the_end": ["wrong"],
+    "impostor": ["wrong"],
+    "forward_impostor": ["wrong"],
+    "half_of_a_gradient": ["wrong"],
+    "no_gradient": ["wrong", "error"],
+    "no_graph": ["wrong", "error"],
+    "wrong_shape": ["wrong", "error"],
+    "other_dtype": ["wrong", "error"],  # float64 where float32 was asked is another question
+    "exits": ["error"],
+    "naive": ["ok"],
+}
+
+
+def write_strangers(folder: Path) -> None:
+    (folder / "their_kernels.py").write_text(STRANGERS)
+    (folder / "conf/backend").mkdir(parents=True)
+    (folder / "conf/mask").mkdir()
+    for name in FATES:
+        if name != "naive":
+            target = "".join(word.capitalize() for word in name.split("_"))
+            (folder / f"conf/backend/{name}.yaml").write_text(f"_target_: their_kernels.{target}\n")
+    (folder / "conf/mask/ragged.yaml").write_text("_target_: their_kernels.Ragged\n")
+
+
+@pytest.fixture(scope="module")
+def strangers(lab_in, tmp_path_factory) -> Told:
+    folder = tmp_path_factory.mktemp("strangers")
+    write_strangers(folder)
+    return lab_in(
+        folder, "--config-dir", "conf", f"backend={','.join(FATES)}", "shape.batch_size=2", "shape.seq_len=32",
+        PYTHONPATH=f"{ROOT}:{folder}",
+    )  # fmt: skip
+
+
+def test_the_sweep_goes_on_past_every_failure_and_exits_1(strangers):
+    assert [record["case"]["backend"] for record in strangers.records] == list(FATES), strangers.err
+    assert strangers.code == 1
+    assert "Traceback" not in strangers.out + strangers.err
+    assert f"{len(FATES)} of {len(FATES)} cases" in strangers.out
+
+
+@pytest.mark.parametrize("backend", FATES)
+def test_each_stranger_meets_its_fate_and_only_the_right_meet_a_clock(backend, strangers):
+    (record,) = (record for record in strangers.records if record["case"]["backend"] == backend)
+    assert record["status"] in FATES[backend], record["reasons"]
+    clocked = [name for name in record["metrics"] if re.match("forward|backward|memory", name)]
+    assert bool(clocked) == (record["status"] == "ok")
+    assert bool(record["reasons"]) == (record["status"] != "ok")
+    assert all("\n" not in reason for reason in record["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "says"),
+    [("scaled", "out: max error"), ("raises", "ValueError: no such kernel"), ("cannot_prepare", "libtheirs.so"),
+     ("nan_at_the_end", "not finite"), ("impostor", "_flash_attention_for_cpu"),
+     ("half_of_a_gradient", "dv: max error")],
+)  # fmt: skip
+def test_a_stranger_is_told_what_is_wrong(backend, says, strangers):
+    (record,) = (record for record in strangers.records if record["case"]["backend"] == backend)
+    assert any(says in reason for reason in record["reasons"]), record["reasons"]
+
+
+def test_an_impostor_that_runs_its_own_kernels_as_well_is_caught_by_another_s(strangers):
+    (record,) = (record for record in strangers.records if record["case"]["backend"] == "forward_impostor")
+    assert any("another's kernels" in reason for reason in record["reasons"]), record["reasons"]
+
+
+def test_a_stranger_s_mask_that_differs_by_batch_and_head_is_served_and_checked(door, tmp_path, monkeypatch):
+    write_strangers(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = door("--config-dir", "conf", "backend=right,naive,sdpa_flash,scaled", "mask=ragged", "shape.batch_size=3",
+                "shape.seq_len=8", "measure.slices=12")  # fmt: skip
+    assert told.statuses == ["ok", "ok", "ok", "wrong"], [record["reasons"] for record in told.records]
+    pairs = sum(min(8, query + batch + head + 1) for batch in range(3) for head in range(4) for query in range(8))
+    metrics = told.records[0]["metrics"]
+    flops = metrics["forward/tflops"]["value"] * metrics["forward/time"]["value"] * 1e9
+    assert flops == pytest.approx(4 * 32 * pairs)
+
+
+@pytest.mark.parametrize("name", ["adhoc", "deep/er"])
+def test_a_logger_that_cannot_be_opened_leaves_nothing_behind(name, lab):
+    told = lab("logger=[jsonl,wandb]", "logger.wandb.mode=online", f"name={name}")
+    assert told.code == 2 and told.err.startswith("attn-lab: ") and told.err.count("\n") == 1, told.err
+    assert "logger.wandb.mode=online" in told.err and told.out == ""
+    assert not (told.folder / "runs").exists()
