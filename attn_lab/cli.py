@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -60,18 +61,21 @@ def _sweep(words: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
     sys.argv = ["attn-lab", *_flags_first(words)]
     run = Run(Console())
-    interrupted = False
+    before = signal.signal(signal.SIGINT, run.interrupt)
     try:
         hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(run)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise explained(error) from None
-    except KeyboardInterrupt:
-        interrupted = True
     except NoRoom as stop:
         run.close()
         raise BadRequest(str(stop)) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if not run.stopping:  # else Ctrl-C made it, whatever it is
+            if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+                raise explained(error) from None
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
     code = run.close()
-    if interrupted:
+    if run.stopping:
         print(f"attn-lab: interrupted; {len(run.made)} of {len(run.cases)} cases are kept", file=sys.stderr)
         return 130
     return code

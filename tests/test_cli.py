@@ -2,6 +2,7 @@
 
 import os
 import pty
+import random
 import re
 import select
 import signal
@@ -243,25 +244,57 @@ def start(folder: Path, *words: str, **streams) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def test_ctrl_c_keeps_finished_cases_whole_and_sums_them_up(tmp_path):
+def interrupted(folder: Path, *, times: int) -> Told:
+    """A sweep of 30 cases that meets Ctrl-C `times` times, from its third case on."""
     process = start(
-        tmp_path, "name=x", "seed=range(30)", "probe=[accuracy]",
+        folder, "name=x", "seed=range(30)", "probe=[accuracy]",
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        file, deadline = tmp_path / "runs/x/records.jsonl", time.monotonic() + 90
+        file, deadline = folder / "runs/x/records.jsonl", time.monotonic() + 90
         while not file.exists() or file.read_bytes().count(b"\n") < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    told = Told(process.returncode, out, err, tmp_path)
+    return Told(process.returncode, out, err, folder)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_keeps_finished_cases_whole_and_sums_them_up(tmp_path, times):
+    told = interrupted(tmp_path, times=times)
     assert told.code == 130
     assert 2 <= len(told.records) < 30 and told.lines[-1].endswith(b"\n")
-    assert f"{len(told.records)} of 30 cases" in out
-    assert "interrupted" in err and err.count("\n") == 1
+    assert f"{len(told.records)} of 30 cases" in told.out
+    first, last = told.err.splitlines()
+    assert "finishing the case at hand" in first
+    assert f"interrupted; {len(told.records)} of 30 cases are kept" in last
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_at_any_moment_is_told_as_what_it_is(door, times):
+    """omegaconf, interrupted while it composes, raises errors of its own; none may reach the person."""
+    moment = random.Random(times)
+
+    def interrupt(*_):
+        if times == 2:
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    door("passes=[forward]", "probe=[accuracy]")  # imports are not what is interrupted here
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for trial in range(8):
+            signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.6, 2.2))
+            told = door(f"name=x{trial}", "seed=range(60)", "probe=[accuracy]", "passes=[forward]")
+            assert told.code == 130 and told.err.splitlines()[-1].startswith("attn-lab: interrupted; "), told.err
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_help_shows_every_group_and_option_and_examples(door):

@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,10 +40,31 @@ class Run:
         self.made: list[Record] = []
         self.loggers: list[Logger] = []
         self.view: View | None = None
+        self.stopping = False
+
+    def interrupt(self, *_: object) -> None:
+        """What SIGINT does while this run goes on: the case at hand is finished; a second one stops at once.
+
+        Not KeyboardInterrupt at once: omegaconf, caught while it composes the next case, raises nonsense in its place.
+        """
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        signs = "attn-lab: interrupted; finishing the case at hand (Ctrl-C again stops at once)"
+        print(signs, file=sys.stderr, flush=True)
+
+    def _heed(self) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
 
     def plan(self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> None:
         """Build every case, then make the folder, open the loggers and begin the view.  Raises BadRequest."""
-        self.cases = plan(jobs, compose)
+
+        def composed(job: Sequence[str]) -> DictConfig:
+            self._heed()
+            return compose(job)
+
+        self.cases = plan(jobs, composed)
         config = compose(jobs[0])
         self.folder = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
@@ -66,6 +88,7 @@ class Run:
     def __call__(self, config: DictConfig) -> str:
         """Examine the case `config` describes and keep its record.  Returns its status."""
         assert self.view is not None
+        self._heed()
         case = build(config, HydraConfig.get().runtime.choices)
         machine = detect(config.device)
         self.view.begin(case)
@@ -82,6 +105,7 @@ class Run:
             gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
         self.made.append(record)
         self.view.record(record)
+        self._heed()
         return record.status
 
     def close(self) -> int:
