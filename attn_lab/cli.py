@@ -1,16 +1,19 @@
 """The front door: which command was meant, how it ended, and the exit code that says so."""
 
+import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("doctor",)
+COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
+    "doctor": "attn_lab.sweep.doctor:doctor",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """attn-lab [doctor | Hydra overrides].  Exits 0, 1 (a case wrong or failed), 2 (bad request), 130 (interrupted)."""
+    """attn-lab [COMMAND … | Hydra overrides].  Exits 0, 1 (a case wrong or failed), 2 (bad request), 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler else writes its comings and goings to stderr
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -35,9 +38,8 @@ def _dispatch(words: list[str]) -> int:
                 raise BadRequest(
                     f"command: expected {', '.join(COMMANDS)}, or overrides such as backend=naive; got {words[0]!r}"
                 )
-            from attn_lab.sweep.doctor import doctor
-
-            return doctor(words[1:])
+            module, _, function = COMMANDS[words[0]].partition(":")
+            return int(getattr(importlib.import_module(module), function)(words[1:]))
         return _sweep(words)
     except BadRequest as error:
         print(f"attn-lab: {error}", file=sys.stderr)

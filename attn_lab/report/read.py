@@ -5,10 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_lab.bench.record import SCHEMA, STATUSES
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+AGAIN = " (again)"
 PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
 
@@ -27,6 +32,14 @@ class Row:
     reasons: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    twin: bool = False  # the baseline, timed again under a second label: their ratio is the run's noise
+    artifacts: Sequence[Mapping[str, Any]] = ()  # files that belong to the case: {kind, path in folder, size}
+    folder: Path = Path()  # where its records.jsonl lies
+
+    @property
+    def name(self) -> str:
+        """The backend asked, whatever the label."""
+        return self.backend.removesuffix(AGAIN) if self.twin else self.backend
 
     def number(self, metric: str, part: str = "value") -> float | None:
         """A metric's value, low or high; None where it is absent, not finite, or the case is not ok."""
@@ -34,6 +47,22 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return float(value) if abs(value) < 1e300 else None  # false for NaN as well
+
+    def series(self, metric: str) -> "NDArray[np.float64] | None":
+        """A metric's raw samples, in the order they were taken; None where none were kept or the case is not ok."""
+        return self._series.get(metric) if self.status == "ok" else None
+
+    @cached_property
+    def _series(self) -> "Mapping[str, NDArray[np.float64]]":
+        import numpy as np
+
+        paths = [self.folder / str(each.get("path")) for each in self.artifacts if each.get("kind") == "samples"]
+        kept: dict[str, NDArray[np.float64]] = {}
+        for path in paths:
+            if path.is_file():
+                with np.load(path, allow_pickle=False) as file:
+                    kept |= {name: file[name].astype(np.float64) for name in file.files if len(file[name])}
+        return kept
 
     @property
     def machine(self) -> str:
@@ -110,13 +139,13 @@ def _rows(file: Path, broken: list[str]) -> Iterator[Row]:
         for count, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield _row(printable(json.loads(line)))
+                    yield _row(printable(json.loads(line)), file.parent)
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     why = error if type(error) is ValueError else "not a whole record"
                     broken.append(f"{printable(str(file))}:{count}: {why}")
 
 
-def _row(record: Mapping[str, Any]) -> Row:
+def _row(record: Mapping[str, Any], folder: Path) -> Row:
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']}, this reader knows {SCHEMA}")
     if record["status"] not in STATUSES:
@@ -134,5 +163,19 @@ def _row(record: Mapping[str, Any]) -> Row:
     plain = int | float | None
     shape = {name: value if isinstance(value, plain) else str(value) for name, value in case["shape"].items()}
     names = {name: str(case[name]) for name in ("id", "backend", "mask", "subject")}
-    return Row(**names, round=int(case["round"]), shape=shape, status=record["status"], metrics=metrics,
-               reasons=[str(reason) for reason in record["reasons"]], provenance=provenance)  # fmt: skip
+    twin, artifacts = bool(case.get("twin", False)), record.get("artifacts", [])
+    if not isinstance(artifacts, list) or not all(isinstance(each, dict) for each in artifacts):
+        raise TypeError
+    names["backend"] += AGAIN * twin
+    return Row(
+        **names,
+        twin=twin,
+        artifacts=artifacts,
+        folder=folder,
+        round=int(case["round"]),
+        shape=shape,
+        status=record["status"],
+        metrics=metrics,
+        reasons=[str(reason) for reason in record["reasons"]],
+        provenance=provenance,
+    )
