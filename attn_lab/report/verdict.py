@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         """`1.43× (1.41–1.45)`, with no more digits than the interval supports."""
         width = self.high - self.low
-        places = 3 if width <= 0 else min(max(math.ceil(-math.log10(width / 2)), 0), 4)
+        places = 3 if width <= 0 else min(max(math.ceil(-math.log10(width / 1.5)), 0), 4)
         return f"{self.ratio:.{places}f}× ({self.low:.{places}f}–{self.high:.{places}f})"
 
 
