@@ -22,8 +22,10 @@ class CaseSweeper(BasicSweeper):
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        overrides.sort(key=lambda override: override.key_or_group == "backend")  # stable: rivals meet the same clock
+        # Stable: rivals meet the same clock, and again in the next round.
+        overrides.sort(key=lambda override: {"round": 0, "backend": 2}.get(override.key_or_group, 1))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         config = self.config
-        self.task_function.plan(jobs, lambda job: loader.load_sweep_config(config, list(job)))  # type: ignore[attr-defined]
+        compose = lambda job: loader.load_sweep_config(config, list(job))  # noqa: E731
+        jobs = self.task_function.plan(jobs, compose)  # type: ignore[attr-defined]
         return [self.launcher.launch(jobs, initial_job_idx=0)]

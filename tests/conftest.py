@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
-DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu"}
+DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu", "again": "again=false"}
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
 settings.load_profile("attn_lab")
 

@@ -8,13 +8,23 @@ import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, Told
+
+from attn_lab.bench.inputs import draw
+from attn_lab.probes.timing import Timing, precision
 
 PASSES = ("forward", "backward", "forward_backward")
 UNITS = {
     **{f"{name}/time": "ms" for name in PASSES},
     **{f"{name}/tflops": "TFLOP/s" for name in PASSES},
+    **{f"{name}/precision": "%" for name in PASSES},
+    **{f"{name}/intensity": "FLOP/B" for name in PASSES},
+    **{f"{name}/of_ceiling": "of ceiling/gemm" for name in PASSES},
+    "ceiling/gemm": "TFLOP/s",
+    "ceiling/copy": "GB/s",
     **{f"memory/{name}": "MB" for name in ("peak", "step", "inputs", "saved", "forward")},
     **{f"accuracy/{name}": "of allowed" for name in ("out", "dq", "dk", "dv")},
     "witness/kernels": "launches",
@@ -36,12 +46,12 @@ def test_a_fine_sweep_exits_0_and_says_where_its_records_are(swept):
 
 def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
     for record in swept.records:
-        assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance"]
+        assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance", "artifacts"]
         assert record["schema"] == 1 and record["reasons"] == []
         case = record["case"]
-        assert list(case) == ["id", "backend", "mask", "subject", "round", "shape"]
+        assert list(case) == ["id", "backend", "mask", "subject", "round", "twin", "shape"]
         assert re.fullmatch("[0-9a-f]{8}", case["id"])
-        assert (case["mask"], case["subject"], case["round"]) == ("causal", "kernel", 0)
+        assert (case["mask"], case["subject"], case["round"], case["twin"]) == ("causal", "kernel", 0, False)
         assert case["shape"] == {
             "batch_size": 1, "seq_len": case["shape"]["seq_len"], "num_heads": 4, "emb_dim": 128, "num_kv_heads": 4,
             "seq_len_kv": case["shape"]["seq_len"], "head_dim": 32, "dtype": "float32",
@@ -150,7 +160,7 @@ def test_the_same_command_again_appends_the_same_questions(swept, lab_in, tmp_pa
 
 
 def test_the_name_moves_the_folder_but_is_no_part_of_the_question(swept, door):
-    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory]")
+    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory,ceiling]")
     assert (told.folder / "runs/deep/er/records.jsonl").exists()
     assert [record["case"]["id"] for record in told.records] == [record["case"]["id"] for record in swept.records]
 
@@ -421,3 +431,161 @@ def test_a_logger_that_cannot_be_opened_leaves_nothing_behind(name, lab):
     assert told.code == 2 and told.err.startswith("attn-lab: ") and told.err.count("\n") == 1, told.err
     assert "logger.wandb.mode=online" in told.err and told.out == ""
     assert not (told.folder / "runs").exists()
+
+
+def order(told: Told) -> list[tuple[int, int, str]]:
+    """Of each record in turn: round, seq_len and label."""
+    cases = [record["case"] for record in told.records]
+    return [(case["round"], case["shape"]["seq_len"], case["backend"] + "'" * case["twin"]) for case in cases]
+
+
+def test_each_round_starts_with_another_and_the_baseline_runs_twice(door):
+    told = door("backend=naive,sdpa_flash,sdpa_math", "shape.seq_len=16,32", "round=0,1", "again=true",
+                "baseline=sdpa_flash", "probe=[accuracy,timing]", "passes=[forward]")  # fmt: skip
+    assert told.code == 0, told.err
+    first = ["naive", "sdpa_flash", "sdpa_math", "sdpa_flash'"]
+    second = [*first[1:], first[0]]
+    wanted = [(0, length, name) for length in (16, 32) for name in first]
+    assert order(told) == wanted + [(1, length, name) for length in (16, 32) for name in second]
+    assert "A/A floor, under which nothing is claimed: forward " in told.out
+    assert "16 of 16 cases" in told.out and "Against sdpa_flash" in told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "twins"),
+    [(["backend=sdpa_flash,sdpa_math"], ["sdpa_flash'"]),  # no naive here: the first stands in
+     (["backend=naive"], []), (["backend=naive,sdpa_math", "again=false"], []),
+     (["backend=naive,sdpa_math", "probe=[accuracy]"], []), (["backend=naive,sdpa_math", "twin=true"], [])],
+)  # fmt: skip
+def test_who_has_a_twin(words, twins, door):
+    told = door("passes=[forward]", "probe=[accuracy,timing]", "again=true", "shape.seq_len=16", *words)
+    made = [name for _, _, name in order(told) if name.endswith("'")]
+    assert made == twins if "twin=true" not in words else len(made) == 2
+
+
+def test_the_samples_behind_a_figure_are_kept_beside_it(swept):
+    for record in swept.records:
+        (artifact,) = record["artifacts"]
+        path = swept.folder / "runs/kept" / artifact["path"]
+        assert artifact["kind"] == "samples" and path.name == f"{record['case']['id']}.npz"
+        assert path.stat().st_size == artifact["size"]
+        with np.load(path) as kept:
+            assert set(kept.files) == {f"{name}/time" for name in PASSES}
+            for name, samples in kept.items():
+                metric = record["metrics"][name]
+                assert len(samples) == metric["samples"]
+                assert np.median(samples) == pytest.approx(metric["value"], rel=1e-6)
+
+
+def timing(**given) -> Timing:
+    return Timing(**{"warmup": 0, "samples": 4000, "least": 10, "seconds": 60.0, "precision": 2.0, **given})
+
+
+class Drawn:
+    """A clock that needs no time: calls last as long as a seeded generator says."""
+
+    calls_at_once = 1
+
+    def __init__(self, spread: float):
+        self.normal = np.random.default_rng(1)
+        self.spread = spread
+
+    def time(self, before, timed, count):
+        return list(np.exp(self.normal.normal(0, self.spread, count)))
+
+
+def test_a_noisier_machine_is_asked_more_often_until_it_is_certain():
+    counts = {}
+    for spread in (0.001, 0.05, 0.2):
+        times = timing()._sample(Drawn(spread), lambda: None, lambda _: None)
+        counts[spread] = len(times)
+        assert precision(times) <= 2.0
+    assert counts[0.001] == 10 < counts[0.05] < counts[0.2] < 4000
+
+
+def test_what_never_gets_certain_ends_and_says_so(door):
+    (record,) = door(
+        "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=1e-9", "measure.samples=12"
+    ).records
+    reached = record["metrics"]["forward/precision"]
+    assert reached["samples"] == 12 and reached["value"] > 1e-9 and "not within 1e-09 %" in reached["note"]
+
+
+def test_the_interval_of_the_median_holds_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(2)
+    held = 0
+    for _ in range(400):
+        times = np.exp(generator.normal(0, 0.1, 50))
+        held += abs(np.median(times) - 1) <= precision(times) / 100 * np.median(times)
+    assert 0.93 <= held / 400 <= 1.0
+
+
+@pytest.mark.parametrize("word", ["measure.precision=0", "measure.precision=-1", "measure.seconds=-1"])
+def test_a_precision_or_time_that_cannot_be_is_refused(word, door):
+    told = door(word)
+    assert told.code == 2 and told.err.count("\n") == 1 and "expected more than 0" in told.err
+
+
+RECOMPILES = '''
+from dataclasses import dataclass
+import torch
+from their_kernels import Right, plain
+
+@dataclass(frozen=True)
+class Recompiles(Right):
+    """Every call is compiled anew: a number it branches on is never the same."""
+
+    def prepare(self, request, machine):
+        calls = []
+        scaled = torch.compile(lambda tensor, turn: tensor * (turn / turn), backend="eager", dynamic=False)
+        attend = super().prepare(request, machine)
+
+        def call(q, k, v):
+            calls.append(1.0)
+            return attend(scaled(q, len(calls) + 1), k, v)
+
+        return call
+'''
+
+
+def test_a_backend_that_compiles_while_the_clock_runs_is_an_error(door, tmp_path, monkeypatch):
+    write_strangers(tmp_path)
+    (tmp_path / "recompiling.py").write_text(RECOMPILES)
+    (tmp_path / "conf/backend/recompiles.yaml").write_text("_target_: recompiling.Recompiles\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (record,) = door("--config-dir", "conf", "backend=recompiles", "probe=[accuracy,timing]").records
+    assert record["status"] == "error" and "recompil" in record["reasons"][0].lower(), record
+    assert "forward/time" not in record["metrics"]
+
+
+@pytest.mark.parametrize("subject", ["kernel", "layer"])
+@pytest.mark.parametrize("inputs", ["uniform", "zeros", "heavy_tailed"])
+def test_inputs_of_every_distribution_are_verified_and_timed(inputs, subject, door):
+    told = door(f"subject={subject}", f"subject.inputs={inputs}", "shape.seq_len=32", "backend=sdpa_flash,naive")
+    assert told.statuses == ["ok", "ok"], [record["reasons"] for record in told.records]
+
+
+def test_unknown_inputs_are_refused(door):
+    told = door("subject.inputs=ones")
+    assert told.code == 2 and "randn, uniform, zeros, heavy_tailed; got 'ones'" in told.err
+
+
+@pytest.mark.parametrize(("name", "deviation"), [("randn", 1), ("uniform", 1), ("heavy_tailed", 1), ("zeros", 0)])
+def test_inputs_are_what_their_names_say(name, deviation):
+    numbers = draw(name, (400_000,), torch.Generator().manual_seed(0), torch.float32)
+    assert numbers.std().item() == pytest.approx(deviation, abs=0.15)
+    assert abs(numbers.mean().item()) < 0.02
+    farthest = numbers.abs().max().item()
+    low, high = {"randn": (4, 7), "uniform": (1.7, 1.74), "heavy_tailed": (15, 2000), "zeros": (0, 0)}[name]
+    assert low <= farthest <= high
+
+
+def test_a_row_s_share_of_the_ceiling_is_its_rate_over_the_measured_one(swept):
+    for record in swept.records:
+        metrics = {name: metric["value"] for name, metric in record["metrics"].items()}
+        for name in PASSES:
+            assert metrics[f"{name}/of_ceiling"] == pytest.approx(metrics[f"{name}/tflops"] / metrics["ceiling/gemm"])
+        pairs, leaf = record["case"]["shape"]["seq_len"], record["case"]["shape"]["seq_len"] * 128 * 4
+        assert metrics["forward/intensity"] == pytest.approx(4 * 128 * pairs * (pairs + 1) / 2 / (4 * leaf))
+        assert metrics["backward/intensity"] == pytest.approx(10 * 128 * pairs * (pairs + 1) / 2 / (8 * leaf))
+    assert len({record["metrics"]["ceiling/gemm"]["value"] for record in swept.records}) == 1

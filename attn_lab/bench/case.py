@@ -15,7 +15,8 @@ from attn_lab.core.errors import BadRequest
 class Case:
     """The parts of one case, built and checked, and the resolved `config` they were built from.
 
-    `backend`, `mask` and `subject` are the names people chose them by.  Raises BadRequest if a probe with a clock
+    `backend`, `mask` and `subject` are the names people chose them by.  A `twin` is the baseline once more: the ratio
+    of the two is what a sweep takes for its noise.  Raises BadRequest if a probe with a clock
     would run before the answer was verified.
     """
 
@@ -23,6 +24,7 @@ class Case:
     mask: str
     subject: str
     round: int
+    twin: bool
     seed: int
     slices: int
     request: Request
@@ -57,7 +59,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        return f"{self.backend} {self.request.shape} {self.mask} {self.subject}"
+        again = " (again)" if self.twin else ""
+        return f"{self.backend}{again} {self.request.shape} {self.mask} {self.subject}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +69,7 @@ class Case:
             "mask": self.mask,
             "subject": self.subject,
             "round": self.round,
+            "twin": self.twin,
             "shape": asdict(self.request.shape),
         }
 

@@ -32,6 +32,7 @@ def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callab
     return Record(
         case=case.as_json(), status=status, reasons=reasons, provenance=provenance,
         metrics={metric.name: metric.as_json() for metric in metrics},
+        series={metric.name: metric.series for metric in metrics if metric.series},
     )  # fmt: skip
 
 
@@ -52,7 +53,9 @@ def _run(
                 notice(name)
                 start = time.perf_counter()
                 try:
-                    metrics += probe.measure(trial)  # one by one: what comes before a fault is kept
+                    for measurement in probe.measure(trial):
+                        metrics.append(measurement)  # one by one: what comes before a fault is kept
+                        trial.found[measurement.name] = measurement
                 finally:
                     probing += time.perf_counter() - start
         return "ok", []

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -22,11 +22,10 @@ class Measurement:
     high: float | None = None
     samples: int = 1
     note: str = ""
+    series: Sequence[float] = field(default=(), repr=False)  # all samples, as taken; kept beside the record
 
     def as_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        del fields["name"]
-        return fields
+        return {name: getattr(self, name) for name in ("value", "unit", "low", "high", "samples", "note")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +43,19 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One case's outcome.  `case` holds id, backend, mask, subject, round and shape; metrics are keyed `PASS/WHAT`."""
+    """One case's outcome.  `case` holds id, backend, mask, subject, round, twin, shape; metrics are keyed `PASS/WHAT`.
+
+    `series` are the raw samples of some metrics, by name; whoever keeps the record puts them in a file and names that
+    among the `artifacts`, each {kind, path in the run's folder, size in bytes}.
+    """
 
     case: Mapping[str, Any]
     status: Status
     provenance: Provenance
     reasons: list[str] = field(default_factory=list)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    artifacts: Sequence[Mapping[str, Any]] = ()
+    series: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -64,6 +69,7 @@ class Record:
             "reasons": self.reasons,
             "metrics": {name: dict(metric) for name, metric in self.metrics.items()},
             "provenance": asdict(self.provenance),
+            "artifacts": [dict(artifact) for artifact in self.artifacts],
         }
 
     def line(self) -> str:

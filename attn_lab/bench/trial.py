@@ -1,7 +1,7 @@
 """A case made ready to run: the tensors, the step, and the two answers to compare; what every probe drives."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -24,6 +24,7 @@ class Trial:
     flops      operations per pass, from the exact pair count
     cut        the checked slices of a whole answer (out, and d + name of each leaf)
     reference  the same slices from the oracle, computed in the dtype asked
+    found      what the probes before have measured, by name
     """
 
     request: Request
@@ -36,6 +37,7 @@ class Trial:
     cut: Callable[[Answer], Answer]
     reference: Callable[[torch.dtype], Answer]
     prepare_seconds: float = 0.0
+    found: dict[str, Measurement] = field(default_factory=dict)
 
     @property
     def passes(self) -> tuple[str, ...]:

@@ -1,20 +1,30 @@
-"""records.jsonl, the truth: one line a case, appended and flushed, whole or not at all."""
+"""records.jsonl, the truth: one line a case, appended and flushed, whole or not at all; raw samples lie beside it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from attn_lab.bench.record import Record
 
 
 class Jsonl:
-    """Appends to FOLDER/records.jsonl.  OSError if it cannot; a line that did not fit is taken back."""
+    """Appends to FOLDER/records.jsonl.  OSError if it cannot; a line that did not fit is taken back.
+
+    A record's samples go to FOLDER/samples/ID.npz first, by metric, as 32-bit floats: of a case run again, the newest.
+    """
 
     def __init__(self, *, folder: Path, sweep: str):
+        self.folder = folder
         self.path = folder / "records.jsonl"
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  held until close
         self.where = f"records: {self.path}"
 
     def write(self, record: Record) -> None:
+        if record.series:
+            record = replace(record, artifacts=[*record.artifacts, self._samples(record)])
         line = record.line().encode()
         before = os.fstat(self._file.fileno()).st_size
         try:
@@ -29,3 +39,17 @@ class Jsonl:
 
     def close(self) -> None:
         self._file.close()
+
+    def _samples(self, record: Record) -> dict[str, str | int]:
+        path = self.folder / "samples" / f"{record.case['id']}.npz"
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                samples: Any = {name: np.asarray(values, np.float32) for name, values in record.series.items()}
+                np.savez(file, **samples)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        return {"kind": "samples", "path": f"samples/{path.name}", "size": path.stat().st_size}

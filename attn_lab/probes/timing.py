@@ -1,11 +1,12 @@
-"""How long a pass takes: one CUDA event pair a call over a flushed L2; on the CPU, wall clock."""
+"""How long a pass takes: one CUDA event pair a call over a flushed L2, on the CPU wall clock, until that is certain."""
 
-import statistics
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from attn_lab.bench.record import Measurement
@@ -22,13 +23,16 @@ CUSHION_CYCLES = (
 class Timing(Probe):
     """Median with p05 and p95 of single calls, after `warmup` of them.
 
-    Takes `samples` calls of each pass, fewer (but at least `least`) where they would outlast `seconds`.
+    Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
+    `samples` at most, and for no longer than `seconds`.  PASS/precision is what was reached.  A pass that compiles
+    anything anew while the clock runs fails the case.
     """
 
     warmup: int
     samples: int
     least: int
     seconds: float
+    precision: float
     clocks = True
 
     def __post_init__(self) -> None:
@@ -37,17 +41,24 @@ class Timing(Probe):
                 raise BadRequest(f"measure.{name}: expected at least {floor}; got {value}")
         if self.least > self.samples:
             raise BadRequest(f"measure.least: expected at most measure.samples={self.samples}; got {self.least}")
-        if not self.seconds > 0:
-            raise BadRequest(f"measure.seconds: expected more than 0; got {self.seconds}")
+        for name, number in (("seconds", self.seconds), ("precision", self.precision)):
+            if not number > 0:
+                raise BadRequest(f"measure.{name}: expected more than 0; got {number}")
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
         clock = _CudaClock() if trial.machine.device == "cuda" else _WallClock()
         for name in trial.passes:
-            times = self._sample(clock, *_stages(trial, name))
-            median = statistics.median(times)
-            low, high = _percentile(times, 0.05), _percentile(times, 0.95)
+            with torch.compiler.set_stance("fail_on_recompile"):
+                times = self._sample(clock, *_stages(trial, name))
+            low, median, high = (_quantile(times, share) for share in (0.05, 0.5, 0.95))
+            reached = precision(times)
+            short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
             rate = trial.flops[name] / 1e9  # FLOP per ms → TFLOP/s
-            yield Measurement(name=f"{name}/time", value=median, unit="ms", low=low, high=high, samples=len(times))
+            yield Measurement(
+                name=f"{name}/time", value=median, unit="ms", low=low, high=high, samples=len(times), series=times
+            )
+            if math.isfinite(reached):
+                yield Measurement(name=f"{name}/precision", value=reached, unit="%", samples=len(times), note=short)
             yield Measurement(
                 name=f"{name}/tflops", value=rate / median, unit="TFLOP/s", low=rate / high, high=rate / low,
                 samples=len(times),
@@ -57,10 +68,14 @@ class Timing(Probe):
         for _ in range(self.warmup):
             timed(before())
         times: list[float] = []
-        deadline = time.perf_counter() + self.seconds
+        deadline, look = time.perf_counter() + self.seconds, self.least
         while len(times) < self.samples and (len(times) < self.least or time.perf_counter() < deadline):
             count = min(clock.calls_at_once, self.samples - len(times))
             times += clock.time(before, timed, count)
+            if len(times) >= look:  # not at each call: an interval that is looked at often is narrow by luck sometimes
+                look = math.ceil(1.2 * len(times))
+                if precision(times) <= self.precision:
+                    break
         return times
 
 
@@ -107,10 +122,20 @@ class _CudaClock:
         return [start.elapsed_time(end) for start, end in pairs]
 
 
-def _percentile(values: list[float], share: float) -> float:
-    """Linear interpolation between the two nearest ranks."""
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+def precision(times: Sequence[float]) -> float:
+    """How far, in %, the 95 % interval of the median reaches from it.  Infinite for fewer than six samples.
+
+    By ranks, whatever the distribution: n/2 ± 0.98·√n (Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    ordered, count = sorted(times), len(times)
+    if count < 6:
+        return math.inf
+    middle = _quantile(ordered, 0.5)
+    reach = 0.98 * math.sqrt(count)
+    low = ordered[max(math.floor(count / 2 - reach), 0)]
+    high = ordered[min(math.ceil(count / 2 + reach), count - 1)]
+    return 100 * max(high - middle, middle - low) / middle
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return float(np.quantile(values, share))

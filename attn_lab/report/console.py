@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attn_lab.report import compare
 from attn_lab.report.read import PASSES, Row
+from attn_lab.report.verdict import Floor, floor_of, judge
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
 STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
@@ -30,7 +31,7 @@ def summary(
         _say(console, compare.text(rows[0], [name for name in rows[0].asked if name not in varying]), "dim")
         _cases(sorted(rows, key=compare.order), varying, console)
         _reasons(rows, console)
-        _against(sorted(compare.pooled(rows), key=compare.order), varying, baseline, console)
+        _against(sorted(rows, key=compare.order), varying, baseline, console)
     for line in broken:
         _say(console, f"not read: {line}", "red")
 
@@ -89,37 +90,50 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
 
 
 def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console: Console) -> None:
+    """Every backend's verdicts against the baseline, and the noise they were held against."""
     if not any(row.status == "ok" for row in rows):
         _say(console, "\nNo case came out ok: there is nothing to compare.", "bold")
         return
-    beside = compare.baselines(rows, baseline)
-    names = [row.backend for row in rows if row.status == "ok"]
+    floors = {one: floor_of(rows, f"{one}/time") for one in PASSES}
+    single = [row for row in rows if not row.twin]
+    names = [row.backend for row in single if row.status == "ok"]
     if any(name != baseline for name in names):
         _say(console, f"\nAgainst {baseline}", "bold")
-    for setting, group in groupby(rows, key=lambda row: row.setting):
-        others = sorted((row for row in group if row.status == "ok" and row.backend != baseline), key=compare.speed)
-        for row in others:
+    for _, cases in groupby(single, key=lambda row: row.setting):
+        rounds: dict[str, list[Row]] = {}
+        for row in cases:
+            rounds.setdefault(row.backend, []).append(row)
+        pools = {name: compare.pooled(several)[0] for name, several in rounds.items()}
+        others = [row for row in pools.values() if row.status == "ok" and row.backend != baseline]
+        for row in sorted(others, key=compare.speed):
             where = compare.text(row, [name for name in varying if name not in row.shape])
             label = row.shape_text + f" {where}" * bool(where)
-            why = compare.missing(beside.get(setting), baseline)
+            why = compare.missing(pools.get(baseline), baseline)
             if why:
                 _hang(console, baseline, max(map(len, names)), f"{label}: nothing is compared, {why}")
                 break
-            _hang(console, row.backend, max(map(len, names)), f"{label}: {_said(row, beside[setting])}")
+            said = _said(rounds[row.backend], rounds[baseline], floors)
+            share = compare.memory_share(row, pools[baseline])
+            if share is not None:
+                said.append(f"peak memory {compare.digits(100 * share, 2)} % of {baseline}'s")
+            told = "; ".join(said) or f"nothing was measured of both it and {baseline}"
+            _hang(console, row.backend, max(map(len, names)), f"{label}: {told}")
+    if any(name != baseline for name in names):
+        measured = [f"{WORDS.get(one, one)} {floor.percent}" for one, floor in floors.items() if floor.measured]
+        _say(
+            console,
+            f"A/A floor, under which nothing is claimed: {', '.join(measured)}" if measured else f"{Floor()}",
+            "dim",
+        )
 
 
-def _said(row: Row, baseline: Row) -> str:
-    """`forward 9.1×, step 5.2× faster; backward 0.80× slower; peak memory 14 % of naive's`."""
-    ends: dict[str, list[str]] = {"faster": [], "as fast": [], "slower": []}
-    for one, ratio in compare.speedups(row, baseline).items():
-        shown = compare.digits(ratio, 2)
-        end = "as fast" if float(shown) == 1 else "faster" if ratio > 1 else "slower"
-        ends[end].append(f"{WORDS.get(one, one)} {shown}×")
-    parts = [f"{', '.join(passes)} {end}" for end, passes in ends.items() if passes]
-    share = compare.memory_share(row, baseline)
-    if share is not None:
-        parts.append(f"peak memory {compare.digits(100 * share, 2)} % of {baseline.backend}'s")
-    return "; ".join(parts) or f"nothing was measured of both it and {baseline.backend}"
+def _said(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, Floor]) -> list[str]:
+    """`forward 9.1× (9.0–9.2), step 5.2× (5.1–5.3) faster`, `backward 0.99× (0.97–1.02) unclear`."""
+    words: dict[str, list[str]] = {"faster": [], "same": [], "unclear": [], "slower": []}
+    for one in PASSES:
+        if verdict := judge(rounds, baseline, f"{one}/time", floors[one]):
+            words[verdict.word].append(f"{WORDS.get(one, one)} {verdict}")
+    return [f"{', '.join(passes)} {word}" for word, passes in words.items() if passes]
 
 
 def _groups(rows: Sequence[Row]) -> list[Group]:

@@ -79,10 +79,14 @@ class Row:
 
     @property
     def _options(self) -> dict[str, Any]:
-        """`mask.window` and the like: two windows are two questions, though the mask has one name."""
+        """`mask.window` and the like: two windows are two questions, though the mask has one name.
+
+        The usual inputs go without saying, as in records from before there were others.
+        """
         groups = {group: self.provenance["config"].get(group) for group in ("subject", "mask")}
         return {f"{group}.{name}": value for group, options in groups.items() if isinstance(options, dict)
-                for name, value in options.items() if isinstance(value, int | float) and name[:1] != "_"}  # fmt: skip
+                for name, value in options.items() if isinstance(value, int | float | str) and name[:1] != "_"
+                and (group, name, value) != ("subject", "inputs", "randn")}  # fmt: skip
 
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:

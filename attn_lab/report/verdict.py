@@ -11,6 +11,7 @@ from attn_lab.report.read import Row
 
 DRAWS = 2000
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
+ALIKE = 0.05  # nobody chooses by less; but what noise hides may be more, and then is not called the same
 Word = Literal["faster", "slower", "same", "unclear"]
 Draws = NDArray[np.float64]
 
@@ -21,9 +22,14 @@ class Floor(NamedTuple):
     share: float = UNMEASURED
     measured: bool = False
 
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.share:.{0 if self.share >= 0.1 else 1 if self.share >= 0.01 else 2}f} %"
+
     def __str__(self) -> str:
-        told = f"{100 * self.share:.2g} %"
-        return f"A/A floor {told}" if self.measured else f"no A/A was run: under {told} nothing is claimed"
+        return (
+            f"A/A floor {self.percent}" if self.measured else f"no A/A was run: under {self.percent} nothing is claimed"
+        )
 
 
 class Verdict(NamedTuple):
@@ -38,7 +44,7 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         """`1.43× (1.41–1.45)`, with no more digits than the interval supports."""
         width = self.high - self.low
-        places = 3 if width <= 0 else min(max(math.ceil(-math.log10(width)), 0), 4)
+        places = 3 if width <= 0 else min(max(math.ceil(-math.log10(width / 1.5)), 0), 4)
         return f"{self.ratio:.{places}f}× ({self.low:.{places}f}–{self.high:.{places}f})"
 
 
@@ -47,7 +53,7 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
 
     Bootstrap over rounds, and over the samples within each.  Rounds that one sweep ran of both are compared with each
     other, so that what drifts between rounds cancels.  faster, slower: the whole interval lies beyond the floor; same:
-    it lies within twice the floor; else unclear.  None where either has no such time.
+    it lies within twice the floor, and ALIKE; else unclear.  None where either has no such time.
     """
     logs = _log_ratios(mine, other, metric)
     if logs is None:
@@ -55,12 +61,13 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
     middle, draws = logs
     low, high = (float(np.exp(each)) for each in np.quantile(draws, (0.025, 0.975)))
     ratio, edge = math.exp(middle), 1 + floor.share
+    alike = 1 + min(2 * floor.share, ALIKE)
     word: Word = "unclear"
     if low > edge:
         word = "faster"
     elif high < 1 / edge:
         word = "slower"
-    elif 1 / (1 + 2 * floor.share) <= low and high <= 1 + 2 * floor.share:
+    elif 1 / alike <= low and high <= alike:
         word = "same"
     return Verdict(ratio, min(low, ratio), max(high, ratio), word, floor)
 

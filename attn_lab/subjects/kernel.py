@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attn_lab.bench.inputs import check_inputs, draw
 from attn_lab.bench.oracle import oracle
 from attn_lab.bench.trial import Answer, Subject, Trial
 from attn_lab.core.backend import Attend, Backend, Request
@@ -15,22 +16,26 @@ from attn_lab.core.machine import Machine
 
 @dataclass(frozen=True)
 class Kernel(Subject):
+    inputs: str = "randn"
+
+    def __post_init__(self) -> None:
+        check_inputs(self.inputs)
+
     def stage(
         self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
     ) -> Trial:
         shape = request.shape
         generator = torch.Generator(machine.device).manual_seed(seed)
 
-        def randn(seq: int, heads: int, requires_grad: bool) -> Tensor:
-            return torch.randn(
-                shape.batch_size, seq, heads, shape.head_dim, generator=generator,
-                dtype=getattr(torch, shape.dtype), device=machine.device, requires_grad=requires_grad,
-            )  # fmt: skip
+        def drawn(seq: int, heads: int) -> Tensor:
+            size = (shape.batch_size, seq, heads, shape.head_dim)
+            return draw(self.inputs, size, generator, getattr(torch, shape.dtype))
 
-        q = randn(shape.seq_len, shape.num_heads, request.needs_backward)
-        k = randn(shape.seq_len_kv, shape.num_kv_heads, request.needs_backward)
-        v = randn(shape.seq_len_kv, shape.num_kv_heads, request.needs_backward)
-        cotangent = randn(shape.seq_len, shape.num_heads, False)
+        q = drawn(shape.seq_len, shape.num_heads)
+        k, v = (drawn(shape.seq_len_kv, shape.num_kv_heads) for _ in "kv")
+        cotangent = drawn(shape.seq_len, shape.num_heads)
+        for leaf in (q, k, v):
+            leaf.requires_grad_(request.needs_backward)
         checked = _checked(shape.batch_size, shape.num_kv_heads, slices, seed)
         groups = [slice(head * shape.group_size, (head + 1) * shape.group_size) for _, head in checked]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attn_lab.bench.inputs import check_inputs, draw
 from attn_lab.bench.oracle import oracle
 from attn_lab.bench.trial import Answer, Subject, Trial
 from attn_lab.core.backend import Attend, Backend, Request
@@ -19,8 +20,10 @@ from attn_lab.layer.attention import Attention
 @dataclass(frozen=True)
 class Layer(Subject):
     bias: bool = False
+    inputs: str = "randn"
 
     def __post_init__(self) -> None:
+        check_inputs(self.inputs)
         if not isinstance(self.bias, bool):
             raise BadRequest(f"subject.bias: expected true or false; got {self.bias!r}")
 
@@ -47,13 +50,9 @@ class Layer(Subject):
             with torch.no_grad():
                 parameter.normal_(std=shape.emb_dim**-0.5, generator=generator)  # activations stay near unit variance
 
-        def randn(requires_grad: bool) -> Tensor:
-            return torch.randn(
-                shape.batch_size, shape.seq_len, shape.emb_dim, generator=generator,
-                dtype=dtype, device=machine.device, requires_grad=requires_grad,
-            )  # fmt: skip
-
-        x, cotangent = randn(request.needs_backward), randn(False)
+        size = (shape.batch_size, shape.seq_len, shape.emb_dim)
+        x = draw(self.inputs, size, generator, dtype).requires_grad_(request.needs_backward)
+        cotangent = draw(self.inputs, size, generator, dtype)
         layer.use(attend, x)
         # Batch elements are independent, so that one alone is an exact check of itself; the last, where overruns show.
         batch = slice(shape.batch_size - 1, shape.batch_size)

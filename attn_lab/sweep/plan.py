@@ -3,6 +3,8 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,7 +22,7 @@ from attn_lab.sweep.explain import explained
 from attn_lab.sweep.schema import Config, unknown_keys
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
-NOT_THE_QUESTION = ("name", "logger")  # change where an answer is kept, never the answer
+NOT_THE_QUESTION = ("name", "logger", "again", "baseline")  # change where an answer is kept, never the answer
 
 
 def register_resolvers() -> None:
@@ -48,7 +50,7 @@ def build(config: DictConfig, choices: Mapping[str, str]) -> Case:
     question["device"] = machine.device
     return Case(
         backend=choices["backend"], mask=choices["mask"], subject=choices["subject"],
-        round=config.round, seed=config.seed, slices=config.measure.slices, request=request,
+        round=config.round, twin=config.twin, seed=config.seed, slices=config.measure.slices, request=request,
         who=instantiate(config.backend), what=instantiate(config.subject),
         probes={name: instantiate(each) if OmegaConf.is_config(each) else each for name, each in config.probe.items()},
         config=question,
@@ -67,6 +69,34 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
             where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
             raise BadRequest(f"{explained(error)}{where}") from None
     return cases
+
+
+def arranged(
+    jobs: Sequence[Sequence[str]], cases: Sequence[Case], *, baseline: str, again: bool
+) -> tuple[list[Sequence[str]], list[Case]]:
+    """The order in which they are run: where rivals meet at one shape, each round starts with another of them.
+
+    With `again`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
+    """
+    ordered: list[tuple[Sequence[str], Case]] = []
+    for _, group in groupby(zip(jobs, cases, strict=True), key=lambda pair: _but_for_backend(pair[1])):
+        rivals = list(group)
+        names = [case.backend for _, case in rivals]
+        if (
+            again
+            and len(set(names)) > 1
+            and not rivals[0][1].twin
+            and any(p.clocks for p in rivals[0][1].probes.values())
+        ):
+            job, case = rivals[names.index(baseline) if baseline in names else 0]
+            rivals.append(([*job, "twin=true"], replace(case, twin=True, config={**case.config, "twin": True})))
+        start = rivals[0][1].round % len(rivals)
+        ordered += rivals[start:] + rivals[:start]
+    return [job for job, _ in ordered], [case for _, case in ordered]
+
+
+def _but_for_backend(case: Case) -> dict[str, Any]:
+    return {key: value for key, value in case.config.items() if key != "backend"}
 
 
 def _check_keeping(config: DictConfig) -> None:

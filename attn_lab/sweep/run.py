@@ -21,7 +21,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import detect
 from attn_lab.report.console import summary
 from attn_lab.report.read import records
-from attn_lab.sweep.plan import build, plan, sweep_folder
+from attn_lab.sweep.plan import arranged, build, plan, sweep_folder
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
 from attn_lab.sweep.view import View
 
@@ -57,15 +57,22 @@ class Run:
         if self.stopping:
             raise KeyboardInterrupt
 
-    def plan(self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> None:
-        """Build every case, then make the folder, open the loggers and begin the view.  Raises BadRequest."""
+    def plan(
+        self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]
+    ) -> list[Sequence[str]]:
+        """Build every case, then make the folder, open the loggers and begin the view.  Raises BadRequest.
+
+        Returns the jobs in the order they are to be run, the baseline's twins among them.
+        """
 
         def composed(job: Sequence[str]) -> DictConfig:
             self._heed()
             return compose(job)
 
-        self.cases = plan(jobs, composed)
+        cases = plan(jobs, composed)
         config = compose(jobs[0])
+        self.baseline = config.baseline
+        jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
         self.folder = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
         fresh = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -84,6 +91,7 @@ class Run:
             f"-> {self.folder}", highlight=False, soft_wrap=True,
         )  # fmt: skip
         self.view = View(self.console, len(self.cases))
+        return jobs
 
     def __call__(self, config: DictConfig) -> str:
         """Examine the case `config` describes and keep its record.  Returns its status."""
@@ -116,7 +124,7 @@ class Run:
             logger.close()
         if self.made:
             rows, broken = records(self.folder, sweep=self.sweep)
-            summary(rows, self.console, broken=broken)
+            summary(rows, self.console, baseline=self.baseline, broken=broken)
             self._say_where_and_how_long()
         return int(any(record.status in ("wrong", "error") for record in self.made))
 

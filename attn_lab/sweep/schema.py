@@ -30,9 +30,10 @@ class Measure:
     """How hard to look.  Probes take what they need of it by interpolation."""
 
     warmup: int = MISSING  # untimed calls before the clock
-    samples: int = MISSING  # timed calls of each pass
-    least: int = MISSING  # … of which so many even when out of time
+    samples: int = MISSING  # timed calls of each pass, at most
+    least: int = MISSING  # … of which so many even when out of time, or sure enough
     seconds: float = MISSING  # clock time for each pass
+    precision: float = MISSING  # % of the median that its 95 % interval may reach to either side
     slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
 
 
@@ -43,7 +44,10 @@ class Config:
     name: str = MISSING  # the run folder: runs/NAME
     device: str = "auto"
     seed: int = 0
-    round: int = 0
+    round: int = 0  # 0,1,2: everything that often; what rounds disagree by, no single one can tell
+    twin: bool = False  # set by the sweep: this case is the baseline once more
+    again: bool = True  # whether a sweep over backends times its baseline twice, and so its own noise
+    baseline: str = "naive"  # that others are compared with; a sweep without it takes its first backend
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]
     measure: Measure = field(default_factory=Measure)
