@@ -23,13 +23,11 @@ def report(words: list[str]) -> int:
     settings = [word for word in words if word.startswith("report.language=")]
     given = _parser().parse_args([word for word in words if word not in settings])
     language = settings[-1].partition("=")[2] if settings else given.language
-    out = given.out or (
-        Path(given.runs[0]) / "report" if len(given.runs) == 1 and Path(given.runs[0]).is_dir() else "report"
-    )
+    alone = Path(given.runs[0]) if len(given.runs) == 1 else None
+    out = given.out or (alone / "report" if alone and alone.is_dir() else Path("report"))
     made = make(given.runs, out, language=language, baseline=given.baseline)
-    print(
-        f"{made[0]}\nand beside it {', '.join(sorted({file.relative_to(made[0].parent).parts[0] for file in made[1:]}))}"
-    )
+    print(made[0])
+    print("beside it:", ", ".join(dict.fromkeys(file.relative_to(out).parts[0] for file in made[1:])))
     if given.open:
         webbrowser.open(made[0].resolve().as_uri())
     return 0

@@ -138,7 +138,10 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Stud
 def noise(row: Row, metric: str) -> str:
     """Why a number must not be trusted as it stands; nothing where it may."""
     note = str(row.metrics.get(metric, {}).get("note") or "")
-    return note if note.startswith(NOISY) else ""
+    if note.startswith(NOISY):
+        return note
+    one, _, what = metric.partition("/")
+    return str(row.metrics.get(f"{one}/precision", {}).get("note") or "") if what in ("time", "tflops") else ""
 
 
 def mixtures(rows: Sequence[Row]) -> list[str]:

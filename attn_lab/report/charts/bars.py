@@ -14,7 +14,10 @@ from attn_lab.report.study import Study, noise
 
 STACK = ("inputs", "saved", "workspace")
 MOST_STACKS = 4  # places of an axis, from its first to its last; the table has them all
+NAMES = alt.Axis(ticks=False, domain=False)
+ORDER = alt.EncodingSortField("place", op="min")
 AXIS = alt.Axis(format="~r", tickCount=3)
+HERE = alt.FieldEqualPredicate(field="at", equal="$at")
 ROOM = alt.Scale(domain=[0, "$most"], nice=False)  # for a number behind the longest bar
 
 
@@ -58,8 +61,8 @@ def of_stack(study: Study, family: Family) -> Figure | None:
     last = len(places) - 1
     places = sorted({places[round(step * last / (MOST_STACKS - 1))] for step in range(MOST_STACKS)})
     most = {at: 1.25 * max(value["peak"] for value in values if value["at"] == at) for at in places}
-    panels = [Panel(f"{family.axis} {at}" if family.axis else study.words["memory/peak"], spec, {"at": at, "most": most[at]})
-              for at in places]  # fmt: skip
+    titles = {at: f"{family.axis} {at}" if family.axis else study.words["memory/peak"] for at in places}
+    panels = [Panel(titles[at], spec, {"at": at, "most": most[at]}) for at in places]
     return Figure(f"memory-{family.anchor}", family.held, study.words["alt_stack"], panels, values)
 
 
@@ -75,7 +78,7 @@ def parts_of(row: Row) -> tuple[float, float, float] | None:
 @cache
 def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
     base = alt.Chart(look.VALUES).transform_filter(look.SHOWN).encode(
-        y=alt.Y("backend:N", sort=alt.EncodingSortField("place", op="min"), title=None, axis=alt.Axis(ticks=False, domain=False)),
+        y=alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES),
         x=alt.X(f"{field}:Q", title=None, axis=AXIS, scale=ROOM),
         tooltip=[alt.Tooltip("backend:N"), alt.Tooltip(f"{said}:N", title=title), alt.Tooltip("note:N")],
     )  # fmt: skip
@@ -87,14 +90,8 @@ def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
 
 @cache
 def stack(parts: tuple[str, ...], peak: str) -> Spec:
-    base = (
-        alt.Chart(look.VALUES)
-        .transform_filter(alt.FieldEqualPredicate(field="at", equal="$at"))
-        .transform_filter(look.SHOWN)
-    )
-    y = alt.Y(
-        "backend:N", sort=alt.EncodingSortField("place", op="min"), title=None, axis=alt.Axis(ticks=False, domain=False)
-    )
+    base = alt.Chart(look.VALUES).transform_filter(HERE).transform_filter(look.SHOWN)
+    y = alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES)
     scale = alt.Scale(domain=list(parts), range=list(look.PARTS))
     drawn = base.mark_bar(height={"band": 0.72}).encode(
         y=y, x=alt.X("size:Q", title="MB", stack="zero", axis=AXIS, scale=ROOM), order="rank:Q",

@@ -142,7 +142,8 @@ def curve(field: str, axis: str, title: str, names: tuple[str, ...], wide: bool,
         seen.mark_line().encode(y=y, color=look.colour(names), opacity=look.faint(1)),
         seen.mark_point(filled=True).encode(
             y=y, shape=look.shape(names), opacity=look.faint(1), tooltip=told,
-            stroke=look.colour(names), fill=alt.condition("isValid(datum.note)", alt.value("transparent"), look.colour(names)),
+            stroke=look.colour(names),
+            fill=alt.condition("isValid(datum.note)", alt.value("transparent"), look.colour(names)),
         ),
     ]  # fmt: skip
     if field != "share":
