@@ -14,7 +14,7 @@ from attn_lab.report.compare import BASELINE
 from attn_lab.report.language import LANGUAGES, catalogue
 
 EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
-MOST_FILES = 30  # figures drawn into files; the page draws all of them, when they are looked at
+MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
 OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-")
 
 
@@ -70,12 +70,12 @@ def _write(folders: Sequence[str | Path], fresh: Path, language: str, baseline: 
         library = aside.submit(html.bundle)
         pages = [(name, study.words[page.title], list(page.render(study))) for name, page in PAGES.items()]
         figures = html.figures(piece for *_, pieces in pages for piece in pieces)
-        export.write(figures[:MOST_FILES], fresh / "figures", study.backends)
         title = study.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in study.rows)))
         drawn = [figure.anchor for figure in figures[:MOST_FILES]]
-        (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
-        (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
-        tidy.write(study, fresh)
+        with export.writing(figures[:MOST_FILES], fresh / "figures", study.backends):
+            (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
+            (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
+            tidy.write(study, fresh)
 
 
 def _place(fresh: Path, out: Path) -> list[Path]:

@@ -3,8 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,16 +22,18 @@ MOST_WORKERS = 8
 SHARP = 1.25  # pixels of a picture for each of the page's
 
 
-def write(figures: Sequence[Figure], folder: Path, backends: Sequence[str]) -> None:
-    """NAME.svg and NAME.png for each figure; `backends` are the report's, whose order gives the colours.
+@contextmanager
+def writing(figures: Sequence[Figure], folder: Path, backends: Sequence[str]) -> Iterator[None]:
+    """Within this, NAME.svg and NAME.png of each figure are made; `backends` are the report's: their order is colour.
 
     In processes of their own: Vega answers one call at a time, and a picture takes a few tenths of a second.
     """
     folder.mkdir()
     workers = min(os.cpu_count() or 1, MOST_WORKERS, math.ceil(len(figures) / 3))
-    if workers:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            list(pool.map(_files, figures, repeat(folder), repeat(backends)))
+    with ProcessPoolExecutor(workers or 1, mp_context=get_context("spawn")) as pool:
+        made = pool.map(_files, figures, repeat(folder), repeat(backends))
+        yield
+        list(made)
 
 
 def _files(figure: Figure, folder: Path, backends: Sequence[str]) -> None:

@@ -33,10 +33,11 @@ def write(study: Study, folder: Path) -> None:
             for name in row.metrics or ("",):
                 metrics["case"].append(len(cases) - 1)
                 metrics["metric"].append(name)
+                metric = row.metrics.get(name, {})
                 for part in PARTS[:4]:
-                    metrics[part].append(row.number(name, part))
+                    metrics[part].append(row.number(name, part) if metric.get(part) is not None else None)
                 for part in PARTS[4:]:
-                    metrics[part].append(str(row.metrics.get(name, {}).get(part) or ""))
+                    metrics[part].append(str(metric.get(part) or ""))
     names = dict.fromkeys(name for case in cases for name in case)
     whole = pa.table({name: pa.array([case.get(name) for case in cases]) for name in names})
     tidy = whole.take(pa.array(metrics.pop("case")))

@@ -1,17 +1,19 @@
 """A figure as every page, file and dashboard takes it: panels of Vega-Lite over one list of values."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Values = Sequence[Mapping[str, Any]]
 Spec = Mapping[str, Any]
+MARK = "\x01"  # in no text of a record, which are all printable
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: a specification that many panels share, and what this one puts where that says `$name`."""
+    """One chart: a specification that many panels share, and what this one puts into its holes."""
 
     title: str
     spec: Spec
@@ -34,9 +36,14 @@ class Figure:
     backends: Sequence[str] = ()
 
 
+def hole(name: str) -> str:
+    """In a specification: what each panel puts there itself."""
+    return MARK + name
+
+
 def rounded(value: float | None) -> float | None:
-    """Six digits: enough for any screen, and half the bytes."""
-    return None if value is None else float(f"{value:.6g}")
+    """Six digits: enough for any screen, and half the bytes.  None for what no axis has a place for."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def _fill(value: Any, holes: Mapping[str, Any]) -> Any:
@@ -44,7 +51,7 @@ def _fill(value: Any, holes: Mapping[str, Any]) -> Any:
         return {name: _fill(each, holes) for name, each in value.items()}
     if isinstance(value, list):
         return [_fill(each, holes) for each in value]
-    return holes.get(value[1:], value) if isinstance(value, str) and value[:1] == "$" else value
+    return holes[value[1:]] if isinstance(value, str) and value[:1] == MARK else value
 
 
 def key(spec: Spec) -> str:

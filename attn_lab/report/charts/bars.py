@@ -7,18 +7,19 @@ from typing import Any
 import altair as alt
 
 from attn_lab.report import compare
-from attn_lab.report.charts import Figure, Panel, Spec, look, rounded
+from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
 from attn_lab.report.families import Family
 from attn_lab.report.read import Row
 from attn_lab.report.study import Study, noise
 
+BAR = 22  # pixels
 STACK = ("inputs", "saved", "workspace")
 MOST_STACKS = 4  # places of an axis, from its first to its last; the table has them all
 NAMES = alt.Axis(ticks=False, domain=False)
 ORDER = alt.EncodingSortField("place", op="min")
 AXIS = alt.Axis(format="~r", tickCount=3)
-HERE = alt.FieldEqualPredicate(field="at", equal="$at")
-ROOM = alt.Scale(domain=[0, "$most"], nice=False)  # for a number behind the longest bar
+HERE = alt.FieldEqualPredicate(field="at", equal=hole("at"))
+ROOM = alt.Scale(domain=[0, hole("most")], nice=False)  # for a number behind the longest bar
 
 
 def of_point(study: Study, family: Family, metrics: Sequence[str], anchor: str, told: str) -> Figure | None:
@@ -38,7 +39,7 @@ def of_point(study: Study, family: Family, metrics: Sequence[str], anchor: str, 
         values.append(value)
     names = tuple(study.backends)
     panels = [Panel(study.metric(metric), bars(f"m{count}", f"said{count}", study.metric(metric), names),
-                    {"most": 1.25 * max(value[f"m{count}"] for value in values)})
+                    {"height": BAR * len(rows), "most": 1.25 * max(value[f"m{count}"] for value in values)})
               for count, metric in enumerate(drawn)]  # fmt: skip
     return Figure(anchor, family.held, told, panels, values)
 
@@ -61,8 +62,9 @@ def of_stack(study: Study, family: Family) -> Figure | None:
     last = len(places) - 1
     places = sorted({places[round(step * last / (MOST_STACKS - 1))] for step in range(MOST_STACKS)})
     most = {at: 1.25 * max(value["peak"] for value in values if value["at"] == at) for at in places}
+    tall = {at: len({value["backend"] for value in values if value["at"] == at}) for at in places}
     titles = {at: f"{family.axis} {at}" if family.axis else study.words["memory/peak"] for at in places}
-    panels = [Panel(titles[at], spec, {"at": at, "most": most[at]}) for at in places]
+    panels = [Panel(titles[at], spec, {"at": at, "most": most[at], "height": BAR * tall[at]}) for at in places]
     return Figure(f"memory-{family.anchor}", family.held, study.words["alt_stack"], panels, values)
 
 
@@ -83,9 +85,7 @@ def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
         tooltip=[alt.Tooltip("backend:N"), alt.Tooltip(f"{said}:N", title=title), alt.Tooltip("note:N")],
     )  # fmt: skip
     drawn = base.mark_bar(height={"band": 0.72}).encode(color=look.colour(names), opacity=look.faint(1))
-    return look.spec(
-        alt.layer(drawn, base.mark_text(align="left", dx=4).encode(text=f"{said}:N")).properties(height={"step": 22})
-    )
+    return look.spec(alt.layer(drawn, base.mark_text(align="left", dx=4).encode(text=f"{said}:N")))
 
 
 @cache
@@ -101,4 +101,4 @@ def stack(parts: tuple[str, ...], peak: str) -> Spec:
     )  # fmt: skip
     first = base.transform_filter("datum.rank == 0")
     ends = first.mark_text(align="left", dx=4).encode(y=y, x="peak:Q", text=alt.Text("peak:Q", format=".3r"))
-    return look.spec(alt.layer(drawn, ends).properties(height={"step": 22}))
+    return look.spec(alt.layer(drawn, ends))

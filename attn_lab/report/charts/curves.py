@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from attn_lab.report import compare
-from attn_lab.report.charts import Figure, Panel, Spec, look, rounded
+from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
 from attn_lab.report.families import Family
 from attn_lab.report.read import Row
 from attn_lab.report.study import Experiment, Study, noise
@@ -23,8 +23,10 @@ def of_pass(study: Study, experiment: Experiment, family: Family, one: str) -> F
         verdict = experiment.verdict(row, experiment.beside(row), one)
         if verdict and row.backend != study.baseline:
             told = study.say("speedup_told", verdict=verdict, word=study.words[verdict.word])
-            numbers = (verdict.ratio, verdict.low, verdict.high)
-            value |= dict(zip(_parts("speedup"), map(rounded, numbers), strict=True)) | {"speedup_told": told}
+            low, high = rounded(verdict.low) or None, rounded(verdict.high)  # neither 0 nor infinity has a place
+            known = low is not None and high is not None
+            numbers = (rounded(verdict.ratio), low if known else None, high if known else None)
+            value |= dict(zip(_parts("speedup"), numbers, strict=True)) | {"speedup_told": told}
     told = study.say("alt_pass", what=study.words[one], axis=family.axis, baseline=study.baseline)
     return _figure(study, family, one, f"{study.words[one]}: {family.axis}", told, values,
                    {"time": study.words["time_ms"], "tflops": "TFLOP/s",
@@ -68,9 +70,10 @@ def _figure(
     names = [
         name for name in study.backends if any(value["backend"] == name and _has(value, drawn) for value in values)
     ]
+    wide = ticks[-1] >= 4 * ticks[0]
     panels = [
-        Panel(fields[name], curve(name, family.axis, fields[name], tuple(study.backends), ticks[-1] >= 4 * ticks[0],
-                                  lost and name == drawn[0]), {"ticks": ticks})
+        Panel(fields[name], curve(name, tuple(study.backends), wide, lost and name == drawn[0]),
+              {"ticks": ticks, "axis": family.axis, "title": fields[name]})
         for name in drawn
     ]  # fmt: skip
     axis, _, place = family.anchor.partition("-")
@@ -113,25 +116,25 @@ def _place_lost(values: list[dict[str, Any]], name: str) -> bool:
 
 
 @cache
-def curve(field: str, axis: str, title: str, names: tuple[str, ...], wide: bool, lost: bool) -> Spec:
-    """The specification of one panel, the ticks of its x axis left open."""
+def curve(field: str, names: tuple[str, ...], wide: bool, lost: bool) -> Spec:
+    """The specification of one panel; its title, its axis and the axis' ticks are left open."""
     across = (
         alt.Scale(type="log", base=2, nice=False, padding=10) if wide else alt.Scale(zero=False, nice=False, padding=10)
     )
     up = alt.Scale(zero=True) if field in LINEAR else alt.Scale(type="log", nice=False, padding=8)
-    x = alt.X("x:Q", title=axis, scale=across).axis(
-        values="$ticks", format="d", grid=False, labelOverlap="parity", labelFlush=False
+    x = alt.X("x:Q", title=hole("axis"), scale=across).axis(
+        values=hole("ticks"), format="d", grid=False, labelOverlap="parity", labelFlush=False
     )
     y = alt.Y(f"{field}:Q", title=None, scale=up).axis(format="~r", tickCount=5)
     seen = alt.Chart(look.VALUES).transform_filter(f"isValid(datum.{field}) && {look.SHOWN}").encode(x=x)
     low, high = f"{field}_low", f"{field}_high"
     told = [
         alt.Tooltip("backend:N"),
-        alt.Tooltip("x:Q", title=axis),
-        alt.Tooltip(f"{field}:Q", title=title, format=".3r"),
+        alt.Tooltip("x:Q", title=hole("axis")),
+        alt.Tooltip(f"{field}:Q", title=hole("title"), format=".3r"),
     ]
     if field == "speedup":
-        told[-1] = alt.Tooltip("speedup_told:N", title=title)
+        told[-1] = alt.Tooltip("speedup_told:N", title=hole("title"))
     elif field in ("time", "tflops"):
         told += [
             alt.Tooltip(f"{low}:Q", title="p05", format=".3r"),
@@ -147,16 +150,22 @@ def curve(field: str, axis: str, title: str, names: tuple[str, ...], wide: bool,
         ),
     ]  # fmt: skip
     if field != "share":
+        sure = seen.transform_filter(f"isValid(datum.{low})")
         band = alt.Y(f"{low}:Q", title=None, scale=up)
         layers.insert(
-            0, seen.mark_area().encode(y=band, y2=f"{high}:Q", color=look.colour(names), opacity=look.faint(0.2))
+            0, sure.mark_area().encode(y=band, y2=f"{high}:Q", color=look.colour(names), opacity=look.faint(0.2))
         )
     if field in RATIOS:
         layers.insert(0, alt.Chart(look.VALUES).mark_rule(strokeDash=[4, 4]).encode(y=alt.YDatum(RATIOS[field])))
     if lost:
         gone = alt.Chart(look.VALUES).transform_filter(f"isValid(datum.lost) && {look.SHOWN}")
-        why = [alt.Tooltip("backend:N"), alt.Tooltip("x:Q", title=axis), alt.Tooltip("status:N"), alt.Tooltip("note:N")]
+        why = [
+            alt.Tooltip("backend:N"),
+            alt.Tooltip("x:Q", title=hole("axis")),
+            alt.Tooltip("status:N"),
+            alt.Tooltip("note:N"),
+        ]
         layers.append(gone.mark_text(text="✕", fontSize=12, fontWeight="bold").encode(
             x=x, y=alt.Y("lost:Q", title=None, scale=up), color=look.colour(names), opacity=look.faint(1), tooltip=why
         ))  # fmt: skip
-    return look.spec(alt.layer(*layers).properties(height=HEIGHT))
+    return look.spec(alt.layer(*layers), HEIGHT)

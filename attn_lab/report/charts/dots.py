@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from attn_lab.report.charts import Spec, look
+from attn_lab.report.charts import Spec, hole, look
 
 TENSORS = ("#0072B2", "#D55E00", "#8A929E", "#CC79A7", "#009E73", "#E69F00")
 
@@ -24,7 +24,7 @@ def errors(title: str, names: tuple[str, ...]) -> Spec:
         shape=alt.Shape("tensor:N", legend=alt.Legend(orient="top", title=None)),
     )  # fmt: skip
     limit = alt.Chart(look.VALUES).mark_rule(strokeDash=[4, 4], strokeWidth=1.5).encode(x=alt.XDatum(1))
-    return look.spec(alt.layer(drawn, limit).properties(height={"step": 26}))
+    return look.spec(alt.layer(drawn, limit))
 
 
 @cache
@@ -32,7 +32,7 @@ def whiskers(title: str, names: tuple[str, ...]) -> Spec:
     """A fitted number by backend, with its interval."""
     base = (
         alt.Chart(look.VALUES)
-        .transform_filter(alt.FieldEqualPredicate(field="pass", equal="$pass"))
+        .transform_filter(alt.FieldEqualPredicate(field="pass", equal=hole("pass")))
         .transform_filter(look.SHOWN)
     )
     y = alt.Y("backend:N", sort=list(names), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
@@ -44,7 +44,7 @@ def whiskers(title: str, names: tuple[str, ...]) -> Spec:
     dot = base.mark_point(filled=True, size=70).encode(
         y=y, x=x, color=look.colour(names), shape=look.shape(names), tooltip=told, opacity=look.faint(1)
     )
-    return look.spec(alt.layer(rule, dot).properties(height={"step": 24}))
+    return look.spec(alt.layer(rule, dot))
 
 
 @cache
@@ -55,15 +55,17 @@ def roofs(across: str, up: str, names: tuple[str, ...]) -> Spec:
         format="~r", tickCount=5
     )
     y = alt.Y("tflops:Q", title=up, scale=alt.Scale(type="log", nice=False, padding=10)).axis(format="~r", tickCount=5)
-    roof = base.transform_filter("datum.roof").mark_line(strokeWidth=2).encode(x=x, y=y, detail="roof:N")
+    roof = (
+        base.transform_filter("datum.roof").mark_line(strokeWidth=2, color="#8A929E").encode(x=x, y=y, detail="roof:N")
+    )
     told = [alt.Tooltip(f"{name}:N") for name in ("backend", "where")]
     told += [alt.Tooltip("tflops:Q", title=up, format=".3r"), alt.Tooltip("share:Q", title="%", format=".3r")]
     dots = (
-        base.transform_filter(alt.FieldEqualPredicate(field="pass", equal="$pass"))
+        base.transform_filter(alt.FieldEqualPredicate(field="pass", equal=hole("pass")))
         .transform_filter(look.SHOWN)
         .mark_point(filled=True)
     )
     dots = dots.encode(
         x=x, y=y, color=look.colour(names), shape=look.shape(names), tooltip=told, opacity=look.faint(0.9)
     )
-    return look.spec(alt.layer(roof, dots).properties(height=260))
+    return look.spec(alt.layer(roof, dots), 260)

@@ -4,9 +4,12 @@ from typing import Any
 
 import altair as alt
 
+from attn_lab.report.charts import hole
+
 PARTS = ("#8A929E", "#3D93D6", "#E69F00")  # of a stack: told apart by lightness alone, on either ground
 SHOWN = "indexof(hidden, datum.backend) < 0"
 FAINT = "focus && focus != datum.backend"
+HEIGHT = hole("height")
 VALUES = alt.NamedData("values")
 
 
@@ -23,9 +26,9 @@ def faint(full: float) -> Any:
     return alt.condition(FAINT, alt.value(full * 0.2), alt.value(full))
 
 
-def spec(chart: Any) -> dict[str, Any]:
+def spec(chart: Any, height: int | str = HEIGHT) -> dict[str, Any]:
     """The chart as Vega-Lite.  Unchecked, for speed: tests check every kind of chart against the schema."""
-    made: dict[str, Any] = chart.to_dict(validate=False)
+    made: dict[str, Any] = chart.to_dict(validate=False) | {"height": height}
     for stray in ("$schema", "config"):
         made.pop(stray, None)
     return made

@@ -48,7 +48,9 @@ def _figure(study: Study, worst: Worst) -> Figure:
         for (backend, tensor), (value, row, _) in worst.items()
     ]  # fmt: skip
     names = tuple(name for name in study.backends if any(name == backend for backend, _ in worst))
-    panel = Panel(study.words["accuracy_axis"], dots.errors(study.words["accuracy_axis"], names))
+    panel = Panel(
+        study.words["accuracy_axis"], dots.errors(study.words["accuracy_axis"], names), {"height": 26 * len(names)}
+    )
     return Figure("accuracy-worst", study.words["accuracy_title"], study.words["alt_accuracy"], [panel], values)
 
 

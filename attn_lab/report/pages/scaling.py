@@ -81,7 +81,10 @@ def _figure(study: Study, family: Family, fits: dict[tuple[str, str], Fit]) -> F
     names = tuple(name for name in study.backends if any(name == backend for backend, _ in fits))
     axis = study.say("exponent_of", axis=family.axis)
     passes = [one for one in PASSES if any(one == each for _, each in fits)]
-    panels = [Panel(study.words[one], dots.whiskers(axis, tuple(study.backends)), {"pass": one}) for one in passes]
+    panels = [
+        Panel(study.words[one], dots.whiskers(axis, tuple(study.backends)), {"pass": one, "height": 24 * len(names)})
+        for one in passes
+    ]
     return Figure(f"scaling-{family.anchor}", axis, study.say("alt_scaling", axis=family.axis), panels, values, names)
 
 

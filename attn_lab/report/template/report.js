@@ -7,7 +7,7 @@ const hidden = new Set(); // backends, in all figures alike
 const fill = (spec, holes) => {
   if (Array.isArray(spec)) return spec.map((each) => fill(each, holes));
   if (spec && typeof spec === "object") return Object.fromEntries(Object.entries(spec).map(([k, v]) => [k, fill(v, holes)]));
-  return typeof spec === "string" && spec[0] === "$" && spec.slice(1) in holes ? holes[spec.slice(1)] : spec;
+  return typeof spec === "string" && spec[0] === "\u0001" ? holes[spec.slice(1)] : spec;
 };
 const rows = ({ columns }) => {
   const names = Object.keys(columns);
