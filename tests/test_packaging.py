@@ -106,7 +106,7 @@ def test_the_wheel_holds_the_package_the_plugin_and_the_whole_of_conf(wheel: Pat
     metadata = {name for name in names if name.startswith(f"attn_lab-{attn_lab.__version__}.dist-info/")}
     words = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report").rglob("*.yaml")}
     template = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report" / "template").iterdir()}
-    assert len(template) == 3 and words
+    assert len(template) == 4 and words
     assert names - metadata == {
         *package,
         *words,

@@ -25,14 +25,17 @@ def page(study: Study, title: str, pages: Sequence[tuple[str, str, Sequence[Piec
     import jinja2
 
     folder = resources.files("attn_lab.report") / "template"
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")}
+    files = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.css", "report.js", "licences.txt")
+    }
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     marks = {name: (SHAPES[place % len(SHAPES)], place % len(LIGHT)) for place, name in enumerate(study.backends)}
     return environment.from_string(files["report.html"]).render(
         title=title, language=study.language, words=study.words, pages=pages, marks=marks, light=LIGHT, dark=DARK,
-        style=files["report.css"], script=files["report.js"], library=library,
+        style=files["report.css"], script=files["report.js"], library=library, licences=files["licences.txt"],
         drawing=_drawing(study, figures(piece for *_, pieces in pages for piece in pieces)),
         kind=lambda piece: type(piece).__name__,
     )  # fmt: skip

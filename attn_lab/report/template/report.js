@@ -15,6 +15,12 @@ const rows = ({ columns }) => {
     Object.fromEntries(names.filter((name) => columns[name][at] !== null).map((name) => [name, columns[name][at]])));
 };
 
+function formatTooltip(told, escape) { // vega-tooltip's own would show what a mark has not as "undefined"
+  const lines = Object.entries(told).filter(([, value]) => !["", "undefined", "null"].includes(value));
+  const line = ([name, value]) => `<tr><td class="key">${escape(name)}</td><td class="value">${escape(value)}</td></tr>`;
+  return `<table>${lines.map(line).join("")}</table>`;
+}
+
 async function draw(element) {
   seen.unobserve(element);
   const figure = drawing.figures[element.dataset.figure];
@@ -28,7 +34,8 @@ async function draw(element) {
   };
   try {
     views.get(element)?.finalize();
-    const { view } = await vegaEmbed(element, spec, { renderer: "svg", actions: false, logLevel: 1, tooltip: { theme: root.dataset.theme } });
+    const tooltip = { theme: root.dataset.theme, formatTooltip };
+    const { view } = await vegaEmbed(element, spec, { renderer: "svg", actions: false, logLevel: 1, tooltip });
     views.set(element, view);
     view.addEventListener("pointerover", (_, item) => focusOn(element.dataset.figure, item?.datum?.backend));
     view.addEventListener("pointerout", () => focusOn(element.dataset.figure, ""));
