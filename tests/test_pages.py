@@ -271,7 +271,7 @@ def test_the_fastest_is_said_and_its_lead_taken_away_when_the_times_turn(tmp_pat
     for other, said in turns.items():
         rivals = [record(name, times=times) for name, times in cases.items()]
         _, pages = told(tmp_path / f"{other}", *rivals, record("b", times=(0.3, 0.9, other, 600.0)))
-        assert headline(pages).startswith(f", 1 shapes. {said}")
+        assert headline(pages).startswith(f" (1 shapes): {said}")
         (line,) = tables(pages["overview"])[0]
         first = "b" if other < 1.22 else "a"
         assert line["fastest"] == first and line["speed against naive"].startswith("16" if first == "a" else "24.6×")
