@@ -121,17 +121,10 @@ def _medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) -
         if count < 2:
             draws = np.full(DRAWS, value)
         else:
-            ranks = _ranks(count, generator)
+            ranks = generator.beta((count + 1) / 2, (count + 1) / 2, size=DRAWS)
             draws = np.quantile(series, ranks) if series is not None else _from_percentiles(row, metric, ranks)
         found[row.provenance.get("sweep"), row.round] = (math.log(value), np.log(draws))
     return found
-
-
-def _ranks(count: int, generator: np.random.Generator) -> Draws:
-    """Draws of where among `count` samples their median lies; of many a normal one, for it is drawn in a tenth."""
-    if count >= 100:
-        return np.clip(0.5 + generator.standard_normal(DRAWS) * 0.5 / math.sqrt(count + 2), 0, 1)
-    return generator.beta((count + 1) / 2, (count + 1) / 2, size=DRAWS)
 
 
 def _from_percentiles(row: Row, metric: str, ranks: Draws) -> Draws:
