@@ -90,7 +90,7 @@ def test_names_tell_what_is_not_as_usual(written: tuple[Path, list[str]]) -> Non
 
 def test_without_a_key_one_line_says_how_to_send(written: tuple[Path, list[str]]) -> None:
     told, where = written[1]
-    command = "wandb sync 'runs/a b'/wandb/offline-run-*"
+    command = "attn-lab wandb-sync 'runs/a b'"
     assert told.startswith("W&B offline: no API key for http")
     assert told.endswith(f"send the runs by: {command}")
     assert where == f"W&B: offline; send the runs by: {command}"
@@ -228,7 +228,7 @@ def test_a_server_that_dies_costs_nothing_and_the_rest_is_sent_later(tmp_path: P
         seconds, told = run.end()
         assert seconds < 5
         assert told == [where]
-        assert re.match(r"W&B: 5 of 6 runs not sent \(.+\); send the runs by: wandb sync runs/x/wandb/", where)
+        assert re.match(r"W&B: 5 of 6 runs not sent \(.+\); send the runs by: attn-lab wandb-sync runs/x$", where)
         with closing(Loopback()) as reborn:
             subprocess.run(
                 where.partition("by: ")[2], shell=True, check=True, cwd=tmp_path / "work", capture_output=True,

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,31 @@ def records() -> list[Record]:
     ]
 
 
+def swept() -> list[Record]:
+    """Three backends over seq_len, two rounds: naive timed twice, and out of memory at the end; flash3 refused."""
+    made = []
+    for round_ in range(2):
+        for place, seq_len in enumerate((256, 512, 1024)):
+            shape = {"seq_len": seq_len, "seq_len_kv": seq_len}
+            for number, name in enumerate(("naive", "naive (again)", "flash2", "flash3")):
+                each = (100 * round_ + 10 * place + number, name.partition(" ")[0])
+                took = 0.1 * seq_len * (1 + number) + 0.001 * round_
+                metrics = [
+                    Measurement(name="forward/time", value=took, unit="ms", low=took - 0.01, high=took + 0.01),
+                    Measurement(name="forward/tflops", value=1000 / took, unit="TFLOP/s"),
+                    Measurement(name="memory/peak", value=seq_len / 7, unit="MB"),
+                    Measurement(name="accuracy/out", value=0.5 + 0.1 * round_, unit="of allowed"),
+                ]
+                status, reasons = "ok", []
+                if name == "flash3":
+                    status, reasons, metrics = "refused", ["needs compute capability 9.0"], []
+                elif name.startswith("naive") and seq_len == 1024:
+                    status, reasons, metrics = "oom", ["out of memory"], metrics[3:]
+                twin = {"twin": True} if "again" in name else {}
+                made.append(record(*each, status, reasons, *metrics, shape=shape, round_=round_, **twin))
+    return made
+
+
 def record(
     number: int,
     backend: str,
@@ -44,12 +69,13 @@ def record(
     *metrics: Measurement,
     shape: dict[str, Any] | None = None,
     round_: int = 0,
+    **more: Any,
 ) -> Record:
     shape = SHAPE | (shape or {})
     config = {"backend": {"_target_": f"attn_lab.{backend}", "window": [64, None]}, "shape": shape, "seed": number}
     case = {"id": f"{number:08x}", "backend": backend, "mask": "causal", "subject": "kernel", "round": round_}
     return Record(
-        case={**case, "shape": shape},
+        case={**case, "shape": shape, **more},
         status=status,
         reasons=reasons,
         metrics={metric.name: metric.as_json() for metric in metrics},
@@ -78,6 +104,8 @@ for line in sys.stdin:
     began, said = time.perf_counter(), None
     if do == "tune":
         vars(_wandb_server).update(arguments)
+    elif do == "limit":
+        vars(room).update(arguments)
     elif do == "without":
         sys.modules.update({"wandb": None} if arguments else {})
     elif do == "open":
@@ -115,7 +143,8 @@ class Sweep:
     def __call__(self, do: str, argument: Any = None) -> Any:
         assert self.process.stdin and self.process.stdout
         if do == "write":
-            argument = {key: value for key, value in records()[argument].as_json().items() if key != "schema"}
+            one = argument if isinstance(argument, Record) else records()[argument]
+            argument = {key: value for key, value in one.as_json().items() if key != "schema"}
         self.process.stdin.write(json.dumps([do, argument]) + "\n")
         self.process.stdin.flush()
         self.seconds, said, self.imported = json.loads(self.process.stdout.readline())
@@ -163,7 +192,7 @@ def read_log(path: Path) -> dict[str, Any]:
 
     data, at, whole = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
-    run: dict[str, Any] = {"summary": {}, "history": [], "folder": path.parent}
+    run: dict[str, Any] = {"summary": {}, "history": [], "over": {}, "folder": path.parent}
     while at < len(data):
         if 32768 - at % 32768 < 7:  # a header does not straddle blocks
             at += 32768 - at % 32768
@@ -182,6 +211,8 @@ def read_log(path: Path) -> dict[str, Any]:
         elif entry.HasField("history"):
             run["history"].append(_items(entry.history.item))
             run["summary"] |= run["history"][-1]  # as W&B does when it reads the log
+        elif entry.HasField("metric"):
+            run["over"][entry.metric.name] = entry.metric.step_metric
         elif entry.HasField("exit"):
             run["exit"] = entry.exit.exit_code
     files = path.parent / "files"
@@ -204,5 +235,5 @@ def offline(folder: Path) -> list[dict[str, Any]]:
     return [read_log(path) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(record.line()) for record in records()]
+def lines(of: Iterable[Record] | None = None) -> list[dict[str, Any]]:
+    return [json.loads(record.line()) for record in (records() if of is None else of)]
