@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")  # told first, where several numbers vary
 CONTEXT = ("machine", "subject", "mask", "dtype")
-DRAWN_AFRESH = ("round", "seed")  # the same question, asked again
+DRAWN_AFRESH = ("round", "seed", "twin")  # the same question, asked again
 
 Line = Mapping[str, Any]  # a record, as one line of records.jsonl holds it
 
@@ -31,7 +31,7 @@ def asked(line: Line) -> dict[str, Any]:
     derived["head_dim"] = shape["emb_dim"] / shape["num_heads"]
     shape = {name: value for name, value in shape.items() if name not in derived or derived[name] != value}
     machine = provenance["machine"]
-    own = {f"{group}.{name}": value for group, name, value in _numbers(provenance["config"])}
+    own = {f"{group}.{name}": value for group, name, value in _own(provenance["config"])}
     told = {"mask": case["mask"], "subject": case["subject"], **own}
     return {**shape, **told, "machine": str(machine.get("name") or machine.get("device") or "unknown")}
 
@@ -119,20 +119,24 @@ def _value(row: Row, name: str) -> Any:
     return line["case"]["shape"].get(name, one.get(name))
 
 
-def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """`mask.window` and the like: two windows are two questions, though the mask has one name."""
+def _own(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """`mask.window` and the like: two windows are two questions, though the mask has one name.
+
+    The usual inputs go without saying, as in records from before there were others.
+    """
     for group in ("subject", "mask"):
         options = config.get(group)
         if isinstance(options, Mapping):
             for name, value in options.items():
-                if isinstance(value, int | float) and name[:1] != "_":
+                usual = (group, name, value) == ("subject", "inputs", "randn")
+                if isinstance(value, int | float | str) and name[:1] != "_" and not usual:
                     yield group, name, value
 
 
 def _options(line: Line) -> dict[str, Any]:
     config = line["provenance"]["config"]
     kept = {name: value for name, value in config.items() if name not in ("shape", *DRAWN_AFRESH)}
-    for group, name, _ in _numbers(config):
+    for group, name, _ in _own(config):
         kept[group] = {key: value for key, value in kept[group].items() if key != name}
     return kept
 
