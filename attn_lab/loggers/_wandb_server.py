@@ -1,5 +1,6 @@
 """Whether a W&B server can be used from here, and the child process that sends runs to it."""
 
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 EVERY = 10.0  # seconds between two sendings
 PATIENCE = 30.0  # seconds that close() waits for the last
+HEADER = 7  # bytes that a W&B log begins with
 KNOCK_EVERY = 5.0  # seconds between two looks at whether the server we are sending to is still there
 
 
@@ -79,7 +81,7 @@ class Sync:
         said, gone = self._heard_out(self._child)
         self.said += said
         # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
-        said += "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs)
+        said = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + said
         troubles = {run: _trouble(line for line in said.splitlines() if _id(run) in line) for run in runs}
         for run in runs:
             if troubles[run]:
@@ -147,11 +149,17 @@ def sent(run: Path) -> bool:
     return any(run.glob("*.wandb.synced"))
 
 
+def empty(run: Path) -> bool:
+    """Its log holds a header and no more, yet or for ever: one such keeps `wandb sync` from sending any."""
+    return not any(log.stat().st_size > HEADER for log in run.glob("*.wandb"))
+
+
 def _trouble(lines: Iterable[str]) -> str:
-    """The first error that `wandb sync` tells of, in words for people (`wandb: ERROR …`) or its log's JSON."""
+    """The first error that `wandb sync` tells of: `wandb: ERROR …`, or a line of JSON in its log."""
     for line in lines:
-        if found := re.search(r'"level":"ERROR".*"error":"([^"\\]+)|"level":"ERROR","msg":"([^"\\]+)', line):
-            return found[1] or found[2]
+        if line.startswith("{") and '"level":"ERROR' in line:
+            entry = json.loads(line)
+            return " ".join(str(entry.get("error") or entry.get("msg")).split())[:300]
         if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):
             return found[1]
     return ""

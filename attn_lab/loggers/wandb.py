@@ -16,11 +16,10 @@ from attn_lab.bench.record import Record
 from attn_lab.bench.series import Line, Series, series
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers import _wandb_names as names
-from attn_lab.loggers._wandb_server import Sender, obstacle
+from attn_lab.loggers._wandb_server import Sender, empty, obstacle
 
 MODES = ("auto", "online", "offline", "disabled")
 KNOCK = 1.6  # seconds, W&B's import included, after which a silent server is taken for none
-HEADER = 7  # bytes that a W&B log begins with
 MOST_BYTES = 24 * 2**20  # of the report and its figures together, in the summary run
 
 
@@ -194,16 +193,15 @@ class Wandb:
             reinit="create_new", settings=self._light, **self._target,
         ) as run:  # fmt: skip
             yield run
-        # Its log reaches the disk a little after, and an empty one would keep `wandb sync` from sending any.
         place, until = Path(run.dir).parent, time.monotonic() + 1
-        while not any(log.stat().st_size > HEADER for log in place.glob("*.wandb")) and time.monotonic() < until:
+        while empty(place) and time.monotonic() < until:  # its log reaches the disk a little after
             time.sleep(0.001)
         if self._sender:
             self._sender.runs.append(place)
 
     @property
     def _later(self) -> str:
-        return f"send the runs by: wandb sync {shlex.quote(os.path.relpath(self._folder))}/wandb/offline-run-*"
+        return f"send the runs by: attn-lab wandb-sync {shlex.quote(os.path.relpath(self._folder))}"
 
     def _stop(self, error: Exception) -> None:
         self._active = False
