@@ -92,3 +92,7 @@ def test_a_masks_window_is_an_axis_and_never_pooled() -> None:
 
 def test_a_twin_and_a_refusal_have_no_line() -> None:
     assert {one.backend: len(one.points) for one in drawn(swept())} == {"naive": 2, "flash2": 3}
+
+
+def test_a_noisy_number_is_named_with_its_line() -> None:
+    assert {one.backend: one.noisy for one in drawn(swept())} == {"naive": [], "flash2": ["forward/time at 512"]}

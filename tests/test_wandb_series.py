@@ -1,5 +1,6 @@
 """Lines over a swept axis, and the report beside the table: what W&B is given at a sweep's end, read back."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -57,6 +58,7 @@ def test_one_line_a_backend_with_the_numbers_of_the_records(folder: Path) -> Non
         assert [_seen(row) for row in run["history"]] == [pytest.approx(each) for each in expected]
         assert run["over"]["forward/time"] == run["over"]["memory/peak"] == "seq_len"
         assert run["group"] == "a sweep"
+        assert run["summary"].get("noisy") == ("forward/time at 512" if backend == "flash2" else None)
 
 
 def test_a_line_is_found_by_what_it_holds_fixed(folder: Path) -> None:
@@ -76,6 +78,19 @@ def test_the_baseline_timed_again_is_a_run_of_its_own_kind(folder: Path) -> None
     assert len(twins) == 6 and all(run["name"].startswith("naive (again) b16 s") for run in twins)
     assert not any(key.startswith("at/") for run in twins for key in run["summary"])
     assert sum(run["job_type"] == "case" for run in runs) == 18
+
+
+def test_a_noisy_number_is_marked_in_its_run_and_in_the_table(folder: Path) -> None:
+    runs = offline(folder)
+    marked = {
+        run["name"]: run["summary"]["noisy"] for run in runs if run["job_type"] == "case" if "noisy" in run["summary"]
+    }
+    name = "flash2 b16 s512 h32 e2048 causal kernel"
+    assert marked == {name: "forward/time", f"{name} round=1": "forward/time"}
+    (summary,) = (run for run in runs if run["job_type"] == "summary")
+    table = json.loads(summary["files"][summary["summary"]["cases"]["path"]])
+    place = table["columns"].index("noisy")
+    assert [row[place] for row in table["data"]].count("forward/time") == 2
 
 
 def test_the_summary_holds_this_sweeps_report_and_figures(folder: Path) -> None:

@@ -13,7 +13,10 @@ Line = Mapping[str, Any]  # a record, as one line of records.jsonl holds it
 
 
 class Series(NamedTuple):
-    """`points` hold the axis, what moves with it, and each metric by its name; `held` is all else that was asked."""
+    """`points` hold the axis, what moves with it, and each metric by its name; `held` is all else that was asked.
+
+    `noisy` names the numbers that bear that mark: `forward/time at 512`.
+    """
 
     backend: str
     axis: str
@@ -21,6 +24,7 @@ class Series(NamedTuple):
     held: Mapping[str, Any]
     options: Mapping[str, Any]  # of the resolved configuration, what is neither in `held` nor on the axis
     points: Sequence[Mapping[str, float]]
+    noisy: Sequence[str]
 
 
 def asked(line: Line) -> dict[str, Any]:
@@ -34,6 +38,11 @@ def asked(line: Line) -> dict[str, Any]:
     own = {f"{group}.{name}": value for group, name, value in _own(provenance["config"])}
     told = {"mask": case["mask"], "subject": case["subject"], **own}
     return {**shape, **told, "machine": str(machine.get("name") or machine.get("device") or "unknown")}
+
+
+def noisy(line: Line) -> list[str]:
+    """The metrics whose note says so: wherever such a number is shown, that is."""
+    return [name for name, metric in line["metrics"].items() if str(metric.get("note")).startswith("noisy:")]
 
 
 def series(lines: Iterable[Line]) -> list[Series]:
@@ -54,7 +63,7 @@ def _families(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, ...], list[
     """(axis, what moves with it, rows) wherever a number takes more than one value while all else stays."""
     names = list(dict.fromkeys([*AXES, *(name for _, one in rows for name in one)]))
     varying = [name for name in names if len({_value(row, name) for row in rows}) > 1]
-    told: list[set[str]] = []
+    told: set[frozenset[str]] = set()
     for axis in varying:
         moving = [name for name in varying if name not in (axis, *CONTEXT) and _moves(name, axis, rows)]
         held = [name for name in varying if name != axis and name not in moving]
@@ -62,10 +71,10 @@ def _families(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, ...], list[
         for row in rows:
             groups.setdefault(tuple(_value(row, name) for name in held), []).append(row)
         for family in groups.values():
-            ids = {line["case"]["id"] for line, _ in family}
+            ids = frozenset(line["case"]["id"] for line, _ in family)
             # Two axes that move together make one family: telling it twice would look like two results.
             if _varies(axis, family) and ids not in told:
-                told.append(ids)
+                told.add(ids)
                 yield axis, tuple(name for name in moving if _varies(name, family)), family
 
 
@@ -96,7 +105,9 @@ def _of_family(axis: str, moving: tuple[str, ...], family: Sequence[Row]) -> Ite
         if points:
             line, one = next(iter(places.values()))[0]
             held = {name: value for name, value in one.items() if name not in (axis, *moving)}
-            yield Series(backend, axis, moving, held, _options(line), points)
+            marks = dict.fromkeys(f"{name} at {point[axis]}" for point in points for line, _ in places[point[axis]]
+                                  for name in noisy(line))  # fmt: skip
+            yield Series(backend, axis, moving, held, _options(line), points, list(marks))
 
 
 def _pooled(rounds: Sequence[Line]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_lab.bench.record import Record
-from attn_lab.bench.series import Line, Series, series
+from attn_lab.bench.series import Line, Series, noisy, series
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers import _wandb_names as names
 from attn_lab.loggers._wandb_server import Sender, empty, obstacle
@@ -65,6 +65,7 @@ class Wandb:
             case, metrics = line["case"], line["metrics"]
             origin = {name: value for name, value in line["provenance"].items() if name != "config"}
             outcome = {"status": line["status"], "reasons": "; ".join(line["reasons"])}
+            outcome |= {"noisy": ", ".join(marks)} if (marks := noisy(line)) else {}
             values = {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
             beside = {
                 f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()
@@ -114,6 +115,8 @@ class Wandb:
                 run.define_metric(names.key(name), step_metric=None if name == one.axis else axis)
             for point in one.points:
                 run.log({names.key(name): value for name, value in point.items()})
+            if one.noisy:
+                run.summary["noisy"] = ", ".join(one.noisy)
 
     def _sum_up(self) -> None:
         columns = list(dict.fromkeys(name for row in self._rows for name in row))

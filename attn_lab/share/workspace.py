@@ -11,7 +11,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from attn_lab import conf
-from attn_lab.bench.series import AXES, Line, Series, asked, series
+from attn_lab.bench.series import AXES, Line, Series, asked, noisy, series
 from attn_lab.loggers import _wandb_names as names
 
 PASSES = {"forward": "forward", "backward": "backward", "forward_backward": "step", "train_step": "train step"}
@@ -96,7 +96,8 @@ def _runs(sweeps: Mapping[str, Sequence[Line]], lines: Sequence[Line], drawn: Se
     machines = sorted({asked(line)["machine"] for line in lines})
     backends = sorted({line["case"]["backend"] for line in lines} | {one.backend for one in drawn})
     colours = _colours(backends)
-    shown = [f"{one}/time" for one in PASSES if any(f"{one}/time" in line["metrics"] for line in lines)]
+    shown = [f"{one}/time" for one in PASSES if any(f"{one}/time" in line["metrics"] for line in lines)] + list(MEMORY)
+    marks = ["noisy"] if any(map(noisy, lines)) else []
     paths = [f"config:{_path(axis, '.value')}" for axis in dict.fromkeys([*AXES, *_axes(drawn)])]
     several = len(machines) > 1  # two GPUs are never one line
     places = [ws.GroupPath(machine, name) if several else name for machine in machines for name in backends]
@@ -111,7 +112,7 @@ def _runs(sweeps: Mapping[str, Sequence[Line]], lines: Sequence[Line], drawn: Se
         ),
         pinned_columns=[
             "run:displayName", "config:case.value.backend", *paths, "run:jobType", "summary:status",
-            *(f"summary:{metric}" for metric in (*shown, *MEMORY)),
+            *(f"summary:{name}" for name in (*marks, *shown)),
         ],
     )  # fmt: skip
 
