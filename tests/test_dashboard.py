@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from wandb_loopback import KEY, Loopback
@@ -100,6 +101,17 @@ def test_a_backend_has_its_colour_whoever_else_is_there() -> None:
     few, many = colours(["flash2"]), colours(["flash2", "sdpa_cudnn", "naive", "a strangers own"])
     assert few["flash2"] == many["flash2"]
     assert len(set(many.values())) == 4
+
+
+def test_names_with_quotes_are_names() -> None:
+    name = 'it\'s "a" sweep \\'
+    there = [line for line in lines(swept()) if line["case"]["backend"] == "flash2"]
+    for line in there:
+        line["case"]["backend"] = name
+    section = made({name: there})["section"]
+    assert section["runSets"][0]["filters"]["filters"][0]["value"] == [name]
+    (key,) = section["customRunColors"]
+    assert json.loads(unquote(key.rpartition(":")[2]))[0]["value"] == name
 
 
 def test_two_machines_are_never_one_line() -> None:

@@ -35,7 +35,8 @@ def at_point(line: Line) -> dict[str, str]:
     The panels of a W&B workspace share one set of runs: only by a key of its own can a panel show one point.
     """
     point = re.sub(r"[^A-Za-z0-9]+", "_", words(asked(line)))
-    return {name: f"at/{point}/{name}" for name in BARS if name in line["metrics"]}
+    measured = [name for name in BARS if line["metrics"].get(name, {}).get("value") is not None]
+    return {name: f"at/{point}/{name}" for name in measured}
 
 
 def words(told: Mapping[str, Any]) -> str:

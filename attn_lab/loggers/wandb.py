@@ -73,7 +73,7 @@ class Wandb:
             }  # fmt: skip
             twin = bool(case.get("twin"))
             bars = names.at_point(line) if record.status == "ok" and not twin else {}
-            beside |= {key: values[name] for name, key in bars.items() if name in values}
+            beside |= {key: values[name] for name, key in bars.items()}
             asked = {field: case[field] for field in ("id", "backend", "mask", "subject", "round")}
             self._origin = self._origin or origin
             self._rows.append({**asked, **({"twin": True} if twin else {}), **case["shape"], **outcome, **values})

@@ -41,14 +41,14 @@ def workspace(
     sections += [_over(axis, [one for one in drawn if one.axis == axis], limit) for axis in _axes(drawn)]
     sections += [_section("Points: the backends at one shape", bars, is_open=not drawn)] if bars else []
     made = ws.Workspace(
-        entity=entity, project=project, name=name, sections=sections, runset_settings=_runs(sweeps, lines, drawn),
+        entity=entity, project=project, name=name, sections=sections, runset_settings=_runs(lines, drawn),
         settings=ws.WorkspaceSettings(
             max_runs=limit, tooltip_number_of_runs="all_runs", point_visualization_method="downsampling"
         ),
     )  # fmt: skip
     made._internal_name = f"nw-{_id(project, name)[:11]}-v"
     made._internal_runset_id = _id(project, name, "runs")
-    _offer(made, lines, drawn)
+    _filter(made, sweeps, lines, drawn)
     for section in made.sections:
         for panel in section.panels:
             title = str(getattr(panel, "title", ""))
@@ -92,7 +92,7 @@ def _bars(lines: Sequence[Line], limit: int) -> tuple[list[Any], list[str]]:
     return panels, list(points)[POINTS:]
 
 
-def _runs(sweeps: Mapping[str, Sequence[Line]], lines: Sequence[Line], drawn: Sequence[Series]) -> ws.RunsetSettings:
+def _runs(lines: Sequence[Line], drawn: Sequence[Series]) -> ws.RunsetSettings:
     machines = sorted({asked(line)["machine"] for line in lines})
     backends = sorted({line["case"]["backend"] for line in lines} | {one.backend for one in drawn})
     colours = _colours(backends)
@@ -107,9 +107,6 @@ def _runs(sweeps: Mapping[str, Sequence[Line]], lines: Sequence[Line], drawn: Se
         group_colors=groups,
         # Series first: a panel takes the runs from the top.
         order=[expr.Ordering(expr.Metric("JobType"), ascending=False), expr.Ordering(expr.Metric("Name"))],
-        filters=expr.And(
-            expr.Metric("Group").isin(sorted(sweeps)), expr.Metric("JobType").isin(["series", "case", "summary"])
-        ),
         pinned_columns=[
             "run:displayName", "config:case.value.backend", *paths, "run:jobType", "summary:status",
             *(f"summary:{name}" for name in (*marks, *shown)),
@@ -117,21 +114,24 @@ def _runs(sweeps: Mapping[str, Sequence[Line]], lines: Sequence[Line], drawn: Se
     )  # fmt: skip
 
 
-def _offer(made: ws.Workspace, lines: Sequence[Line], drawn: Sequence[Series]) -> None:
-    """Adds filters by shape and status that are off: each is there to be switched on, at the values that there are.
+def _filter(made: ws.Workspace, sweeps: Iterable[str], lines: Sequence[Line], drawn: Sequence[Series]) -> None:
+    """Only these sweeps; and by shape and status filters that are off, each there to be switched on.
 
     An axis's own series have no one value on it: what asks for one value shows those cases, and no such line.
     """
-    filters = expr.filters_tree_to_v2(expr.expr_to_filters(str(made.runset_settings.filters)))
-    offered: dict[tuple[str, str], set[Any]] = {("summary", "status"): {line["status"] for line in lines}}
+    on = {("run", "group"): sorted(sweeps), ("run", "jobType"): ["series", "case", "summary"]}
+    off: dict[tuple[str, str], list[Any]] = {("summary", "status"): sorted({line["status"] for line in lines})}
     for axis in dict.fromkeys([*AXES, *_axes(drawn)]):
-        values = {line["case"]["shape"].get(axis, asked(line).get(axis)) for line in lines} - {None}
-        offered["config", _path(axis, ".value")] = values
-    for (section, name), values in offered.items():
-        key = {"section": section, "name": name}
-        one = {"key": key, "op": "IN", "value": sorted(values), "disabled": True, "connector": "AND"}
-        filters["filters"].append(one)
-    made._stashed_filters_v2, made._stashed_filter_string = filters, str(made.runset_settings.filters)
+        there = {line["case"]["shape"].get(axis, asked(line).get(axis)) for line in lines}
+        off["config", _path(axis, ".value")] = sorted(there - {None})
+    filters: list[dict[str, Any]] = []
+    for disabled, wanted in ((False, on), (True, off)):
+        for (section, name), values in wanted.items():
+            one = {"key": {"section": section, "name": name}, "op": "IN", "value": values, "disabled": disabled}
+            filters.append(one | ({"connector": "AND"} if filters else {}))
+    # Not by the filters of RunsetSettings: those are a text, which a quote in a sweep's name would break.
+    made._stashed_filters_v2 = {"filterFormat": "filterV2", "filters": filters}
+    made._stashed_filter_string = str(made.runset_settings.filters)
 
 
 def _metrics(measured: Iterable[str]) -> dict[str, str]:
