@@ -74,9 +74,9 @@ class Wandb:
             twin = bool(case.get("twin"))
             bars = names.at_point(line) if record.status == "ok" and not twin else {}
             beside |= {key: values[name] for name, key in bars.items()}
-            asked = {field: case[field] for field in ("id", "backend", "mask", "subject", "round")}
+            asked = {field: value for field, value in case.items() if field != "shape"}
             self._origin = self._origin or origin
-            self._rows.append({**asked, **({"twin": True} if twin else {}), **case["shape"], **outcome, **values})
+            self._rows.append({**asked, **case["shape"], **outcome, **values})
             self._lines.append(line)
             config = {**line["provenance"]["config"], **origin, "case": case}
             with self._run(names.of_case(line), "twin" if twin else "case", config) as run:
