@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
     "doctor": "attn_lab.sweep.doctor:doctor",
+    "dashboard": "attn_lab.share.dashboard:dashboard",
+    "wandb-sync": "attn_lab.share.sync:sync",
 }
 
 
