@@ -11,6 +11,8 @@ from attn_lab.report.read import Row
 
 DRAWS = 2000
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
+FEW = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326}  # so many samples, and their mean range in standard deviations
+MEDIAN = 1.2  # a median of few wanders more than their mean
 Word = Literal["faster", "slower", "same", "unclear"]
 Draws = NDArray[np.float64]
 
@@ -39,9 +41,14 @@ class Verdict(NamedTuple):
         """`1.43× (1.41–1.45)`, with no more digits than the interval supports."""
         if math.isinf(self.high):
             return f"{self.ratio:.2g}× (no interval)"
-        width = self.high - self.low
-        places = 3 if width <= 0 else min(max(math.ceil(-math.log10(width)), 0), 4)
+        places = decimals(self.ratio, self.high - self.low)
         return f"{self.ratio:.{places}f}× ({self.low:.{places}f}–{self.high:.{places}f})"
+
+
+def decimals(value: float, width: float) -> int:
+    """Places that an interval of this width supports; of a value below 1 its first digit at least."""
+    supported = 3 if width <= 0 else min(math.ceil(-math.log10(width / 2)), 4)
+    return max(supported, -math.floor(math.log10(value)), 0)
 
 
 def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) -> Verdict | None:
@@ -126,7 +133,8 @@ def _medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) -
     """By sweep and round: the log of a row's median, and DRAWS bootstrap draws of that.
 
     The k-th smallest of n uniform numbers has a beta distribution: with k in the middle, its draws pushed through the
-    samples' quantiles are the bootstrap of their median, without drawing n numbers a time.
+    samples' quantiles are the bootstrap of their median, without drawing n numbers a time.  Fewer than six hold their
+    median between them less than nineteen times in twenty: those get Student's interval.
     """
     found: dict[Any, tuple[float, Draws]] = {}
     for row in rows:
@@ -136,11 +144,24 @@ def _medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) -
         series = row.series(metric)
         count = len(series) if series is not None else int(count or 1)
         draws = np.full(DRAWS, math.nan)
-        if count > 1:
+        if count in FEW:
+            draws = math.log(value) + _few(row, metric, count) * generator.standard_t(count - 1, size=DRAWS)
+        elif count > 1:
             ranks = generator.beta((count + 1) / 2, (count + 1) / 2, size=DRAWS)
             draws = np.log(np.quantile(series, ranks) if series is not None else _from_percentiles(row, metric, ranks))
         found[row.provenance.get("sweep"), row.round] = (math.log(value), draws)
     return found
+
+
+def _few(row: Row, metric: str, count: int) -> float:
+    """The standard error of the log of a few samples' median; NaN without a spread."""
+    series = row.series(metric)
+    if series is not None:
+        deviation = float(np.log(series).std(ddof=1))
+    else:
+        low, high = (row.number(metric, part) or math.nan for part in ("low", "high"))
+        deviation = math.log(high / low) / 0.9 / FEW[count]  # p05 to p95 is nine tenths of so few samples' range
+    return MEDIAN * deviation / math.sqrt(count)
 
 
 def _from_percentiles(row: Row, metric: str, ranks: Draws) -> Draws:
