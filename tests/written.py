@@ -62,7 +62,7 @@ def line(
     case = {"backend": backend, "mask": mask, "subject": subject, "round": round, "shape": shape}
     if twin:
         case["twin"] = True
-    case["id"] = hashlib.sha256(json.dumps([case, config], sort_keys=True).encode()).hexdigest()[:8]
+    case["id"] = hashlib.sha256(json.dumps([case, provenance["config"]], sort_keys=True).encode()).hexdigest()[:8]
     record = Record(case=case, status=status, reasons=list(reasons), metrics={**seen, **metrics},
                     provenance=Provenance(**provenance))  # type: ignore[arg-type]  # fmt: skip
     return {**json.loads(record.line()), "kept": kept}

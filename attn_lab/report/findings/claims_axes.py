@@ -42,7 +42,9 @@ def little_time(rivals: Rivals, axis: str) -> Examined:
     first, last = ([row.number(f"{one}/time") or 0.0 for row in rivals.rows(**{axis: values[at]})] for at in (0, -1))
     # The end is far above the start: the interval of the share is that of the ratio at the end.
     end = rivals.speedup(one, **{axis: values[-1]}).inverse()
-    return _little(rivals, axis, first, last, Span(1.0, end.low / end.ratio, end.high / end.ratio), one, "ms")
+    return _little(
+        rivals, axis, first, last, Span(1.0, end.low / end.ratio, end.high / end.ratio, end.noisy), one, "ms"
+    )
 
 
 def little_memory(rivals: Rivals, axis: str) -> Examined:

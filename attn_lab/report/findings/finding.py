@@ -20,26 +20,27 @@ class Finding(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A ratio and its 95 % interval."""
+    """A ratio and its 95 % interval; `noisy` if it rests on a time that is marked so."""
 
     ratio: float
     low: float
     high: float
+    noisy: bool = False
 
     def times(self, factor: float) -> "Span":
-        return Span(self.ratio * factor, self.low * factor, self.high * factor)
+        return Span(self.ratio * factor, self.low * factor, self.high * factor, self.noisy)
 
     def inverse(self) -> "Span":
-        return Span(1 / self.ratio, 1 / self.high, math.inf if self.low == 0 else 1 / self.low)
+        return Span(1 / self.ratio, 1 / self.high, math.inf if self.low == 0 else 1 / self.low, self.noisy)
 
     def over(self, other: "Span") -> "Span":
         """The quotient of two that were measured apart: their errors add as squares do."""
+        ratio, noisy = self.ratio / other.ratio, self.noisy or other.noisy
         if math.isinf(self.high) or math.isinf(other.high):
-            return Span(self.ratio / other.ratio, 0.0, math.inf)
-        ratio = self.ratio / other.ratio
+            return Span(ratio, 0.0, math.inf, noisy)
         down = math.hypot(math.log(self.ratio / self.low), math.log(other.high / other.ratio))
         up = math.hypot(math.log(self.high / self.ratio), math.log(other.ratio / other.low))
-        return Span(ratio, ratio * math.exp(-down), ratio * math.exp(up))
+        return Span(ratio, ratio * math.exp(-down), ratio * math.exp(up), noisy)
 
     def numbers(self, name: str) -> dict[str, float]:
         return {name: self.ratio, f"{name}/low": self.low, f"{name}/high": self.high}
@@ -71,14 +72,18 @@ class Words:
         return self._words["part.semicolon"].join(items)
 
     def span(self, span: Span, unit: str = "×") -> str:
-        """`15.7× (15.6–15.8)`: no more digits than the interval supports, and three at most."""
+        """`15.7× (15.6–15.8)`: no more digits than the interval supports, and three at most; with its mark, if any."""
+        told = self._span(span, unit)
+        return self("part.noisy", span=told) if span.noisy else told
+
+    def _span(self, span: Span, unit: str) -> str:
         if span.low == span.high:
             return self.number(span.ratio) + unit
         if math.isinf(span.high):
             return self("part.no_interval", value=digits(span.ratio, 2) + unit)
         most = max(2 - math.floor(math.log10(span.ratio)), 0)
         places = min(decimals(span.ratio, span.high - span.low), most)
-        value, low, high = (f"{number:.{places}f}" for number in span)
+        value, low, high = (f"{number:.{places}f}" for number in span[:3])
         return self("part.interval", value=value + unit, low=low, high=high)
 
     def number(self, value: float) -> str:

@@ -1,16 +1,17 @@
 """The rows that may be held against each other, asked by setting and backend; judged once, whoever asks."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Span
-from attn_lab.report.read import AGAIN, AXES, PASSES, Row
+from attn_lab.report.read import AXES, PASSES, Row
 from attn_lab.report.study import families
+from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import FEW, Floor, Verdict, Word, floor_of, judge
 
+NOISY = "noisy:"
 Setting = Hashable
 
 
@@ -19,7 +20,7 @@ class Measured:
 
     def __init__(self, rows: Sequence[Row], baseline: str):
         self.baseline = baseline
-        self.everything = _labelled(rows)
+        (self.everything,) = told_apart([rows])
         self.rows = [row for row in self.everything if not row.twin]
         self.rounds: dict[tuple[Setting, str], list[Row]] = {}  # of each case, those that came out ok
         asked: dict[Any, list[Row]] = {}
@@ -92,7 +93,12 @@ class Measured:
         """How many times the other's speed, at one setting where both have a time."""
         verdict = self.judge(setting, mine, other, one)
         assert verdict is not None
-        return Span(*verdict[:3])
+        return Span(*verdict[:3], self.noisy(one, (setting, mine), (setting, other)))
+
+    def noisy(self, one: str, *cases: tuple[Setting, str]) -> bool:
+        """Whether the time of one of the cases is marked as noisy in one of its rounds."""
+        rounds = [row for case in cases for row in self.rounds.get(case, [])]
+        return any(marked(row, f"{one}/time") for row in rounds)
 
     def judge(self, setting: Setting, mine: str, other: str, one: str) -> Verdict | None:
         """`mine` against `other` at one setting."""
@@ -106,7 +112,7 @@ class Measured:
         """How many times its time at the first setting a backend takes at the last."""
         before, after = (self.rounds.get((setting, backend), []) for setting in (first, last))
         verdict = judge(before, after, f"{one}/time", self.floor(one))
-        return Span(*verdict[:3]) if verdict else None
+        return Span(*verdict[:3], self.noisy(one, (first, backend), (last, backend))) if verdict else None
 
     def where(self, row: Row) -> str:
         """The fields by which the row's setting differs from others here: `seq_len 256`, or `16×256×32×2048 · full`."""
@@ -123,17 +129,6 @@ class Measured:
         return f"figures-{next(iter(self.axes))}-{what}" if len(self.axes) == 1 else page
 
 
-def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """Backends of one name with other options of their own get those behind it."""
-    options = [_options(row) for row in rows]
-    several: dict[str, set[str]] = {}
-    for row, option in zip(rows, options, strict=True):
-        several.setdefault(row.name, set()).add(option)
-    return [replace(row, backend=f"{row.name} {option}".strip() + AGAIN * row.twin)
-            if len(several[row.name]) > 1 else row for row, option in zip(rows, options, strict=True)]  # fmt: skip
-
-
-def _options(row: Row) -> str:
-    config = row.provenance["config"].get("backend")
-    items = config.items() if isinstance(config, dict) else ()
-    return " ".join(f"{name}={value}" for name, value in items if not name.startswith("_"))
+def marked(row: Row, metric: str) -> bool:
+    """Whether the number carries the mark that it wanders more than was asked."""
+    return str(row.metrics.get(metric, {}).get("note") or "").startswith(NOISY)
