@@ -262,7 +262,8 @@ def test_a_comment_has_room_for_it(pull: Any) -> None:
      (["slower"], {"status": "crashed"}, 1), (["slower"], {"status": "refused"}, 0),
      (["refused"], {"status": "refused"}, 1), (["wrong"], {"status": "wrong"}, 1), (["wrong"], {"status": "oom"}, 0),
      (["wrong,oom"], {"status": "oom"}, 1), (["memory"], {"peak": 200.0}, 1), (["slower"], {"peak": 200.0}, 0),
-     (["wrong", "slower"], {"times": 3.0}, 1),     (["broken"], {"status": "timeout"}, 1), (["broken"], {"times": 3.0}, 0)],
+     (["wrong", "slower"], {"times": 3.0}, 1), (["broken"], {"status": "timeout"}, 1),
+     (["broken"], {"times": 3.0}, 0)],
 )  # fmt: skip
 def test_fail_on(pull: Any, flags: list[str], change: dict[str, Any], code: int) -> None:
     words = [word for flag in flags for word in ("--fail-on", flag)]

@@ -65,11 +65,11 @@ class Words:
         return Finding(key, self.sentence(key, **values), None, figure, numbers)
 
     def all(self, items: Iterable[str]) -> str:
-        return self._words["part.comma"].join(items)
+        return self("part.comma").join(items)
 
     def several(self, items: Iterable[str]) -> str:
         """Of items that may hold commas themselves."""
-        return self._words["part.semicolon"].join(items)
+        return self("part.semicolon").join(items)
 
     def span(self, span: Span, unit: str = "×") -> str:
         """`15.7× (15.6–15.8)`: no more digits than the interval supports, and three at most; with its mark, if any."""
