@@ -113,11 +113,11 @@ def test_the_larger_floor_holds_and_twins_are_no_cases(tmp_path: Path) -> None:
         return [line("naive", 9.0, spread=1e-3), line("naive", 9.0 * apart, twin=True, spread=1e-3),
                 line("f", times, spread=1e-3)]  # fmt: skip
 
-    quiet = of(tmp_path / "quiet", measured(1.0, 1.005), measured(1.03, 1.005))
+    quiet = of(tmp_path / "quiet", measured(1.0, 1.0005), measured(1.03, 1.0005))
     assert told(quiet)["f", "forward/time"] == "slower" and {each.row.backend for each in quiet} == {"naive", "f"}
-    loud = of(tmp_path / "loud", measured(1.0, 1.005), measured(1.03, 1.04))
+    loud = of(tmp_path / "loud", measured(1.0, 1.0005), measured(1.03, 1.01))
     assert told(loud)["f", "forward/time"] == "same"
-    half = of(tmp_path / "half", measured(1.0, 1.005), [line("naive", 9.0), line("f", 1.03)])
+    half = of(tmp_path / "half", measured(1.0, 1.0005), [line("naive", 9.0), line("f", 1.03)])
     floor = next(each.verdict.floor for each in half if each.verdict)
     assert not floor.measured and floor.share == 0.10
 

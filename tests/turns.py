@@ -31,6 +31,15 @@ def swept(axis: str, values: Sequence[int], **times: Sequence[float]) -> Lines:
     ]
 
 
+def twins(apart: float) -> Lines:
+    """The baseline at twenty settings, each time with a twin whose times are so much longer."""
+    return [
+        line("naive", apart if twin else 1.0, twin=twin, spread=1e-3, seq_len=64 * place)
+        for place in range(1, 21)
+        for twin in (True, False)
+    ]
+
+
 class Said(NamedTuple):
     """What must be said of these lines: the sentence with these words and verdict; words=None: nothing of it."""
 
@@ -237,8 +246,8 @@ TURNS: list[tuple[str, list[Said]]] = [
     (
         "noise.floor",
         [
-            Said([line("naive", 1.0, spread=1e-3), line("naive", 1.03, twin=True, spread=1e-3)], "forward 3.0 %"),
-            Said([line("naive", 1.0, spread=1e-3), line("naive", 1.06, twin=True, spread=1e-3)], "forward 6.0 %"),
+            Said(twins(1.03), "Noise floor, naive against itself: forward 3.0 %"),
+            Said(twins(1.06), "Noise floor, naive against itself: forward 6.0 %"),
             Said(at(naive=1.0), None),
         ],
     ),

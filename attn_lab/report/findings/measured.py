@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Any
 
 from attn_lab.report import compare
+from attn_lab.report.draws import FEW
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.read import AXES, PASSES, Row
 from attn_lab.report.study import families
 from attn_lab.report.variants import told_apart
-from attn_lab.report.verdict import FEW, Floor, Verdict, Word, floor_of, judge
+from attn_lab.report.verdict import Floor, Verdict, Word, floor_of, judge
 
 NOISY = "noisy:"
 Setting = Hashable

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
 from attn_lab.report.read import PASSES, Row
@@ -45,15 +46,25 @@ def exponent(rows: Sequence[Row], axis: str, metric: str) -> Exponent | None:
 def trends(measured: Measured, words: Words) -> Iterator[Finding]:
     for axis, families in measured.axes.items():
         for family in families:
+            held = _held(measured, families, family)
             timed = [one for one in PASSES if any(row.number(f"{one}/time") for row in family)]
             longest = timed[-1:] if "train_step" not in timed else ["train_step"]
             for one in longest:
-                yield from _scaling(words, family, axis, one)
+                yield from _scaling(words, family, axis, one, held)
             for one in timed:
-                yield from _crossings(measured, words, family, axis, one)
+                yield from _crossings(measured, words, family, axis, one, held)
 
 
-def _scaling(words: Words, family: Sequence[Row], axis: str, one: str) -> Iterator[Finding]:
+def _held(measured: Measured, families: Sequence[Sequence[Row]], family: Sequence[Row]) -> str:
+    """What sets a family apart from others along the same axis: ` (full · batch_size 8)`."""
+    if len(families) == 1:
+        return ""
+    moving = compare.vary(family)
+    told = compare.text(family[0], [name for name in measured.varying if name not in moving])
+    return f" ({told})"
+
+
+def _scaling(words: Words, family: Sequence[Row], axis: str, one: str, held: str) -> Iterator[Finding]:
     found: dict[str, Exponent] = {}
     for name in sorted({row.backend for row in family}):
         fitted = exponent([row for row in family if row.backend == name], axis, f"{one}/time")
@@ -68,7 +79,7 @@ def _scaling(words: Words, family: Sequence[Row], axis: str, one: str) -> Iterat
     numbers = {f"{name}/{part}": value for name, each in found.items() for part, value in each._asdict().items()}
     ends = [row.shape[axis] for row in family if row.backend in found]
     yield words.finding(
-        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=axis,
+        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=axis + held,
         first=min(ends), last=max(ends), backends=words.several(straight), bent=bent,
         also=words("part.bent", bent=bent) if bent else "",
     )  # fmt: skip
@@ -79,7 +90,9 @@ def _told(fitted: Exponent) -> dict[str, str]:
     return {part: f"{getattr(fitted, part):.{places}f}".replace("-", "−") for part in ("value", "low", "high")}
 
 
-def _crossings(measured: Measured, words: Words, family: Sequence[Row], axis: str, one: str) -> Iterator[Finding]:
+def _crossings(
+    measured: Measured, words: Words, family: Sequence[Row], axis: str, one: str, held: str
+) -> Iterator[Finding]:
     """Pairs of which each is clearly the faster somewhere: one up to a value, the other from a larger one on."""
     passed: dict[str, list[str]] = {}
     numbers: dict[str, float] = {}
@@ -107,4 +120,4 @@ def _crossings(measured: Measured, words: Words, family: Sequence[Row], axis: st
             words("part.crossing", behind=name, passed=words.all(each)) for name, each in passed.items()
         )
         figure = f"figures-{axis}-{one}"
-        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=axis, changes=told)
+        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=axis + held, changes=told)
