@@ -114,7 +114,7 @@ def test_the_next_twin_lies_within_the_floor(tmp_path: Path, settings: int, roun
     """Clocks that are off by 1 % each time: nine in ten means of as many rounds, at least, lie within the floor."""
     generator = np.random.default_rng(4)
     inside = []
-    for trial in range(40):
+    for trial in range(160 // (settings * rounds)):
         lines = [
             line("naive", {"forward": samples(generator, math.exp(0.01 * generator.standard_normal()), 0.002, 20)},
                  round=round, twin=twin, seq_len=64 * (1 + place))
