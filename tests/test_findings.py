@@ -82,8 +82,14 @@ def test_every_word_of_the_catalogue_is_said_and_translated(tmp_path: Path, monk
 
     monkeypatch.setattr(Words, "__call__", noting)
     several = [said.lines for _, turns in TURNS for said in turns]
-    several += [at(naive=9.0, flash2=1.0, other=1.0), [line("a", {"train_step": 1.0}), line("b", {"train_step": 2.0})],
-                [line("naive", 3.0, samples=1), line("a", samples=1)], with_mark()]  # fmt: skip
+    several += [
+        at(naive=9.0, flash2=1.0, other=1.0),
+        [*swept("seq_len", (1, 2), a=(1, 2)), *swept("emb_dim", (32, 64), a=(1, 1))],
+        [line("a", seq_len=value, mask=mask) for value in (1, 2, 4) for mask in ("full", "causal")],
+        [line("a", {"train_step": 1.0}), line("b", {"train_step": 2.0})],
+        [line("naive", 3.0, samples=1), line("a", samples=1)],
+        with_mark(),
+    ]
     for count, lines in enumerate(several):
         found = rows(tmp_path / str(count), *lines)
         for english, chinese in zip(everything(found), everything(found, "zh-Hant"), strict=True):
@@ -180,6 +186,17 @@ def test_forward_alone_is_not_lost_with_a_refused_step(tmp_path: Path) -> None:
     assert (
         "flash3 is the fastest, with 9.0" in told["gain.point"] and "flash3 1 (forward only)" in told["support.refused"]
     )
+
+
+def test_of_a_grid_the_largest_sweep_is_told_by_what_it_holds_fixed(tmp_path: Path) -> None:
+    """Causal and full, a and b: they change places with one mask only, and the sentence says with which."""
+    causal = swept("seq_len", (512, 1024, 2048), a=(1, 1, 1), b=(2, 2, 2))
+    times = ((512, 1, 2), (1024, 1, 2), (2048, 2, 1), (4096, 2, 1))
+    full = [line(name, time, seq_len=value, mask="full") for value, *both in times
+            for name, time in zip("ab", both, strict=True)]  # fmt: skip
+    told = [each.text for each in findings(rows(tmp_path, *causal, *full)) if each.key == "crossing"]
+    assert told[0] == "Along seq_len (full; one of 2 such sweeps), forward: b overtakes a (between 1024 and 2048)."
+    assert not [each for each in findings(rows(tmp_path, *causal)) if each.key == "crossing"]
 
 
 def test_strange_names_are_text(tmp_path: Path) -> None:

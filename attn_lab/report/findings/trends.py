@@ -44,27 +44,26 @@ def exponent(rows: Sequence[Row], axis: str, metric: str) -> Exponent | None:
 
 
 def trends(measured: Measured, words: Words) -> Iterator[Finding]:
+    """Along each axis of the family that has most cases: a full grid has dozens, and nobody reads dozens."""
     for axis, families in measured.axes.items():
-        for family in families:
-            held = _held(measured, families, family)
-            timed = [one for one in PASSES if any(row.number(f"{one}/time") for row in family)]
-            longest = timed[-1:] if "train_step" not in timed else ["train_step"]
-            for one in longest:
-                yield from _scaling(words, family, axis, one, held)
-            for one in timed:
-                yield from _crossings(measured, words, family, axis, one, held)
+        family = max(families, key=len)
+        told = axis
+        if len(families) > 1:
+            told = words("part.family", axis=axis, held=_held(measured, family), count=len(families))
+        timed = [one for one in PASSES if any(row.number(f"{one}/time") for row in family)]
+        for one in timed[-1:]:
+            yield from _scaling(words, family, axis, told, one)
+        for one in timed:
+            yield from _crossings(measured, words, family, axis, told, one)
 
 
-def _held(measured: Measured, families: Sequence[Sequence[Row]], family: Sequence[Row]) -> str:
-    """What sets a family apart from others along the same axis: ` (full · batch_size 8)`."""
-    if len(families) == 1:
-        return ""
+def _held(measured: Measured, family: Sequence[Row]) -> str:
+    """What sets a family apart from others along the same axis."""
     moving = compare.vary(family)
-    told = compare.text(family[0], [name for name in measured.varying if name not in moving])
-    return f" ({told})"
+    return compare.text(family[0], [name for name in measured.varying if name not in moving])
 
 
-def _scaling(words: Words, family: Sequence[Row], axis: str, one: str, held: str) -> Iterator[Finding]:
+def _scaling(words: Words, family: Sequence[Row], axis: str, told_axis: str, one: str) -> Iterator[Finding]:
     found: dict[str, Exponent] = {}
     for name in sorted({row.backend for row in family}):
         fitted = exponent([row for row in family if row.backend == name], axis, f"{one}/time")
@@ -79,7 +78,7 @@ def _scaling(words: Words, family: Sequence[Row], axis: str, one: str, held: str
     numbers = {f"{name}/{part}": value for name, each in found.items() for part, value in each._asdict().items()}
     ends = [row.shape[axis] for row in family if row.backend in found]
     yield words.finding(
-        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=axis + held,
+        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=told_axis,
         first=min(ends), last=max(ends), backends=words.several(straight), bent=bent,
         also=words("part.bent", bent=bent) if bent else "",
     )  # fmt: skip
@@ -91,7 +90,7 @@ def _told(fitted: Exponent) -> dict[str, str]:
 
 
 def _crossings(
-    measured: Measured, words: Words, family: Sequence[Row], axis: str, one: str, held: str
+    measured: Measured, words: Words, family: Sequence[Row], axis: str, told_axis: str, one: str
 ) -> Iterator[Finding]:
     """Pairs of which each is clearly the faster somewhere: one up to a value, the other from a larger one on."""
     passed: dict[str, list[str]] = {}
@@ -120,4 +119,4 @@ def _crossings(
             words("part.crossing", behind=name, passed=words.all(each)) for name, each in passed.items()
         )
         figure = f"figures-{axis}-{one}"
-        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=axis + held, changes=told)
+        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=told_axis, changes=told)
