@@ -69,8 +69,8 @@ TURNS: list[tuple[str, list[Said]]] = [
     (
         "fastest.point.shared",
         [
-            Said(at(a=1.0, b=1.01), "no verdict parts a, b; a has 1.01×"),
-            Said(at(a=1.01, b=1.0), "no verdict parts a, b; b has 1.01×"),
+            Said(at(a=1.0, b=1.01), "no verdict tells a, b apart; a has 1.01×"),
+            Said(at(a=1.01, b=1.0), "no verdict tells a, b apart; b has 1.01×"),
             Said(at(a=1.0, b=2.0), None),
         ],
     ),
@@ -79,7 +79,7 @@ TURNS: list[tuple[str, list[Said]]] = [
         [
             Said(
                 swept("seq_len", (512, 1024, 2048), a=(1, 1, 1), b=(2, 2, 1.01)),
-                "at 3 settings: a 2; at 1 the lead is shared, no verdict parts the front (a, b). The widest lead: a",
+                "at 3 settings: a 2; at 1 several share the lead, no verdict tells them apart (a, b). The widest lead: a",
             ),
             Said(swept("seq_len", (512, 1024, 2048), a=(1, 5, 1), b=(2, 1, 1.01)), "seq_len 1024"),
             Said(swept("seq_len", (512, 1024), a=(2, 5), b=(1, 1)), "at 2 settings: b 2. The widest lead: b, 5.0"),
