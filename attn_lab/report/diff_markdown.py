@@ -26,7 +26,7 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
     if broken:
         parts.append(f"**Not read: {len(broken)} broken line(s):** {'; '.join(map(escape, broken[:5]))}.")
     rows = [each.row for each in found]
-    names = [name for name in compare.vary(rows) if name != "machine"]
+    names = [name for name in compare.several(rows) if name != "machine"]
     fixed = compare.text(rows[0], [name for name in asked(rows[0]) if name not in names])
     parts.append(f"All cases: {escape(fixed)}.")
     for title, kinds in (("Worse", WORSE), ("Better", BETTER)):

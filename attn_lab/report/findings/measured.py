@@ -44,9 +44,7 @@ class Measured:
 
     @cached_property
     def varying(self) -> list[str]:
-        """The fields of which there are several values, and not just some rows without."""
-        values = {name: {row.asked.get(name) for row in self.rows} - {None} for name in compare.vary(self.rows)}
-        return [name for name, found in values.items() if len(found) > 1]
+        return compare.several(self.rows)
 
     @cached_property
     def axes(self) -> dict[str, list[list[Row]]]:
