@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
+    "diff": "attn_lab.report.diff:diff",
     "doctor": "attn_lab.sweep.doctor:doctor",
     "dashboard": "attn_lab.share.dashboard:dashboard",
     "wandb-sync": "attn_lab.share.sync:sync",

@@ -34,6 +34,11 @@ def vary(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({row.asked.get(name) for row in rows}) > 1]
 
 
+def several(rows: Sequence[Row]) -> list[str]:
+    """Those of them of which there are two values, and not just rows with and without."""
+    return [name for name in vary(rows) if len({row.asked.get(name) for row in rows} - {None}) > 1]
+
+
 def order(row: Row) -> tuple[Any, ...]:
     """Sorts settings as people count: 512 before 2048, and fields that not every row has do not matter."""
     asked = row.asked
