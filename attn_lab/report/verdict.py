@@ -12,6 +12,7 @@ from attn_lab.report.read import Row
 DRAWS = 2000
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
 ALIKE = 0.05  # nobody chooses by less; but what noise hides may be more, and then is not called the same
+LEAST = 0.002  # an A/A within one process does not see what differs between two: less is never claimed, however quiet
 Word = Literal["faster", "slower", "same", "unclear"]
 Draws = NDArray[np.float64]
 
@@ -52,16 +53,16 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
     """The verdict on a time (`forward/time`): the rounds of one backend against those of another at the same setting.
 
     Bootstrap over rounds, and over the samples within each.  Rounds that one sweep ran of both are compared with each
-    other, so that what drifts between rounds cancels.  faster, slower: the whole interval lies beyond the floor; same:
-    it lies within twice the floor, and ALIKE; else unclear.  None where either has no such time.
+    other, so that what drifts between rounds cancels.  faster, slower: the whole interval lies beyond the floor, and
+    LEAST; same: it lies within twice that, and ALIKE; else unclear.  None where either has no such time.
     """
     logs = _log_ratios(mine, other, metric)
     if logs is None:
         return None
     middle, draws = logs
     low, high = (float(np.exp(each)) for each in np.quantile(draws, (0.025, 0.975)))
-    ratio, edge = math.exp(middle), 1 + floor.share
-    alike = 1 + min(2 * floor.share, ALIKE)
+    ratio, noise = math.exp(middle), max(floor.share, LEAST)
+    edge, alike = 1 + noise, 1 + min(2 * noise, ALIKE)
     word: Word = "unclear"
     if low > edge:
         word = "faster"
