@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
     "doctor": "attn_lab.sweep.doctor:doctor",
+    "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
 }
 
 
