@@ -12,6 +12,7 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "doctor": "attn_lab.sweep.doctor:doctor",
     "dashboard": "attn_lab.share.dashboard:dashboard",
     "wandb-sync": "attn_lab.share.sync:sync",
+    "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
 }
 
 

@@ -12,6 +12,7 @@ from attn_lab.report.read import Row
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
 ALIKE = 0.05  # nobody chooses by less; but what noise hides may be more, and then is not called the same
 ENOUGH = 19  # ratios of a baseline to its twin, of which the largest is exceeded once in twenty times
+LEAST = 0.002  # an A/A within one process does not see what differs between two: less is never claimed, however quiet
 Word = Literal["faster", "slower", "same", "unclear"]
 
 
@@ -59,7 +60,7 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
 
     The interval is the wider of two: the bootstrap of the samples within the rounds, and Student's over the rounds.
     Rounds that one sweep ran of both are compared with each other, so that what drifts between rounds cancels.
-    faster, slower: the whole interval lies beyond the floor; same: it lies within twice the floor, and within ALIKE
+    faster, slower: the whole interval lies beyond the floor, and LEAST; same: it lies within twice that, and ALIKE
     however loud it was; else unclear, and always where one side is a single sample: its interval is 0 to infinity.
     None where either has no such time.
     """
@@ -70,7 +71,8 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
     low, high = (float(np.exp(each)) for each in np.quantile(draws, (0.025, 0.975)))
     if math.isnan(low):
         low, high = 0.0, math.inf
-    ratio, edge, near = math.exp(middle), 1 + floor.share, 1 + min(2 * floor.share, ALIKE)
+    ratio, noise = math.exp(middle), max(floor.share, LEAST)
+    edge, near = 1 + noise, 1 + min(2 * noise, ALIKE)
     word: Word = "unclear"
     if low > edge:
         word = "faster"
