@@ -17,7 +17,13 @@ from hypothesis import settings
 from attn_lab.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu", "again": "again=false"}
+DEFAULTS = {
+    "logger": "logger=[jsonl]",
+    "measure": "measure=quick",
+    "device": "device=cpu",
+    "again": "again=false",
+    "report.at_end": "report.at_end=false",
+}
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
 settings.load_profile("attn_lab")
 

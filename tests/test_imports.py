@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ATTENTION = {"flash_attn", "flash_attn_interface", "xformers"}
-LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "matplotlib"}
+LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "altair", "jinja2", "pyarrow", "vl_convert"}
 ROOMS = ("core", "masks", "backends", "layer")  # what goes into a model
 
 Loaded = Callable[..., list[set[str]]]
