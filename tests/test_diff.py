@@ -222,6 +222,23 @@ def test_what_the_runs_differ_in_stands_on_top(pull: Any) -> None:
     assert "Machine, versions and commit are the same in both." in text and "another machine" not in text
 
 
+def test_a_machine_that_was_slower_all_over_is_suspected(pull: Any) -> None:
+    names = [f"backend{count}" for count in range(4)]
+    _, text, _ = pull([line(name, 1.0) for name in names], [line(name, 1.5) for name in names])
+    assert "**The middle of all 12 times has 0.67× the speed" in text
+    _, text, _ = pull(
+        [line(name, 1.0) for name in names], [line(names[0], 1.5), *(line(name, 1.0) for name in names[1:])]
+    )
+    assert "The middle of all" not in text and "3 slower" in text
+
+
+def test_runs_of_one_round_are_said_to_be_so(pull: Any) -> None:
+    once, thrice = [line("f")], [line("f", round=round) for round in range(3)]
+    for a, b, said in ((once, once, "A and B ran"), (thrice, once, "B ran"), (thrice, thrice, None)):
+        _, text, _ = pull(a, b)
+        assert (f"\n{said} each case once" in text) if said else "each case once" not in text
+
+
 def test_mixtures_within_a_run_are_said(pull: Any) -> None:
     mixed = [line("f", round=0), line("f", round=1, versions={"torch": "2.12.0"}, sweep="later")]
     _, text, _ = pull(mixed, [line("f")])

@@ -79,7 +79,7 @@ TURNS: list[tuple[str, list[Said]]] = [
         [
             Said(
                 swept("seq_len", (512, 1024, 2048), a=(1, 1, 1), b=(2, 2, 1.01)),
-                "at 3 settings: a 2; at 1 several share the lead, no verdict tells them apart (a, b). The widest lead: a",
+                "at 3 settings: a 2; at 1 several share the lead, no verdict tells them apart (a, b).",
             ),
             Said(swept("seq_len", (512, 1024, 2048), a=(1, 5, 1), b=(2, 1, 1.01)), "seq_len 1024"),
             Said(swept("seq_len", (512, 1024), a=(2, 5), b=(1, 1)), "at 2 settings: b 2. The widest lead: b, 5.0"),

@@ -1,5 +1,6 @@
 """The differences of two runs as Markdown for a pull request: regressions first, what did not change folded away."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from attn_lab.report.tables import WORDS, code, escape, table
 from attn_lab.report.verdict import Floor
 
 ROOM = 14_000  # characters of a table, of which there are four at most: a comment on GitHub takes 65,536
+MANY = 6  # times, of which the middle tells of the machine rather than of one of them
 WORSE: tuple[str, ...] = ("broken", "slower", "more memory", "refused")
 BETTER: tuple[str, ...] = ("fixed", "faster", "less memory")
 OTHER: tuple[str, ...] = ("gone", "new", "failing")
@@ -29,6 +31,7 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
     names = [name for name in compare.several(rows) if name != "machine"]
     fixed = compare.text(rows[0], [name for name in asked(rows[0]) if name not in names])
     parts.append(f"All cases: {escape(fixed)}.")
+    parts += _doubts(found, a_rows, b_rows)
     for title, kinds in (("Worse", WORSE), ("Better", BETTER)):
         if some := [each for each in found if each.kind in kinds]:
             parts += [f"#### {title}", _table(some, names)]
@@ -52,6 +55,21 @@ def headline(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequenc
     machines = [a_rows[0].machine, b_rows[0].machine]
     other = f" (another machine: {machines[0]}, then {machines[1]})" if machines[0] != machines[1] else ""
     return escape(f"attn-lab diff: {'; '.join(told)}{other}")
+
+
+def _doubts(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
+    """That all moved together, or that nothing was repeated: what makes a verdict less than it seems."""
+    said = []
+    judged = [each.verdict for each in found if each.verdict]
+    middle = statistics.median(verdict.ratio for verdict in judged) if judged else 1.0
+    edge = 1 + judged[0].floor.share if judged else 1.0
+    if len(judged) >= MANY and not 1 / edge <= middle <= edge:
+        said.append(f"**The middle of all {len(judged)} times has {digits(middle, 2)}× the speed: "
+                    "what moved them all, the machine or its load, may be all there is.**")  # fmt: skip
+    once = [name for name, rows in (("A", a_rows), ("B", b_rows)) if len({row.round for row in rows}) == 1]
+    if judged and once:
+        said.append(f"{' and '.join(once)} ran each case once: what moves from run to run is not in the intervals.")
+    return said
 
 
 def _apart(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:

@@ -45,14 +45,14 @@ class Verdict(NamedTuple):
         """`1.43× (1.41–1.45)`, with no more digits than the interval supports."""
         if math.isinf(self.high):
             return f"{self.ratio:.2g}× (no interval)"
-        places = decimals(self.ratio, self.high - self.low)
+        places = decimals(*self[:3])
         return f"{self.ratio:.{places}f}× ({self.low:.{places}f}–{self.high:.{places}f})"
 
 
-def decimals(value: float, width: float) -> int:
-    """Places that an interval of this width supports; of a value below 1 its first digit at least."""
-    supported = 3 if width <= 0 else min(math.ceil(-math.log10(width / 1.5)), 4)
-    return max(supported, -math.floor(math.log10(value)), 0)
+def decimals(ratio: float, low: float, high: float) -> int:
+    """Places that an interval supports; but never so few that a ratio vanishes, or that 1.4 is not told from 1."""
+    supported = 3 if high <= low else min(math.ceil(-math.log10((high - low) / 1.5)), 4)
+    return max(supported, -math.floor(math.log10(ratio)), int(low < 2))
 
 
 def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) -> Verdict | None:

@@ -82,7 +82,7 @@ class Words:
         if math.isinf(span.high):
             return self("part.no_interval", value=digits(span.ratio, 2) + unit)
         most = max(2 - math.floor(math.log10(span.ratio)), 0)
-        places = min(decimals(span.ratio, span.high - span.low), most)
+        places = min(decimals(*span[:3]), most)
         value, low, high = (f"{number:.{places}f}" for number in span[:3])
         return self("part.interval", value=value + unit, low=low, high=high)
 
