@@ -59,18 +59,6 @@ def baselines(rows: Iterable[Row], name: str = BASELINE) -> dict[Any, Row]:
     return {row.setting: row for row in rows if row.backend == name}
 
 
-def speedups(row: Row, baseline: Row | None) -> dict[str, float]:
-    """For each pass that both have timed, how many times the row's speed is the baseline's: below 1 is slower."""
-    found: dict[str, float] = {}
-    if baseline is None:
-        return found
-    for one in PASSES:
-        mine, other = row.number(f"{one}/time"), baseline.number(f"{one}/time")
-        if mine and other and mine > 0 and other > 0:
-            found[one] = other / mine
-    return found
-
-
 def memory_share(row: Row, baseline: Row | None) -> float | None:
     """The row's peak memory over the baseline's; None where they ran different passes: a forward alone holds less."""
     if baseline is None or _timed(row) != _timed(baseline):

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from attn_lab.report import compare
+from attn_lab.report.cells import compared, number
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
 from attn_lab.report.pages.provenance import warnings
 from attn_lab.report.read import Row
-from attn_lab.report.study import Study, mixtures, noise
-from attn_lab.report.verdict import Verdict
+from attn_lab.report.study import Study, mixtures
 from attn_lab.report.winners import Winner, winners
 
 title = "page_overview"
@@ -111,19 +111,4 @@ def _beside(study: Study, each: Winner) -> Cell:
         return Cell("–", hover=study.missing(each.experiment, each.first))
     other = each.experiment.beside(each.first)
     mixed = mixtures([each.first, other]) if other else []
-    return verdict_cell(study, each.beside, mixed)
-
-
-def verdict_cell(study: Study, verdict: Verdict, mixed: list[str]) -> Cell:
-    """`12.9× (12.8–13.0)`, and the word for it unless it is plain; what the two sides differ in is said."""
-    word = "" if verdict.word == "faster" else f" {study.words[verdict.word]}"
-    marks = f" ‡ {'; '.join(mixed)}" if mixed else ""
-    return Cell(f"{verdict}{word}{marks}", verdict.ratio, kind=verdict.word)
-
-
-def number(row: Row, metric: str) -> Cell:
-    """A metric's number, its interval on hover, and a mark where it is noisy."""
-    value, low, high = (row.number(metric, part) for part in ("value", "low", "high"))
-    why = noise(row, metric)
-    interval = f"{compare.digits(low)}–{compare.digits(high)}" if low is not None and high is not None else ""
-    return Cell(compare.digits(value) + " ≈" * bool(why), value, " · ".join(filter(None, (interval, why))))
+    return compared(study, each.beside, mixed)
