@@ -9,6 +9,7 @@ from typing import Any
 from attn_lab.report.read import AXES, PASSES, Row
 
 BASELINE = "naive"
+WORDS = {"forward_backward": "step", "train_step": "train step"}
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from attn_lab.report import compare
-from attn_lab.report.compare import digits
+from attn_lab.report.compare import WORDS, digits
 from attn_lab.report.differences import Difference, asked
+from attn_lab.report.markdown import code, escape, table
 from attn_lab.report.read import Row
-from attn_lab.report.tables import WORDS, code, escape, table
 from attn_lab.report.verdict import Floor
 
 ROOM = 14_000  # characters of a table, of which there are four at most: a comment on GitHub takes 65,536

@@ -6,9 +6,9 @@ from typing import Any
 
 from attn_lab.report import compare
 from attn_lab.report.draws import FEW
+from attn_lab.report.families import along
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.read import AXES, PASSES, Row
-from attn_lab.report.study import families
 from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import Floor, Verdict, Word, floor_of, judge
 
@@ -50,7 +50,7 @@ class Measured:
     def axes(self) -> dict[str, list[list[Row]]]:
         """By swept axis the families of its cases."""
         cases = [row for each in self.cases.values() for row in each.values()]
-        found = {axis: families(cases, axis) for axis in AXES}
+        found = {axis: along(cases, axis) for axis in AXES}
         return {axis: several for axis, several in found.items() if several}
 
     @cached_property
