@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: cores are shared,
 import pytest
 from hypothesis import settings
 
+from attn_lab.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
     "logger": "logger=[jsonl]",
@@ -52,7 +54,7 @@ class Told:
 
 def words_with_defaults(words: tuple[str, ...]) -> list[str]:
     """`words`, and quick CPU cases without W&B unless they say otherwise.  Commands and flags alone stay alone."""
-    if not any("=" in word for word in words) or words[0] in ("doctor", "report"):
+    if not any("=" in word for word in words) or words[0] in COMMANDS:
         return list(words)
     given = {word.split("=")[0].lstrip("+~") for word in words}
     return [*words, *(word for key, word in DEFAULTS.items() if key not in given)]

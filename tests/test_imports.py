@@ -70,6 +70,11 @@ def test_reading_records_needs_no_torch(loaded: Loaded) -> None:
     assert not after & (LAB | ATTENTION | {"torch", "numpy"})
 
 
+def test_what_is_shared_needs_nothing_heavy_until_it_is_used(loaded: Loaded) -> None:
+    for seen in loaded("import attn_lab.share.dashboard", "import attn_lab.share.sync"):
+        assert not seen & (LAB | ATTENTION | {"torch", "numpy", "wandb_workspaces"})
+
+
 @pytest.mark.parametrize("module", modules(*ROOMS))
 def test_what_goes_into_a_model_is_written_against_torch_alone(module: str) -> None:
     """import-linter forbids what it knows by name; this forbids the rest.  Only a backend may name more, when used."""

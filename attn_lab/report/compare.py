@@ -9,6 +9,7 @@ from typing import Any
 from attn_lab.report.read import AXES, PASSES, Row
 
 BASELINE = "naive"
+WORDS = {"forward_backward": "step", "train_step": "train step"}
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:
@@ -32,6 +33,11 @@ def vary(rows: Sequence[Row]) -> list[str]:
     """The names in `asked` that take more than one value."""
     names = dict.fromkeys(name for row in rows for name in row.asked)
     return [name for name in names if len({row.asked.get(name) for row in rows}) > 1]
+
+
+def several(rows: Sequence[Row]) -> list[str]:
+    """Those of them of which there are two values, and not just rows with and without."""
+    return [name for name in vary(rows) if len({row.asked.get(name) for row in rows} - {None}) > 1]
 
 
 def order(row: Row) -> tuple[Any, ...]:

@@ -64,6 +64,13 @@ def escape(words: str) -> str:
     return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[#+=-]+(?:\s|$)))", r"\1\\", words)  # no heading, rule or list
 
 
+def code(words: str) -> str:
+    """The words in a code span, fit for a table."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    space = " " * ("`" in words)
+    return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|")
+
+
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> str:
     """A table of cells that are escaped already; the columns in `right` are numbers."""
     rule = ["---:" if place in right else "---" for place in range(len(heads))]

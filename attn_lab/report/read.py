@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_lab.bench.record import SCHEMA, STATUSES
+from attn_lab.bench.series import Line, asked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,25 +69,17 @@ class Row:
     def machine(self) -> str:
         return str(self.provenance["machine"].get("name") or self.provenance["machine"].get("device") or "unknown")
 
+    @property
+    def line(self) -> Line:
+        """The record it was read from, as far as a row holds it."""
+        named = {"id": self.id, "backend": self.name, "mask": self.mask, "subject": self.subject, "round": self.round}
+        case = {**named, "shape": self.shape, "twin": self.twin}
+        return {"case": case, "status": self.status, "metrics": self.metrics, "provenance": self.provenance}
+
     @cached_property
     def asked(self) -> dict[str, Any]:
         """All that a fair comparison holds fixed; shape fields that only repeat others are left out."""
-        shape = {name: value for name, value in self.shape.items() if value is not None}
-        derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"]}
-        derived["head_dim"] = shape["emb_dim"] / shape["num_heads"]
-        shape = {name: value for name, value in shape.items() if name not in derived or derived[name] != value}
-        return {**shape, "mask": self.mask, "subject": self.subject, **self._options, "machine": self.machine}
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """`mask.window` and the like: two windows are two questions, though the mask has one name.
-
-        The usual inputs go without saying, as in records from before there were others.
-        """
-        groups = {group: self.provenance["config"].get(group) for group in ("subject", "mask")}
-        return {f"{group}.{name}": value for group, options in groups.items() if isinstance(options, dict)
-                for name, value in options.items() if isinstance(value, int | float | str) and name[:1] != "_"
-                and (group, name, value) != ("subject", "inputs", "randn")}  # fmt: skip
+        return asked(self.line)
 
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
