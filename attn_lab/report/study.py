@@ -10,6 +10,7 @@ from typing import Any
 from attn_lab.core.errors import BadRequest
 from attn_lab.report import compare
 from attn_lab.report.families import Family, experiment_of, families
+from attn_lab.report.findings import Finding, findings
 from attn_lab.report.language import catalogue
 from attn_lab.report.read import PASSES, Broken, Row, printable, records
 from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
@@ -89,6 +90,10 @@ class Study:
         """`forward/time` in words: a known metric by its words, any other by its name."""
         one, _, what = name.partition("/")
         return f"{self.words[one]} {self.words.get(what, what)}" if one in PASSES else self.words.get(name, name)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        return findings(self.rows, self.language, self.baseline)
 
     @cached_property
     def rows(self) -> list[Row]:
