@@ -43,6 +43,8 @@ def _unreachable(url: str, seconds: float) -> str:
         try:
             socket.create_connection(place, timeout=seconds).close()
             answers.append("")
+        except TimeoutError:
+            return  # told below, whichever of the two clocks was first
         except OSError as error:
             answers.append(f"no connection to {place[0]}:{place[1]} ({error.strerror or error})")
 
