@@ -16,6 +16,7 @@ class Flash2(Backend):
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "band"),
             empty_rows=True,
+            dropout=True,
             head_dim=(1, 256),
             capability=(8, 0),
             packages=("flash-attn",),
@@ -30,9 +31,11 @@ class Flash2(Backend):
         left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
         is_causal = request.mask.band == CAUSAL
         window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
-        scale = request.shape.scale
+        scale, dropout = request.softmax_scale, request.dropout
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)
+            return flash_attn_func(
+                q, k, v, dropout_p=dropout, softmax_scale=scale, causal=is_causal, window_size=window
+            )
 
         return attend

@@ -25,6 +25,7 @@ class Mask(Protocol):
 
     band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited
     uniform: bool = True  # the same for every batch element and head
+    empty_rows: bool | None = None  # whether some query sees no key, where the mask knows without being counted
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor: ...
 
@@ -87,6 +88,8 @@ def pair_count(mask: Mask, shape: Shape) -> int:
 
 def has_empty_rows(mask: Mask, shape: Shape) -> bool:
     """Whether some query may attend to nothing; its output is defined as zero."""
+    if mask.empty_rows is not None:
+        return mask.empty_rows
     return any(bool((counts == 0).any()) for counts in _counts(mask, shape))
 
 
