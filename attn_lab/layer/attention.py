@@ -68,6 +68,7 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
+        self._like = (self.qkv.weight.dtype, self.qkv.weight.device)  # to look a weight up takes microseconds
         self._turns: dict[torch.device, Turn] = {}
         self._packing: Any = None
 
@@ -116,29 +117,40 @@ class Attention(nn.Module):
 
         Raises BadRequest for words that contradict each other, Refused by backends.
         """
-        if x.dim() != 3 or x.shape[-1] != self.emb_dim:
-            raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
-        weight = self.qkv.weight
-        if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
-            raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
-                             f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
-        batch, seq, _ = x.shape
+        size = x.shape
+        if len(size) != 3 or size[2] != self.emb_dim:
+            raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(size)}")
+        if (x.dtype, x.device) != self._like:
+            self._check_kind(x)
+        batch, seq, _ = size
         q, k, v = self.qkv(x).view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
         documents = None if cu_seqlens is None else self._documents(cu_seqlens, x, cache)
-        start = 0 if cache is None else cache.length
         if self.rope is not None:
-            turn = self._turn(start, seq, q, documents)
+            turn = self._turn(0 if cache is None else cache.length, seq, q, documents)
             q, k = turned(q, turn), turned(k, turn)
         if cache is not None:
-            self._check_look_ahead(start + seq, seq)
+            self._check_look_ahead(cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
         out = self._serving(q, k, v, self.training, documents)(q, k, v)
         if cache is not None:
             cache.length += seq  # only now: a refused call leaves the cache as it was
         return self.out(out.reshape(batch, seq, -1))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Attention":
+        """What .to(), .half(), .cuda() and their like come down to."""
+        super()._apply(fn, recurse)
+        self._like = (self.qkv.weight.dtype, self.qkv.weight.device)
+        return self
+
+    def _check_kind(self, x: Tensor) -> None:
+        """Raise BadRequest for an input of another dtype (but under autocast) or device than the weights."""
+        weight = self.qkv.weight
+        if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+            raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
+                             f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
 
     def _turn(self, start: int, seq: int, q: Tensor, documents: Documents | None) -> Turn:
         """cos and sin for these positions, from a table that grows by doubling."""

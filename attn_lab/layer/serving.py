@@ -53,29 +53,31 @@ class Serving:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropping: bool = False, mask: Mask | None = None) -> Attend:
         """q, k, v: (batch, seq, heads, head_dim).  `dropping`: with dropout; `mask`: another than the own."""
-        batch, seq_len, heads, head_dim = map(index, q.shape)  # index: under torch.compile sizes are constants
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         dropping = dropping and self.dropout > 0
-        key = (batch, seq_len, index(k.shape[1]), heads, index(k.shape[2]), head_dim, q.dtype, q.device,
-               needs_grad, dropping, mask)  # fmt: skip
         if torch.compiler.is_compiling():
             if mask is not None:
                 raise BadRequest("a mask given with the call: not under torch.compile; give it to the layer instead")
-            self._ensure(*key)
-        elif key not in self._prepared:
+            sizes = tuple(map(index, q.shape)), tuple(map(index, k.shape))  # index makes constants of them
+            constant = (*sizes, q.dtype, q.device, needs_grad, dropping, None)
+            self._ensure(*constant)
+            return self._prepared[constant]
+        key = (q.shape, k.shape, q.dtype, q.device, needs_grad, dropping, mask)
+        attend = self._prepared.get(key)
+        if attend is None:
             if q.dtype != k.dtype or q.dtype != v.dtype or q.device != k.device or q.device != v.device:
                 got = ", ".join(f"{each.dtype} on {each.device}" for each in (q, k, v))
                 raise BadRequest(f"q, k, v: expected one dtype and one device; got {got}")
             self._ensure(*key)
-        return self._prepared[key]
+            attend = self._prepared[key]
+        return attend
 
     def keep(
         self, attend: Attend, size: tuple[int, int, int, int], kv_heads: int, dtype: torch.dtype,
         device: torch.device, needs_grad: bool,
     ) -> None:  # fmt: skip
         """Serve self-attention of q of this size, without dropout, with an already prepared function."""
-        batch, seq_len, heads, head_dim = size
-        key = (batch, seq_len, seq_len, heads, kv_heads, head_dim, dtype, device, needs_grad, False, None)
+        key = (size, (*size[:2], kv_heads, size[3]), dtype, device, needs_grad, False, None)
         self._prepared[key] = attend
 
     @torch.compiler.assume_constant_result
@@ -83,7 +85,7 @@ class Serving:
         """Have `key` prepared.  To torch.compile a constant: it runs as it is while tracing, and is not traced."""
         if key in self._prepared:
             return
-        batch, seq_len, seq_len_kv, heads, kv_heads, head_dim, dtype, device, needs_grad, dropping, mask = key
+        (batch, seq_len, heads, head_dim), (_, seq_len_kv, kv_heads, _), dtype, device, needs_grad, dropping, mask = key
         shape = Shape(
             batch_size=batch, seq_len=seq_len, seq_len_kv=seq_len_kv, num_heads=heads, num_kv_heads=kv_heads,
             head_dim=head_dim, emb_dim=heads * head_dim, dtype=str(dtype).removeprefix("torch."),
