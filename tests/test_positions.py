@@ -144,6 +144,17 @@ def test_packed_documents_are_each_for_itself(backend, mask, rope):
     close(torch.autograd.grad(packed, x, cotangent), torch.autograd.grad(apart, x, cotangent))
 
 
+def test_packed_documents_break_the_compiled_graph_and_stay_right():
+    layer = Attention(32, 4, backend="sdpa_flash", rope=10000.0)
+    x, bounds = torch.randn(1, 16, 32), torch.tensor([0, 5, 16])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        close(torch.compile(layer, backend="eager")(x, cu_seqlens=bounds), layer(x, cu_seqlens=bounds))
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="cu_seqlens are read outside"):
+            torch.compile(layer, fullgraph=True, backend="eager")(x, cu_seqlens=bounds)
+
+
 def test_boundaries_written_over_in_place_are_read_again():
     layer = Attention(32, 4, backend="naive")
     x, bounds = torch.randn(1, 8, 32), torch.tensor([0, 3, 8])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.layer.cache import KVCache
 from attn_lab.layer.documents import Documents
+from attn_lab.layer.given import Recall
 from attn_lab.layer.names import BackendLike, backends_named, mask_named
 from attn_lab.layer.rope import Rope, Turn, turned
 from attn_lab.layer.serving import Choice, Serving
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
         self._like = (self.qkv.weight.dtype, self.qkv.weight.device)  # to look a weight up takes microseconds
         self._turns: dict[torch.device, Turn] = {}
-        self._packing: Any = None
+        self._packing = Recall()
 
     @property
     def mask(self) -> Mask:
@@ -134,7 +134,10 @@ class Attention(nn.Module):
         if cache is not None:
             self._check_look_ahead(cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
-        out = self._serving(q, k, v, self.training, documents)(q, k, v)
+        if documents is None:
+            out = self._serving(q, k, v, self.training)(q, k, v)
+        else:
+            out = self._serving.under(lambda: documents, q, k, v, self.training)
         if cache is not None:
             cache.length += seq  # only now: a refused call leaves the cache as it was
         return self.out(out.reshape(batch, seq, -1))
@@ -158,6 +161,7 @@ class Attention(nn.Module):
         wide = torch.promote_types(q.dtype, torch.float32)
         if torch.compiler.is_compiling():  # the compiler fuses it; a table would be a side effect
             positions = torch.arange(start, start + seq, device=q.device)
+            positions = positions if documents is None else documents.positions(q.device)
             return self.rope.turn(positions, self.head_dim, wide)
         table = self._turns.get(q.device)
         if table is None or len(table[0]) < start + seq or table[0].dtype != wide:
@@ -167,21 +171,17 @@ class Attention(nn.Module):
         where = slice(start, start + seq) if documents is None else documents.positions(q.device)
         return table[0][where], table[1][where]
 
+    @torch.compiler.disable(reason="cu_seqlens are read outside torch.compile's graph")
     def _documents(self, cu_seqlens: Sequence[int] | Tensor, x: Tensor, cache: KVCache | None) -> Documents:
-        """The mask these boundaries make; read from the device once as long as the same tensor comes again."""
+        """The mask these boundaries make; read from the device once, as long as the same tensor comes again."""
         if cache is not None:
             raise BadRequest("cu_seqlens and cache: expected one of them; a cache holds one document a batch element")
         if x.shape[0] != 1:
             raise BadRequest(f"cu_seqlens: expected documents packed in one batch element; got batch {x.shape[0]}")
         if not isinstance(cu_seqlens, Tensor):
             return Documents.of(cu_seqlens, x.shape[1], self.mask)
-        if self._packing is not None:
-            tensor, version, documents = self._packing
-            if tensor() is cu_seqlens and version == cu_seqlens._version and documents.ends[-1] == x.shape[1]:
-                return documents
-        documents = Documents.of(cu_seqlens, x.shape[1], self.mask)
-        self._packing = (ref(cu_seqlens), cu_seqlens._version, documents)
-        return documents
+        total = x.shape[1]
+        return self._packing(lambda: Documents.of(cu_seqlens, total, self.mask), cu_seqlens, about=total)
 
     def _check_look_ahead(self, end: int, seq: int) -> None:
         """A cache holds the past alone: no query may see a key that is still to come."""
@@ -193,4 +193,4 @@ class Attention(nn.Module):
                              f"got {self.mask}")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_turns": {}, "_packing": None}  # made again where they are needed
+        return vars(self) | {"_turns": {}}  # made again where they are needed

@@ -1,6 +1,6 @@
 """Who answers which question: each shape is prepared once, by the first backend preferred that can serve it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from attn_lab.core.shape import Shape
 from attn_lab.masks.full import Full
 
 MOST = 256  # questions remembered: decoding asks a new one each token
+FEW = 4  # of those that came with a mask of their own, which is a large tensor or never comes again
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Serving:
         dropping = dropping and self.dropout > 0
         if torch.compiler.is_compiling():
             if mask is not None:
-                raise BadRequest("a mask given with the call: not under torch.compile; give it to the layer instead")
+                raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Serving.under")
             sizes = tuple(map(index, q.shape)), tuple(map(index, k.shape))  # index makes constants of them
             constant = (*sizes, q.dtype, q.device, needs_grad, dropping, None)
             self._ensure(*constant)
@@ -71,6 +72,11 @@ class Serving:
             self._ensure(*key)
             attend = self._prepared[key]
         return attend
+
+    @torch.compiler.disable(reason="a mask that comes with the call is prepared outside torch.compile's graph")
+    def under(self, mask: Callable[[], Mask], q: Tensor, k: Tensor, v: Tensor, dropping: bool = False) -> Tensor:
+        """Attention under a mask known only now.  torch.compile breaks its graph here (fullgraph=True says so)."""
+        return self(q, k, v, dropping, mask())(q, k, v)
 
     def keep(
         self, attend: Attend, size: tuple[int, int, int, int], kv_heads: int, dtype: torch.dtype,
@@ -90,11 +96,11 @@ class Serving:
             batch_size=batch, seq_len=seq_len, seq_len_kv=seq_len_kv, num_heads=heads, num_kv_heads=kv_heads,
             head_dim=head_dim, emb_dim=heads * head_dim, dtype=str(dtype).removeprefix("torch."),
         )  # fmt: skip
-        mask = self.mask if mask is None else mask
-        if seq_len == 1 and mask.band == CAUSAL:
-            mask = Full()  # a lone query is the last, and sees every key: more kernels serve that
+        asked = self.mask if mask is None else mask
+        if seq_len == 1 and asked.band == CAUSAL:
+            asked = Full()  # a lone query is the last, and sees every key: more kernels serve that
         request = Request(
-            shape=shape, mask=mask, passes=PASSES if needs_grad else ("forward",),
+            shape=shape, mask=asked, passes=PASSES if needs_grad else ("forward",),
             dropout=self.dropout if dropping else 0.0, scale=self.scale,
         )  # fmt: skip
         if torch.compiler.is_exporting():
@@ -103,8 +109,8 @@ class Serving:
                 choice, attend = outside.submit(self._choose, request, device).result()
         else:
             choice, attend = self._choose(request, device)
-        if len(self._prepared) >= MOST:
-            oldest = next(iter(self._prepared))
+        alike = [other for other in self._prepared if (other[-1] is None) == (mask is None)]
+        for oldest in alike[: len(alike) - (MOST if mask is None else FEW) + 1]:
             del self._prepared[oldest]
             self.choices.pop(oldest, None)
         self.choices[key], self._prepared[key] = choice, attend
