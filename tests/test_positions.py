@@ -1,6 +1,8 @@
 """Where tokens stand: rotary positions, packed documents and decoding say what one plain sequence says."""
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_lab import Attention
+from attn_lab.backends.flash2 import Flash2
+from attn_lab.backends.flash4 import Flash4
+from attn_lab.backends.naive import Naive
+from attn_lab.core.backend import Request
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask, dense
 from attn_lab.core.shape import Shape
 from attn_lab.layer.documents import Documents
@@ -188,3 +195,42 @@ def test_documents_count_what_their_predicate_allows(lengths, band):
     assert dense(mask, shape, "cpu")[0, 0].tolist() == expected
     queries = torch.arange(total)
     assert mask.count(queries, total).tolist() == Mask.count(mask, queries, total).tolist()
+
+
+def by_document(q, k, v, bounds, bounds_k, longest, longest_k, *, dropout_p, softmax_scale, causal, window_size):
+    """flash_attn_varlen_func as its documentation has it: each document for itself, aligned bottom-right."""
+    assert bounds.dtype == torch.int32 and bounds is bounds_k and longest == longest_k == bounds.diff().max()
+    left, right = (0 if causal and side == 1 else width for side, width in enumerate(window_size))
+    outs = []
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        at = torch.arange(end - start)
+        away = at[:, None] - at
+        allowed = ((left < 0) | (away <= left)) & ((right < 0) | (-away <= right))
+        parts = (each[start:end].transpose(0, 1) for each in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *parts, attn_mask=allowed, dropout_p=dropout_p, scale=softmax_scale, enable_gqa=True
+        )
+        outs.append(out.transpose(0, 1))
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize("band", [(None, None), (None, 0), (2, 0)])
+def test_flash2_is_told_of_documents_what_its_variable_length_kernel_needs(monkeypatch, band):
+    """The wiring alone, on a CPU: a stand-in for the package; the kernels themselves need `-m gpu`."""
+    package = ModuleType("flash_attn")
+    package.flash_attn_func, package.flash_attn_varlen_func = None, by_document
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    shape = Shape(batch_size=1, seq_len=16, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16")
+    request = Request(shape=shape, mask=Documents((5, 6, 14, 16), band))
+    h100 = Machine(device="cuda", name="H100", memory=2**36, capability=(9, 0), packages={"flash-attn": "2.8.3"})
+    assert Flash2().refusals(request, h100) == []
+    q, k, v = (torch.randn(1, 16, heads, 8) for heads in (4, 2, 2))
+    cpu = detect("cpu")
+    close(Flash2().prepare(request, cpu)(q, k, v), Naive().prepare(request, cpu)(q, k, v))
+
+
+def test_a_backend_without_variable_lengths_or_masks_refuses_documents():
+    shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=32, dtype="float16")
+    request = Request(shape=shape, mask=Documents((5, 16), (None, 0)))
+    h100 = Machine(device="cuda", name="H100", memory=2**36, capability=(9, 0), packages={"flash-attn-4": "4.0.0"})
+    assert Flash4().refusals(request, h100) == ["mask kinds: full, causal, band; asked documents"]

@@ -88,7 +88,8 @@ class Limits:
         reasons = []
         if shape.dtype not in self.dtypes:
             reasons.append(f"dtypes: {', '.join(self.dtypes)}; asked {shape.dtype}")
-        if mask_kind not in self.masks:
+        served = mask_kind in self.masks or (mask_kind == "documents" and "predicate" in self.masks)
+        if not served:
             reasons.append(f"mask kinds: {', '.join(self.masks)}; asked {mask_kind}")
         elif mask_kind in self.square_masks and shape.offset:
             reasons.append(f"{mask_kind} mask only where seq_len == seq_len_kv; asked {shape.seq_len} and "

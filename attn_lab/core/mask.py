@@ -12,7 +12,7 @@ Band = tuple[int | None, int | None]
 
 FULL: Band = (None, None)
 CAUSAL: Band = (None, 0)
-KINDS = ("full", "causal", "band", "predicate")
+KINDS = ("full", "causal", "band", "documents", "predicate")
 
 
 class Mask(Protocol):
@@ -24,6 +24,8 @@ class Mask(Protocol):
     """
 
     band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited
+    ends: tuple[int, ...] | None = None  # where documents packed end to end end, each with `inside` as its own band
+    inside: Band = FULL
     uniform: bool = True  # the same for every batch element and head
     empty_rows: bool | None = None  # whether some query sees no key, where the mask knows without being counted
 
@@ -44,7 +46,7 @@ class Mask(Protocol):
 def kind(mask: Mask) -> str:
     """The least a backend must understand to serve this mask: one of KINDS."""
     if mask.band is None:
-        return "predicate"
+        return "predicate" if mask.ends is None else "documents"
     return {FULL: "full", CAUSAL: "causal"}.get(mask.band, "band")
 
 

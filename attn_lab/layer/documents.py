@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.mask import Band, Mask
+from attn_lab.core.mask import FULL, Band, Mask
 
 
 @dataclass(frozen=True)
 class Documents(Mask):
     """Every document for itself; in it, `inside` says who sees whom.  `ends`: where each ends, rising."""
 
-    ends: tuple[int, ...]
-    inside: Band
+    ends: tuple[int, ...] = ()
+    inside: Band = FULL
 
     @classmethod
     def of(cls, cu_seqlens: Sequence[int] | Tensor, total: int, mask: Mask) -> "Documents":
