@@ -351,10 +351,7 @@ def test_what_inference_prepared_serves_training_too():
             torch.zeros(1, 4, 32, dtype=torch.float64),
             "expected torch.float32 on cpu, as the weights; got torch.float64",
         ),
-        (
-            torch.zeros(1, 4, 32, device="meta"),
-            "expected torch.float32 on cpu, as the weights; got torch.float32 on meta",
-        ),
+        (torch.zeros(1, 4, 32, device="meta"), "device: expected one of auto, cuda, cpu; got 'meta'"),
         (torch.zeros(1, 0, 32), "shape.seq_len: expected a whole number of at least 1; got 0"),
         (torch.zeros(0, 4, 32), "shape.batch_size: expected a whole number of at least 1; got 0"),
     ],

@@ -15,7 +15,7 @@ from attn_lab.layer.documents import Documents
 from attn_lab.layer.given import Recall
 from attn_lab.layer.names import BackendLike, backends_named, mask_named
 from attn_lab.layer.rope import Rope, Turn, turned
-from attn_lab.layer.serving import Choice, Serving
+from attn_lab.layer.serving import MOST, Choice, Serving
 
 
 class Attention(nn.Module):
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
-        self._like = (self.qkv.weight.dtype, self.qkv.weight.device)  # to look a weight up takes microseconds
+        self._known: dict[tuple[Any, ...], Attend] = {}
         self._turns: dict[torch.device, Turn] = {}
         self._packing = Recall()
 
@@ -90,6 +90,7 @@ class Attention(nn.Module):
     @backend.setter
     def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
         self._serving = Serving(backends_named(backend), self.mask, dropout=self.dropout)
+        self._known = {}
 
     @property
     def choices(self) -> list[Choice]:
@@ -100,6 +101,7 @@ class Attention(nn.Module):
         """Serve inputs like `x`, outside autocast, with an already prepared function of this layer's backend."""
         needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.qkv.weight.requires_grad)
         size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
+        self._known = {}
         self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
@@ -117,13 +119,13 @@ class Attention(nn.Module):
 
         Raises BadRequest for words that contradict each other, Refused by backends.
         """
-        size = x.shape
-        if len(size) != 3 or size[2] != self.emb_dim:
-            raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(size)}")
-        if (x.dtype, x.device) != self._like:
-            self._check_kind(x)
-        batch, seq, _ = size
-        q, k, v = self.qkv(x).view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
+        try:
+            batch, seq, _ = x.shape
+            packed = self.qkv(x)
+        except (ValueError, RuntimeError):  # checked after the fact: to look before every call takes microseconds
+            self._check(x)
+            raise
+        q, k, v = packed.view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
@@ -134,22 +136,32 @@ class Attention(nn.Module):
         if cache is not None:
             self._check_look_ahead(cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
-        if documents is None:
-            out = self._serving(q, k, v, self.training)(q, k, v)
-        else:
+        if documents is not None:
             out = self._serving.under(lambda: documents, q, k, v, self.training)
+        elif cache is None:
+            out = self._attend(q, k, v)(q, k, v)
+        else:
+            out = self._serving(q, k, v, self.training)(q, k, v)
         if cache is not None:
             cache.length += seq  # only now: a refused call leaves the cache as it was
         return self.out(out.reshape(batch, seq, -1))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Attention":
-        """What .to(), .half(), .cuda() and their like come down to."""
-        super()._apply(fn, recurse)
-        self._like = (self.qkv.weight.dtype, self.qkv.weight.device)
-        return self
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Attend:
+        """What serves self-attention; the shortest way there, for what was asked before."""
+        if torch.compiler.is_compiling():
+            return self._serving(q, k, v, self.training)
+        key = (q.shape, q.dtype, q.device, q.requires_grad or k.requires_grad, self.training)
+        attend = self._known.get(key)
+        if attend is None:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            attend = self._known[key] = self._serving(q, k, v, self.training)
+        return attend
 
-    def _check_kind(self, x: Tensor) -> None:
-        """Raise BadRequest for an input of another dtype (but under autocast) or device than the weights."""
+    def _check(self, x: Tensor) -> None:
+        """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""
+        if x.dim() != 3 or x.shape[-1] != self.emb_dim:
+            raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
         weight = self.qkv.weight
         if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
             raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
@@ -193,4 +205,4 @@ class Attention(nn.Module):
                              f"got {self.mask}")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_turns": {}}  # made again where they are needed
+        return vars(self) | {"_known": {}, "_turns": {}}  # made again where they are needed
