@@ -14,8 +14,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: cores are shared,
 import pytest
 from hypothesis import settings
 
+from attn_lab.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
-DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu", "again": "again=false"}
+DEFAULTS = {
+    "logger": "logger=[jsonl]",
+    "measure": "measure=quick",
+    "device": "device=cpu",
+    "again": "again=false",
+    "report.at_end": "report.at_end=false",
+}
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
 settings.load_profile("attn_lab")
 
@@ -46,7 +54,7 @@ class Told:
 
 def words_with_defaults(words: tuple[str, ...]) -> list[str]:
     """`words`, and quick CPU cases without W&B unless they say otherwise.  Commands and flags alone stay alone."""
-    if not any("=" in word for word in words) or words[0] == "doctor":
+    if not any("=" in word for word in words) or words[0] in COMMANDS:
         return list(words)
     given = {word.split("=")[0].lstrip("+~") for word in words}
     return [*words, *(word for key, word in DEFAULTS.items() if key not in given)]

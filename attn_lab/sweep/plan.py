@@ -22,7 +22,7 @@ from attn_lab.sweep.explain import explained
 from attn_lab.sweep.schema import Config, unknown_keys
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
-NOT_THE_QUESTION = ("name", "logger", "again", "baseline")  # change where an answer is kept, never the answer
+NOT_THE_QUESTION = ("name", "logger", "again", "baseline", "report")  # change where an answer is kept, never the answer
 
 
 def register_resolvers() -> None:

@@ -19,7 +19,9 @@ from attn_lab.bench.examine import examine
 from attn_lab.bench.record import Logger, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import detect
+from attn_lab.report.command import make
 from attn_lab.report.console import summary
+from attn_lab.report.language import catalogue
 from attn_lab.report.read import records
 from attn_lab.sweep.plan import arranged, build, plan, sweep_folder
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
@@ -71,7 +73,8 @@ class Run:
 
         cases = plan(jobs, composed)
         config = compose(jobs[0])
-        self.baseline = config.baseline
+        self.baseline, self.report = config.baseline, config.report
+        catalogue("pages", self.report.language)  # a language we do not tell is refused now, not at the end
         jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
         self.folder = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
@@ -117,24 +120,46 @@ class Run:
         return record.status
 
     def close(self) -> int:
-        """Stop the view, close the loggers, print the summary.  Returns 1 if any case was wrong or an error."""
+        """Stop the view, print the summary, make the report, close the loggers (which may take the report along).
+
+        Returns 1 if any case was wrong or an error.
+        """
         if self.view is not None:
             self.view.close()
-        for logger in self.loggers:
-            logger.close()
+        told = ""
+        try:
+            if self.made:
+                rows, broken = records(self.folder, sweep=self.sweep)
+                summary(rows, self.console, baseline=self.baseline, broken=broken)
+                told = self._report()
+        finally:
+            for logger in self.loggers:
+                logger.close()
         if self.made:
-            rows, broken = records(self.folder, sweep=self.sweep)
-            summary(rows, self.console, baseline=self.baseline, broken=broken)
-            self._say_where_and_how_long()
+            self._say_where_and_how_long(told)
         return int(any(record.status in ("wrong", "error") for record in self.made))
 
-    def _say_where_and_how_long(self) -> None:
+    def _report(self) -> str:
+        """Make the folder's report, and say where it is, or why there is none: the records are safe either way."""
+        later = f"attn-lab report {self.folder}"
+        if not self.report.at_end or self.stopping:
+            return f"no report was made; later: {later}"
+        try:
+            page, *_ = make(
+                [self.folder], self.folder / "report", language=self.report.language, baseline=self.baseline
+            )
+            return f"report: {page}"
+        except BadRequest as error:
+            return f"no report was made ({error}); later: {later}"
+
+    def _say_where_and_how_long(self, report: str) -> None:
         wall = time.perf_counter() - self.started
         probing = sum(record.metrics["harness/probes"]["value"] for record in self.made)
         lines = [
             f"{len(self.made)} of {len(self.cases)} cases in {wall:.1f} s, {probing / wall:.0%} of it inside probes"
         ]
         lines += filter(None, (getattr(logger, "where", "") for logger in self.loggers))
+        lines.append(report)
         self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
