@@ -1,6 +1,7 @@
 """`attn-lab report RUNS… [-o DIR]`: records in, a folder with the whole report out."""
 
 import argparse
+import importlib
 import os
 import shutil
 import webbrowser
@@ -45,15 +46,16 @@ def make(
     if out.exists() and not out.is_dir():
         raise BadRequest(f"report: expected a folder to write to; got the file {out}")
     fresh = out.parent / f".{out.name}-{os.getpid()}"
+    for name in EXTRA:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            hint = "pip install 'attn-lab[report]'"
+            raise BadRequest(f"report: expected {', '.join(EXTRA)}; {name} is not installed here ({hint})") from None
     try:
         fresh.mkdir(parents=True)
         _write(folders, fresh, language, baseline)
         return _place(fresh, out)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        raise BadRequest(f"report: expected the packages it draws with; {error.name} is not installed here "
-                         f"(pip install 'attn-lab[report]')") from None  # fmt: skip
     except OSError as error:
         raise BadRequest(f"report: expected a folder to write to; got {error.strerror}: {error.filename}") from None
     finally:
