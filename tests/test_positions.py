@@ -162,12 +162,24 @@ def test_packed_documents_break_the_compiled_graph_and_stay_right():
             torch.compile(layer, fullgraph=True, backend="eager")(x, cu_seqlens=bounds)
 
 
-def test_boundaries_written_over_in_place_are_read_again():
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_boundaries_written_over_in_place_are_read_again(mode):
     layer = Attention(32, 4, backend="naive")
-    x, bounds = torch.randn(1, 8, 32), torch.tensor([0, 3, 8])
-    layer(x, cu_seqlens=bounds)
-    bounds[1] = 6
-    close(layer(x, cu_seqlens=bounds), layer(x, cu_seqlens=[0, 6, 8]))
+    with mode():
+        x, bounds = torch.randn(1, 8, 32), torch.tensor([0, 3, 8])
+        layer(x, cu_seqlens=bounds)
+        bounds[1] = 6
+        close(layer(x, cu_seqlens=bounds), layer(x, cu_seqlens=[0, 6, 8]))
+
+
+def test_a_cache_made_in_inference_mode_serves_outside_of_it():
+    layer = Attention(32, 4, backend="naive")
+    x = torch.randn(1, 4, 32)
+    with torch.inference_mode():
+        cache = layer.new_cache(1, 4)
+        layer(x[:, :3], cache=cache)
+    with torch.no_grad():
+        close(layer(x[:, 3:], cache=cache), layer(x)[:, 3:])
 
 
 @pytest.mark.parametrize("bounds", [[0, 5], [1, 8], [0, 5, 5, 8], [0, 6, 4, 8], [], [0, 4.0, 8], [0, 9]])

@@ -19,8 +19,9 @@ class KVCache:
         if min(batch_size, capacity) < 1:
             raise BadRequest(f"cache: expected batch_size and capacity of at least 1; got {batch_size} and {capacity}")
         size = (batch_size, capacity, num_kv_heads, head_dim)
-        self.k = torch.zeros(size, dtype=dtype, device=device)
-        self.v = torch.zeros(size, dtype=dtype, device=device)
+        with torch.inference_mode(False):  # else it could only be used there
+            self.k = torch.zeros(size, dtype=dtype, device=device)
+            self.v = torch.zeros(size, dtype=dtype, device=device)
         self.length = 0
 
     @property
