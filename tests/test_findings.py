@@ -199,6 +199,13 @@ def test_of_a_grid_the_largest_sweep_is_told_by_what_it_holds_fixed(tmp_path: Pa
     assert not [each for each in findings(rows(tmp_path, *causal)) if each.key == "crossing"]
 
 
+def test_two_axes_that_move_together_are_told_once(tmp_path: Path) -> None:
+    """head_dim held fixed, heads as emb_dim allows: one sweep, one sentence, on the axis that has the figure."""
+    lines = [line("a", heads, num_heads=heads, emb_dim=64 * heads) for heads in (8, 16, 32)]
+    told = [each for each in findings(rows(tmp_path, *lines)) if each.key == "scaling"]
+    assert len(told) == 1 and "num_heads" in told[0].text
+
+
 def test_strange_names_are_text(tmp_path: Path) -> None:
     strange = "{0} {x} <b>%s"
     told = findings(

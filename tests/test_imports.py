@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ATTENTION = {"flash_attn", "flash_attn_interface", "xformers"}
+ATTENTION = {"flash_attn", "flash_attn_interface", "timm", "transformers", "xformers"}
 LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "altair", "jinja2", "pyarrow", "vl_convert"}
 ROOMS = ("core", "masks", "backends", "layer")  # what goes into a model
 
@@ -58,7 +58,7 @@ def test_a_stand_in_that_is_imported_is_seen(loaded: Loaded) -> None:
 
 
 def test_the_layer_and_all_it_may_be_given_load_torch_alone(loaded: Loaded) -> None:
-    wing = modules(*ROOMS)
+    wing = [*modules(*ROOMS), "attn_lab.integrations.multihead"]
     after = loaded("from attn_lab import Attention", *(f"import {module}" for module in wing))
     assert "torch" in after[0]
     for module, seen in zip(["attn_lab.Attention", *wing], after, strict=True):

@@ -31,8 +31,10 @@ def path() -> Ordinary:
     return Ordinary(detect("cpu"))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
-def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant, path):
+def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant, device):
+    path = Ordinary(detect(device))
     record = path.record(plant.case(path))
     assert plant.found(record).fate == ("passed" if plant.status == "ok" else "caught"), record.reasons
     assert (METRIC in record.metrics) == (plant.status == "ok")
@@ -65,6 +67,12 @@ def test_the_command_names_every_plant_of_the_issue_and_exits_by_what_it_says(do
     assert seen[FIVE] in ("caught", "missed") if "cannot be decided" not in said.out else seen[FIVE] == "undecided"
     assert floor < 100 * RESOLVED or seen[FIVE] == "undecided"
     assert f"{list(seen.values()).count('caught')} caught" in said.out
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_is_missed_and_5_percent_is_decided(door):
+    said = door("selfcheck", "device=cuda")
+    assert said.code == 0 and set(fates(said.out).values()) == {"caught", "passed"}, said.out
 
 
 def test_a_missed_plant_is_exit_code_1(capfd, monkeypatch):

@@ -3,6 +3,7 @@
 from itertools import product
 from typing import Any
 
+import pytest
 from wandb_sweep import lines, record, swept
 
 from attn_lab.bench.record import Measurement, Record
@@ -88,10 +89,22 @@ def test_a_masks_window_is_an_axis_and_never_pooled() -> None:
         line["provenance"]["config"]["mask"] = {"_target_": "x", "window": window}
     (one,) = series(cases)
     assert (one.axis, [point["mask.window"] for point in one.points]) == ("mask.window", [64, 128, 256])
+    assert one.options["mask"] == {"_target_": "x"}
+
+
+def test_what_a_line_holds_fixed_is_in_its_configuration() -> None:
+    shapes = [{"batch_size": size} for size in (1, 2)] * 2
+    cases = lines(cases_of(*shapes))
+    for line, window in zip(cases, (64, 64, 128, 128), strict=True):
+        line["provenance"]["config"]["mask"] = {"window": window}
+    held = sorted(one.options["mask"]["window"] for one in series(cases) if one.axis == "batch_size")
+    assert held == [64, 128]
 
 
 def test_a_twin_and_a_refusal_have_no_line() -> None:
-    assert {one.backend: len(one.points) for one in drawn(swept())} == {"naive": 2, "flash2": 3}
+    found = {one.backend: one.points for one in drawn(swept())}
+    assert {name: len(points) for name, points in found.items()} == {"naive": 2, "flash2": 3}
+    assert found["naive"][0]["forward/time"] == pytest.approx(25.6005)  # its two rounds, not its twin's
 
 
 def test_a_noisy_number_is_named_with_its_line() -> None:

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, Told
 
 from attn_lab.bench.inputs import draw
-from attn_lab.probes.timing import Timing, precision
+from attn_lab.probes.timing import Gap, Timing, precision
 from attn_lab.sweep import plants
 
 PASSES = ("forward", "backward", "forward_backward")
@@ -24,6 +24,7 @@ UNITS = {
     **{f"{name}/precision": "%" for name in PASSES},
     **{f"{name}/intensity": "FLOP/B" for name in PASSES},
     **{f"{name}/of_ceiling": "of ceiling/gemm" for name in PASSES},
+    "forward_backward/gap": "%",
     "ceiling/gemm": "TFLOP/s",
     "ceiling/copy": "GB/s",
     **{f"memory/{name}": "MB" for name in ("peak", "step", "inputs", "saved", "forward")},
@@ -65,7 +66,7 @@ def test_metrics_have_their_names_units_and_finite_values(swept):
         assert {name: metric["unit"] for name, metric in record["metrics"].items()} == UNITS
         for name, metric in record["metrics"].items():
             assert list(metric) == ["value", "unit", "low", "high", "samples", "note"]
-            assert math.isfinite(metric["value"]) and metric["value"] >= 0, name
+            assert math.isfinite(metric["value"]) and (metric["value"] >= 0 or name.endswith("/gap")), name
             assert isinstance(metric["samples"], int) and metric["samples"] >= 1
             if metric["low"] is not None:
                 assert metric["low"] <= metric["value"] <= metric["high"], name
@@ -490,6 +491,25 @@ def test_the_interval_of_the_median_holds_the_truth_as_often_as_it_says():
         times = np.exp(generator.normal(0, 0.1, 50))
         held += abs(np.median(times) - 1) <= precision(times) / 100 * np.median(times)
     assert 0.93 <= held / 400 <= 1.0
+
+
+def test_a_step_that_is_not_the_sum_of_its_passes_is_marked_unless_noise_explains_it():
+    generator = np.random.default_rng(4)
+
+    def mark(step: float, spread: float) -> str:
+        return Gap(*(median * np.exp(generator.normal(0, spread, 50)) for median in (step, 1.0, 2.0))).mark
+
+    assert mark(3.0, 0.01) == mark(3.09, 0.01) == mark(2.91, 0.01) == ""
+    assert mark(4.5, 0.01).startswith("noisy: ") and "3 ms, +50 %" in mark(4.5, 0.01)
+    assert "-33 %" in mark(2.0, 0.01)
+    assert mark(4.5, 2.0) == ""
+
+
+def test_the_gap_of_a_record_is_that_of_its_times(swept):
+    for record in swept.records:
+        times = {name: record["metrics"][f"{name}/time"]["value"] for name in PASSES}
+        share = times["forward_backward"] / (times["forward"] + times["backward"])
+        assert record["metrics"]["forward_backward/gap"]["value"] == pytest.approx(100 * (share - 1))
 
 
 @pytest.mark.parametrize("word", ["measure.precision=0", "measure.precision=-1", "measure.seconds=-1"])

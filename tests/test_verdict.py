@@ -140,7 +140,8 @@ def test_without_twins_the_floor_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ratio", "spread", "word"),
     [(1.15, 0.001, "faster"), (1.09, 0.001, "unclear"), (0.86, 0.001, "slower"), (0.92, 0.001, "unclear"),
-     (1.04, 0.001, "same"), (0.96, 0.001, "same"), (1.11, 0.1, "unclear"), (1.25, 0.9, "unclear"), (1.0, 0.001, "same"), (1.15, 0.2, "unclear")],
+     (1.04, 0.001, "same"), (0.96, 0.001, "same"), (1.11, 0.1, "unclear"), (1.25, 0.9, "unclear"),
+     (1.0, 0.001, "same"), (1.15, 0.2, "unclear")],
 )  # fmt: skip
 def test_words_at_their_boundaries(tmp_path: Path, ratio: float, spread: float, word: str) -> None:
     """With a floor of 10 %: beyond it the whole interval, or no claim; the same, within 5 %."""

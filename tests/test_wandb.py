@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from wandb_loopback import KEY, Loopback
-from wandb_sweep import environment, lines, offline, sweep
+from wandb_sweep import HASTY, environment, lines, offline, sweep
 
 pytest.importorskip("wandb", minversion="0.31")
 
@@ -212,7 +212,7 @@ def test_without_wandb_installed_a_sweep_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_costs_nothing_and_the_rest_is_sent_later(tmp_path: Path) -> None:
-    with closing(Loopback()) as server, sweep(tmp_path, **server.environment()) as run:
+    with closing(Loopback()) as server, sweep(tmp_path, **HASTY, **server.environment()) as run:
         run("tune", {"EVERY": 0.1, "PATIENCE": 5})
         run("open", {"folder": "runs/x"})
         run("write", 0)
@@ -255,8 +255,7 @@ def test_a_server_that_falls_silent_is_waited_for_only_so_long(tmp_path: Path) -
 
 def test_what_a_server_fails_to_take_is_not_called_sent(tmp_path: Path) -> None:
     """`wandb sync` itself calls it synced, in both cases."""
-    few = {f"WANDB__{what}_RETRY_MAX": "1" for what in ("FILE_STREAM", "FILE_TRANSFER")}
-    with closing(Loopback()) as server, sweep(tmp_path, **few, **server.environment()) as run:
+    with closing(Loopback()) as server, sweep(tmp_path, **HASTY, **server.environment()) as run:
         said = []
         for count, fails in enumerate(["PUT .*table", "POST .*file_stream"], 1):
             server.fails = re.compile(fails)
@@ -295,7 +294,7 @@ def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_server_that_sleeps_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from attn_lab.loggers._wandb_server import _unreachable
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
     began = time.monotonic()
     assert "no answer" in _unreachable("https://slow.invalid", 0.3)
     assert time.monotonic() - began < 1

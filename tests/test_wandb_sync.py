@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 from wandb_loopback import KEY, Loopback
-from wandb_sweep import environment, offline, sweep, swept
+from wandb_sweep import HASTY, environment, offline, sweep, swept
 
 pytest.importorskip("wandb", minversion="0.31")
-
-TRYING = {"MAX": "1", "WAIT_MIN_SECONDS": "0.1", "WAIT_MAX_SECONDS": "0.1"}  # W&B waits for seconds, and tries again
-HASTY = {f"WANDB__{what}_RETRY_{key}": value for key, value in TRYING.items()
-         for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

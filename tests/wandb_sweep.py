@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 SHAPE: dict[str, Any] = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048}
 SHAPE |= {"num_kv_heads": 32, "seq_len_kv": 1024, "head_dim": 64, "dtype": "float16"}
 
+TRYING = {"MAX": "1", "WAIT_MIN_SECONDS": "0.1", "WAIT_MAX_SECONDS": "0.1"}  # W&B waits for seconds, and tries again
+HASTY = {f"WANDB__{what}_RETRY_{key}": value for key, value in TRYING.items()
+         for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}  # fmt: skip
+
 
 def records() -> list[Record]:
     """One of each kind: measured, measured otherwise, not finite, refused, failed."""

@@ -45,7 +45,7 @@ class Flex(Backend):
                 device=machine.device,
                 _compile=shape.seq_len * shape.seq_len_kv > DENSE_BLOCK_MASK_UP_TO,
             )
-        scale, grouped = shape.scale, shape.group_size > 1
+        scale, grouped = request.softmax_scale, shape.group_size > 1
         # Short queries go to a decoding kernel that stacks a group's queries in one block, and cannot where they
         # outgrow the mask's: torch 2.11 then finds "no choices" (InductorError).
         options: Any = {"FORCE_USE_FLEX_ATTENTION": True} if shape.seq_len * shape.group_size > SPARSE_BLOCK else None

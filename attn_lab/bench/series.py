@@ -22,7 +22,7 @@ class Series(NamedTuple):
     axis: str
     moving: tuple[str, ...]
     held: Mapping[str, Any]
-    options: Mapping[str, Any]  # of the resolved configuration, what is neither in `held` nor on the axis
+    options: Mapping[str, Any]  # the resolved configuration but for the shape and what is on the axis
     points: Sequence[Mapping[str, float]]
     noisy: Sequence[str]
 
@@ -94,8 +94,9 @@ def _moves(name: str, axis: str, rows: Sequence[Row]) -> bool:
 
 def _of_family(axis: str, moving: tuple[str, ...], family: Sequence[Row]) -> Iterator[Series]:
     backends: dict[Any, dict[float, list[Row]]] = {}
+    on_it = (axis, *moving)
     for row in sorted(family, key=lambda row: _value(row, axis)):
-        backend = row[0]["case"]["backend"], _text(_options(row[0]))
+        backend = row[0]["case"]["backend"], _text(_options(row[0], on_it))
         backends.setdefault(backend, {}).setdefault(_value(row, axis), []).append(row)
     for (backend, _), places in backends.items():
         points = [
@@ -104,10 +105,10 @@ def _of_family(axis: str, moving: tuple[str, ...], family: Sequence[Row]) -> Ite
         ]  # fmt: skip
         if points:
             line, one = next(iter(places.values()))[0]
-            held = {name: value for name, value in one.items() if name not in (axis, *moving)}
+            held = {name: value for name, value in one.items() if name not in on_it}
             marks = dict.fromkeys(f"{name} at {point[axis]}" for point in points for line, _ in places[point[axis]]
                                   for name in noisy(line))  # fmt: skip
-            yield Series(backend, axis, moving, held, _options(line), points, list(marks))
+            yield Series(backend, axis, moving, held, _options(line, on_it), points, list(marks))
 
 
 def _pooled(rounds: Sequence[Line]) -> dict[str, float]:
@@ -144,11 +145,12 @@ def _own(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                     yield group, name, value
 
 
-def _options(line: Line) -> dict[str, Any]:
+def _options(line: Line, but: Sequence[str]) -> dict[str, Any]:
     config = line["provenance"]["config"]
     kept = {name: value for name, value in config.items() if name not in ("shape", *DRAWN_AFRESH)}
     for group, name, _ in _own(config):
-        kept[group] = {key: value for key, value in kept[group].items() if key != name}
+        if f"{group}.{name}" in but:
+            kept[group] = {key: value for key, value in kept[group].items() if key != name}
     return kept
 
 

@@ -43,6 +43,8 @@ def _unreachable(url: str, seconds: float) -> str:
         try:
             socket.create_connection(place, timeout=seconds).close()
             answers.append("")
+        except TimeoutError:
+            return  # told below, whichever of the two clocks was first
         except OSError as error:
             answers.append(f"no connection to {place[0]}:{place[1]} ({error.strerror or error})")
 
@@ -157,7 +159,9 @@ def empty(run: Path) -> bool:
 def _trouble(lines: Iterable[str]) -> str:
     """The first error that `wandb sync` tells of: `wandb: ERROR …`, or a line of JSON in its log."""
     for line in lines:
-        if line.startswith("{") and '"level":"ERROR' in line:
+        if (
+            line.startswith("{") and line.endswith("}") and '"level":"ERROR' in line
+        ):  # a killed child leaves half a line
             entry = json.loads(line)
             return " ".join(str(entry.get("error") or entry.get("msg")).split())[:300]
         if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from attn_lab.report import compare
 from attn_lab.report.read import PASSES, Row
+from attn_lab.report.study import noise
 from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import UNMEASURED, Floor, Verdict, floor_of, judge
 
@@ -110,8 +111,7 @@ def _of_metric(a: Case, b: Case, metric: str, floor: Floor) -> Difference | None
     before, after = a.number(metric), b.number(metric)
     if not before or not after:
         return None
-    noisy = any(str(row.metrics[metric].get("note") or "").startswith("noisy:") for row in (*a.rounds, *b.rounds)
-                if metric in row.metrics)  # fmt: skip
+    noisy = any(noise(row, metric) for row in (*a.rounds, *b.rounds))
     if metric.startswith("memory/"):
         if _timed(a) != _timed(b):
             return None

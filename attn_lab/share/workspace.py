@@ -98,7 +98,7 @@ def _runs(lines: Sequence[Line], drawn: Sequence[Series]) -> ws.RunsetSettings:
     colours = _colours(backends)
     shown = [f"{one}/time" for one in PASSES if any(f"{one}/time" in line["metrics"] for line in lines)] + list(MEMORY)
     marks = ["noisy"] if any(map(noisy, lines)) else []
-    paths = [f"config:{_path(axis, '.value')}" for axis in dict.fromkeys([*AXES, *_axes(drawn)])]
+    paths = [f"config:{_path(axis)}" for axis in dict.fromkeys([*AXES, *_axes(drawn)])]
     several = len(machines) > 1  # two GPUs are never one line
     places = [ws.GroupPath(machine, name) if several else name for machine in machines for name in backends]
     groups: dict[object, object] = dict(zip(places, [colours[name] for name in backends] * len(machines), strict=True))
@@ -123,7 +123,7 @@ def _filter(made: ws.Workspace, sweeps: Iterable[str], lines: Sequence[Line], dr
     off: dict[tuple[str, str], list[Any]] = {("summary", "status"): sorted({line["status"] for line in lines})}
     for axis in dict.fromkeys([*AXES, *_axes(drawn)]):
         there = {line["case"]["shape"].get(axis, asked(line).get(axis)) for line in lines}
-        off["config", _path(axis, ".value")] = sorted(there - {None})
+        off["config", _path(axis)] = sorted(there - {None})
     filters: list[dict[str, Any]] = []
     for disabled, wanted in ((False, on), (True, off)):
         for (section, name), values in wanted.items():
@@ -145,10 +145,10 @@ def _axes(drawn: Iterable[Series]) -> list[str]:
     return list(dict.fromkeys(one.axis for one in drawn))
 
 
-def _path(axis: str, value: str) -> str:
+def _path(axis: str) -> str:
     """Where a run's configuration holds it; W&B puts a `value` behind the first name."""
     group, _, option = axis.partition(".")
-    return f"{group}{value}.{option}" if option else f"case{value}.shape.{axis}"
+    return f"{group}.value.{option}" if option else f"case.value.shape.{axis}"
 
 
 def _colours(backends: Sequence[str]) -> dict[str, str]:

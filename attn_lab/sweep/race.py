@@ -66,9 +66,8 @@ def told(rows: Sequence[Row], rounds: int) -> Race:
 
 def _contenders(path: Ordinary) -> list[Case]:
     words = (*TRACK[path.machine.device], "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=0.1")
-    sound = path.case(SOUND, "attn_lab.sweep.plants.Planted", *words)
-    slower = [path.case(name, "attn_lab.sweep.slower.Slower", f"+backend.share={share}", *words)
-              for name, share in ((FIVE, 0.05), (TENTH, 0.001))]  # fmt: skip
+    sound, *slower = [path.case(name, "attn_lab.sweep.slower.Slower", f"+backend.share={share}", *words)
+                      for name, share in ((SOUND, 0), (FIVE, 0.05), (TENTH, 0.001))]  # fmt: skip
     return [sound, *slower, replace(sound, twin=True, config={**sound.config, "twin": True})]
 
 

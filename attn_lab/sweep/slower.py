@@ -13,10 +13,10 @@ from attn_lab.sweep.plants import Planted
 
 @dataclass(frozen=True)
 class Slower(Planted):
-    """Each call takes `share` longer than the sound one, whose kernels and answer it has.
+    """Each call takes `share` longer than with a share of 0, which has the same clocks about it (some µs).
 
     On the CPU it waits for that share of the very call it has just made.  A GPU's clock cannot be read from here: there
-    it appends a kernel that spins for that share of the sound one's time, as events showed it in `prepare`.
+    it appends a kernel that spins for that share of a call's time, as events showed it in `prepare`.
     """
 
     share: float = 0.05

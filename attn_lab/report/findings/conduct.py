@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from attn_lab.bench.record import STATUSES
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured, marked
+from attn_lab.report.findings.measured import Measured
 from attn_lab.report.read import PASSES
+from attn_lab.report.study import noise
 
 CLAUSE = 90  # characters of a reason that a sentence has room for
 
@@ -73,7 +74,7 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
         yield words.finding("rounds.one", "overview", numbers, count=rounds.count(1), of=len(rounds))
     wanted = [f"{one}/time" for one in PASSES]
     times = [(row, name) for row in measured.rows for name in wanted if row.number(name)]
-    noisy = [(row, name) for row, name in times if marked(row, name)]
+    noisy = [(row, name) for row, name in times if noise(row, name)]
     if noisy:
         counts = Counter(row.backend for row, _ in noisy)
         told = words.all(words("part.count", backend=name, count=count) for name, count in counts.most_common())

@@ -6,13 +6,13 @@ from typing import Any
 
 from attn_lab.report import compare
 from attn_lab.report.draws import FEW
-from attn_lab.report.families import along
+from attn_lab.report.families import families
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.read import AXES, PASSES, Row
+from attn_lab.report.study import noise
 from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import Floor, Verdict, Word, floor_of, judge
 
-NOISY = "noisy:"
 Setting = Hashable
 
 
@@ -48,10 +48,12 @@ class Measured:
 
     @cached_property
     def axes(self) -> dict[str, list[list[Row]]]:
-        """By swept axis the families of its cases."""
-        cases = [row for each in self.cases.values() for row in each.values()]
-        found = {axis: along(cases, axis) for axis in AXES}
-        return {axis: several for axis, several in found.items() if several}
+        """By swept axis the families of its cases; two axes that move together are one, as in the figures."""
+        found: dict[str, list[list[Row]]] = {}
+        for family in families([row for each in self.cases.values() for row in each.values()], {}):
+            if family.axis:
+                found.setdefault(family.axis, []).append(family.rows)
+        return found
 
     @cached_property
     def passes(self) -> list[str]:
@@ -97,7 +99,7 @@ class Measured:
     def noisy(self, one: str, *cases: tuple[Setting, str]) -> bool:
         """Whether the time of one of the cases is marked as noisy in one of its rounds."""
         rounds = [row for case in cases for row in self.rounds.get(case, [])]
-        return any(marked(row, f"{one}/time") for row in rounds)
+        return any(noise(row, f"{one}/time") for row in rounds)
 
     def judge(self, setting: Setting, mine: str, other: str, one: str) -> Verdict | None:
         """`mine` against `other` at one setting."""
@@ -126,8 +128,3 @@ class Measured:
         if not self.axes:
             return "figures-point"
         return f"figures-{next(iter(self.axes))}-{what}" if len(self.axes) == 1 else page
-
-
-def marked(row: Row, metric: str) -> bool:
-    """Whether the number carries the mark that it wanders more than was asked."""
-    return str(row.metrics.get(metric, {}).get("note") or "").startswith(NOISY)
