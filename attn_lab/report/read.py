@@ -32,6 +32,7 @@ class Row:
     reasons: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    question: str = ""  # the part of the id that was asked, whatever it stood on; in older records the id is just that
     twin: bool = False  # the baseline, timed again under a second label: their ratio is the run's noise
     artifacts: Sequence[Mapping[str, Any]] = ()  # files that belong to the case: {kind, path in folder, size}
     folder: Path = Path()  # where its records.jsonl lies
@@ -112,8 +113,9 @@ def records(path: str | Path | Iterable[str | Path], sweep: str | None = None, *
     broken: list[str] = []
     for one in [path] if isinstance(path, str | Path) else path:
         found = [row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep"))]
-        # Within a file the later line is the newer, whatever the clock said; between files only `started` can tell.
-        rows += {row.id: row for row in found}.values() if newest else found
+        # Within a file the later line is the newer, whatever the clock said, and outdoes what another version answered;
+        # between files only `started` can tell, and versions may be what is compared.
+        rows += {(row.question, row.machine): row for row in found}.values() if newest else found
     if newest:
         rows = list({row.id: row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values())
     return Reading(rows, broken)
@@ -173,6 +175,7 @@ def _row(record: Mapping[str, Any], folder: Path) -> Row:
     names["backend"] += AGAIN * twin
     return Row(
         **names,
+        question=str(case.get("question", case["id"])),
         twin=twin,
         artifacts=artifacts,
         folder=folder,
