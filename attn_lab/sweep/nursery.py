@@ -1,6 +1,8 @@
 """Where processes come from: a fork server that imports torch while the command that wants them does so too."""
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -13,7 +15,15 @@ PRELOAD = "attn_lab.sweep.serve"  # and with it torch and all else a case needs;
 def warm() -> None:
     """Start the server now.  Once it has imported, which takes as long as importing here, a child takes 20 ms."""
     CONTEXT.set_forkserver_preload([PRELOAD])
-    forkserver.ensure_running()
+    given = os.environ.get("PYTHONPATH")
+    # It is to import what we have imported, wherever that lies; Python < 3.13 does not tell it.
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if given is not None:
+            os.environ["PYTHONPATH"] = given
 
 
 def asked(question: Callable[[], Any]) -> Any:
