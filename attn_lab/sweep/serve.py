@@ -30,6 +30,7 @@ def serve(pipe: Connection, told: Connection, lifeline: Connection, gpu: str | N
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         torch.cuda.init()  # while nobody waits for it yet
+    gc.freeze()  # what it was forked with stays shared with the server: collecting would copy it, page by page
     frozen = False
     while True:
         try:
