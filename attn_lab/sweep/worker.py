@@ -15,6 +15,7 @@ from attn_lab.sweep.nursery import CONTEXT
 from attn_lab.sweep.serve import serve
 
 TAIL = 2000  # bytes of what a worker printed that are kept for its obituary
+PATIENCE = 30  # seconds for a killed one to be gone; a driver that has hung may hold it for good
 GRACE = 0.5  # seconds in which one that is to be killed may say where it is
 
 
@@ -71,7 +72,7 @@ class Worker:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         self._process.kill()  # before it could make a group of its own
-        self._process.join()
+        self._process.join(PATIENCE)
         self._listen()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from attn_lab.sweep.gpus import visible
 from attn_lab.sweep.view import View
 from attn_lab.sweep.worker import Worker
 
+LOOK = 60.0  # seconds between two looks at workers that say nothing; they are heard at once when they do
 Batch = Sequence[Case]
 
 
@@ -55,7 +56,8 @@ def work(
     for worker in workers:
         next_for(worker)
     while busy := [worker for worker in workers if worker.case]:
-        connection.wait([source for worker in busy for source in worker.sources], min(w.remaining for w in busy))
+        patience = min(LOOK, *(worker.remaining for worker in busy))
+        connection.wait([source for worker in busy for source in worker.sources], patience)
         for worker in busy:
             case = worker.case
             assert case is not None
