@@ -33,6 +33,7 @@ class Row:
     reasons: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    question: str = ""  # the part of the id that was asked, whatever it stood on; in older records the id is just that
     twin: bool = False  # the baseline, timed again under a second label: their ratio is the run's noise
     artifacts: Sequence[Mapping[str, Any]] = ()  # files that belong to the case: {kind, path in folder, size}
     folder: Path = Path()  # where its records.jsonl lies
@@ -118,21 +119,24 @@ def records(
     sweep: str | None = None,
     *,
     newest: bool = True,
-    same: Callable[[Row], Hashable] = lambda row: row.id,
+    apart: Callable[[Row], Hashable] = lambda row: None,
 ) -> Reading:
     """The rows of one or more run folders (or records files); of a case run again only the newest, unless told.
 
-    `same` says which rows are one case.  Read as a stream: what a later line replaces is not kept.
+    Rows that `apart` tells apart are never one case.  Read as a stream: what a later line replaces is not kept.
     """
     rows: list[Row] = []
     broken = Broken()
     for one in [path] if isinstance(path, str | Path) else path:
         found = (row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep")))
-        # Within a file the later line is the newer, whatever the clock said; between files only `started` can tell.
-        rows += {same(row): row for row in found}.values() if newest else found
+        # Within a file the later line is the newer, whatever the clock said, and outdoes what another version answered;
+        # between files only `started` can tell, and versions may be what is compared.
+        rows += {(apart(row), row.question, row.machine): row for row in found}.values() if newest else found
     if newest:
         rows = list(
-            {same(row): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values()
+            {
+                (apart(row), row.id): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))
+            }.values()
         )
     return Reading(rows, broken)
 
@@ -198,6 +202,7 @@ def _row(record: Mapping[str, Any], folder: Path) -> Row:
     names["backend"] += AGAIN * twin
     return Row(
         **names,
+        question=str(case.get("question", case["id"])),
         twin=twin,
         artifacts=artifacts,
         folder=folder,
