@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Attention", "__version__"]
+__all__ = ["Attention", "__version__", "convert"]
 
 if TYPE_CHECKING:
+    from attn_lab.integrations.multihead import convert as convert
     from attn_lab.layer.attention import Attention as Attention
 
 
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from attn_lab.layer.attention import Attention
 
         return Attention
+    if name == "convert":
+        from attn_lab.integrations.multihead import convert
+
+        return convert
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

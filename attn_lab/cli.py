@@ -8,8 +8,13 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
+    "dashboard": "attn_lab.share.dashboard:dashboard",
+    "diff": "attn_lab.report.diff:diff",
     "doctor": "attn_lab.sweep.doctor:doctor",
     "plan": "attn_lab.cli:_plan",
+    "report": "attn_lab.report.command:report",
+    "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
+    "wandb-sync": "attn_lab.share.sync:sync",
 }
 
 

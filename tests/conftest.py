@@ -14,8 +14,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: cores are shared,
 import pytest
 from hypothesis import settings
 
+from attn_lab.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
-DEFAULTS = {"logger": "logger=[jsonl]", "measure": "measure=quick", "device": "device=cpu", "again": "again=false"}
+DEFAULTS = {
+    "logger": "logger=[jsonl]",
+    "measure": "measure=quick",
+    "device": "device=cpu",
+    "again": "again=false",
+    "report.at_end": "report.at_end=false",
+}
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
 settings.load_profile("attn_lab")
 
@@ -49,7 +57,7 @@ IN_PROCESS = {"hydra/launcher": "hydra/launcher=basic"}  # spares a worker; what
 
 def words_with_defaults(words: tuple[str, ...], defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
     """`words`, and quick CPU cases without W&B unless they say otherwise.  Commands and flags alone stay alone."""
-    if not any("=" in word for word in words) or words[0] == "doctor":
+    if not any("=" in word for word in words) or words[0] in COMMANDS.keys() - {"plan"}:
         return list(words)
     given = {word.split("=")[0].lstrip("+~") for word in words}
     return [*words, *(word for key, word in defaults.items() if key not in given)]

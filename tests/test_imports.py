@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ATTENTION = {"flash_attn", "flash_attn_interface", "xformers"}
-LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "matplotlib"}
+ATTENTION = {"flash_attn", "flash_attn_interface", "timm", "transformers", "xformers"}
+LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "altair", "jinja2", "pyarrow", "vl_convert"}
 ROOMS = ("core", "masks", "backends", "layer")  # what goes into a model
 
 Loaded = Callable[..., list[set[str]]]
@@ -58,7 +58,7 @@ def test_a_stand_in_that_is_imported_is_seen(loaded: Loaded) -> None:
 
 
 def test_the_layer_and_all_it_may_be_given_load_torch_alone(loaded: Loaded) -> None:
-    wing = modules(*ROOMS)
+    wing = [*modules(*ROOMS), "attn_lab.integrations.multihead"]
     after = loaded("from attn_lab import Attention", *(f"import {module}" for module in wing))
     assert "torch" in after[0]
     for module, seen in zip(["attn_lab.Attention", *wing], after, strict=True):
@@ -68,6 +68,11 @@ def test_the_layer_and_all_it_may_be_given_load_torch_alone(loaded: Loaded) -> N
 def test_reading_records_needs_no_torch(loaded: Loaded) -> None:
     (after,) = loaded("import attn_lab.report.read")
     assert not after & (LAB | ATTENTION | {"torch", "numpy"})
+
+
+def test_what_is_shared_needs_nothing_heavy_until_it_is_used(loaded: Loaded) -> None:
+    for seen in loaded("import attn_lab.share.dashboard", "import attn_lab.share.sync"):
+        assert not seen & (LAB | ATTENTION | {"torch", "numpy", "wandb_workspaces"})
 
 
 @pytest.mark.parametrize("module", modules(*ROOMS))

@@ -1,17 +1,24 @@
 """attn_lab.Attention as a person uses it: swap the backend, keep the weights, be refused in full sentences."""
 
+import copy
+import pickle
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torch.utils.checkpoint import checkpoint
 
 from attn_lab import Attention
 from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flex import Flex
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.backend import Request
+from attn_lab.core.backend import Limits, Request
 from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.layer.multihead import state_from_multihead, state_to_multihead
+from attn_lab.layer.names import backend_names, backends_named, mask_named, mask_names
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 
@@ -29,18 +36,28 @@ def test_another_backend_gives_the_same_layer():
     assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
 
 
-def test_it_is_pytorchs_own_attention_given_its_weights():
-    ours = Attention(48, 4, backend=SdpaFlash(), mask=Causal(), bias=True)
-    theirs = torch.nn.MultiheadAttention(48, 4, batch_first=True)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight)
-        theirs.in_proj_bias.copy_(ours.qkv.bias)
-        theirs.out_proj.weight.copy_(ours.out.weight)
-        theirs.out_proj.bias.copy_(ours.out.bias)
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_pytorchs_own_attention_given_its_weights_and_back(bias):
+    theirs = torch.nn.MultiheadAttention(48, 4, batch_first=True, bias=bias)
+    ours = Attention(48, 4, backend="sdpa_flash", bias=bias)
+    ours.load_state_dict(state_from_multihead(theirs.state_dict()))
     x = torch.randn(3, 11, 48)
     masked_out = torch.ones(11, 11, dtype=torch.bool).triu(1)
     expected, _ = theirs(x, x, x, attn_mask=masked_out, need_weights=False)
     torch.testing.assert_close(ours(x), expected)
+    again = torch.nn.MultiheadAttention(48, 4, batch_first=True, bias=bias)
+    again.load_state_dict(state_to_multihead(ours))
+    assert torch.equal(again(x, x, x, attn_mask=masked_out, need_weights=False)[0], expected)
+
+
+def test_weights_that_have_no_place_on_the_other_side_are_refused():
+    with pytest.raises(BadRequest, match="q_proj_weight"):
+        state_from_multihead(torch.nn.MultiheadAttention(48, 4, kdim=32).state_dict())
+    with pytest.raises(BadRequest, match="bias_k"):
+        state_from_multihead(torch.nn.MultiheadAttention(48, 4, add_bias_kv=True).state_dict())
+    for options in ({"num_kv_heads": 2}, {"qk_norm": True}, {"rope": 10000.0}, {"head_dim": 16}):
+        with pytest.raises(BadRequest, match="MultiheadAttention has no"):
+            state_to_multihead(Attention(48, 4, backend="naive", **options))
 
 
 def test_every_length_and_mode_is_prepared_for_itself():
@@ -113,3 +130,242 @@ def test_the_mask_cannot_be_changed_behind_what_is_prepared():
     layer = Attention(32, 2, backend=Naive(), mask=Causal())
     with pytest.raises(AttributeError):
         layer.mask = SlidingWindow(window=3)
+
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize("group", ["backend", "mask"])
+def test_a_name_is_the_same_here_and_on_the_command_line(group):
+    files = {file.stem: yaml.safe_load(file.read_text("utf-8"))["_target_"] for file in (CONF / group).glob("*.yaml")}
+    names, named = {"backend": (backend_names, lambda name: backends_named(name)[0]),
+                    "mask": (mask_names, mask_named)}[group]  # fmt: skip
+    assert names() == sorted(files)
+    for name, target in files.items():
+        assert f"{type(named(name)).__module__}.{type(named(name)).__name__}" == target
+
+
+def test_backend_and_mask_by_name_are_what_they_are_as_objects():
+    x = torch.randn(1, 7, 32)
+    named = Attention(32, 2, backend="sdpa_math", mask="full")
+    given = Attention(32, 2, backend=named.backend, mask=named.mask)
+    given.load_state_dict(named.state_dict())
+    assert torch.equal(named(x), given(x))
+    named.backend = "naive"
+    assert named.backend == Naive()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"backend": "flash5"}, "backend: expected flash2, .*xformers.*got 'flash5'"),
+        ({"backend": ["naive", "_one_sdpa"]}, "got '_one_sdpa'"),
+        ({"backend": []}, "at least one of flash2.*empty list"),
+        ({"backend": "auto"}, r"needs a plan.*backend=\['flash4'"),
+        ({"mask": "casual"}, "mask: expected causal, .*got 'casual'"),
+        ({"mask": Causal}, "an object of that kind; got <class"),
+        ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1; got 1.0"),
+    ],
+)
+def test_a_word_it_does_not_know_is_answered_with_those_it_does(asked, told):
+    with pytest.raises(BadRequest, match=told):
+        Attention(32, 2, **({"backend": "naive"} | asked))
+
+
+def test_of_several_backends_the_first_that_can_takes_it_and_says_so():
+    class ForwardOnly(Naive):
+        limits = {"cpu": Limits(backward=False)}
+
+    layer = Attention(32, 2, backend=["flash2", ForwardOnly(), "sdpa_flash", "naive"])
+    assert layer.backend is None
+    x = torch.randn(1, 5, 32)
+    layer(x)
+    assert layer.backend == SdpaFlash()
+    told = str(layer.choices[-1])
+    assert "SdpaFlash; Flash2 refuses: devices: cuda" in told and "ForwardOnly refuses: passes: forward only" in told
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), layer(x))
+    assert isinstance(layer.backend, ForwardOnly)  # without gradients it can
+    with pytest.raises(Refused, match=r"every backend preferred refuses: Flash2: devices.*; Flash4: devices"):
+        Attention(32, 2, backend=["flash2", "flash4"])(x)
+
+
+def test_a_backend_that_finds_out_late_is_passed_over_too():
+    class Late(Naive):
+        def prepare(self, request, machine):
+            raise Refused("late", ["its extension does not load here"])
+
+    layer = Attention(32, 2, backend=[Late(), "naive"])
+    layer(torch.randn(1, 5, 32))
+    assert layer.backend == Naive() and "its extension does not load" in str(layer.choices[-1])
+
+
+@dataclass(frozen=True)
+class Looking(Naive):
+    """The naive backend, and the tensors it was given."""
+
+    seen: list = field(default_factory=list)
+
+    def prepare(self, request, machine):
+        attend = super().prepare(request, machine)
+
+        def look(q, k, v):
+            self.seen.append((q, k, v))
+            return attend(q, k, v)
+
+        return look
+
+
+def test_the_projection_reaches_the_backend_uncopied():
+    layer = Attention(32, 4, 2, backend=Looking(), bias=True)
+    packed = []
+    layer.qkv.register_forward_hook(lambda module, given, out: packed.append(out))
+    layer(torch.randn(3, 5, 32))
+    ((q, k, v),) = layer.backend.seen
+    start, width = packed[0].data_ptr(), packed[0].element_size()
+    assert [each.data_ptr() - start for each in (q, k, v)] == [0, 4 * 8 * width, 6 * 8 * width]
+    assert all(each.stride() == (5 * 64, 64, 8, 1) for each in (q, k, v))
+    normed = Attention(32, 4, 2, backend=Looking(), qk_norm=True, rope=10000.0)
+    normed.qkv.register_forward_hook(lambda module, given, out: packed.append(out))
+    normed(torch.randn(3, 5, 32))
+    assert normed.backend.seen[0][2].data_ptr() == packed[1].data_ptr() + 6 * 8 * width  # v always
+
+
+def test_qk_norm_is_rms_norm_over_every_head():
+    layer = Attention(32, 4, 2, backend=Looking(), qk_norm=True)
+    with torch.no_grad():
+        layer.q_norm.weight.uniform_(0.5, 2)
+        layer.k_norm.weight.uniform_(0.5, 2)
+    x = torch.randn(2, 5, 32)
+    layer(x)
+    heads = layer.qkv(x).view(2, 5, 8, 8)
+    for seen, raw, norm in zip(layer.backend.seen[0], heads.split((4, 2, 2), 2), (layer.q_norm, layer.k_norm, None),
+                               strict=True):  # fmt: skip
+        size = (raw.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        expected = raw if norm is None else (raw / size * norm.weight).float()
+        torch.testing.assert_close(seen, expected)
+
+
+@pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math"])
+def test_dropout_drops_in_training_alone_and_keeps_the_mean(backend):
+    torch.manual_seed(0)
+    plain = Attention(32, 2, backend=backend)
+    layer = Attention(32, 2, backend=backend, dropout=0.3)
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 6, 32)
+    assert torch.equal(layer.eval()(x), plain(x))
+    layer.train()
+    assert not torch.equal(layer(x), layer(x))
+    with torch.no_grad():
+        mean = layer(x.expand(4000, 6, 32)).mean(0, keepdim=True)
+    torch.testing.assert_close(mean, plain(x), atol=0.02, rtol=0)
+
+
+def test_dropout_is_refused_by_a_backend_without_and_only_in_training():
+    layer = Attention(32, 2, backend="sdpa_flash", dropout=0.1)
+    with pytest.raises(Refused, match=r"dropout: none; asked 0.1"):
+        layer(torch.randn(1, 4, 32))
+    assert layer.eval()(torch.randn(1, 4, 32)).shape == (1, 4, 32)
+
+
+ALL = {"num_kv_heads": 2, "rope": 10000.0, "qk_norm": True, "mask": SlidingWindow(window=3), "bias": True}
+
+
+@pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash"])
+def test_it_compiles_in_one_piece_once_a_length_and_answers_the_same(backend):
+    layer = Attention(32, 4, backend=backend, **ALL)
+    torch._dynamo.reset()
+    graphs = []
+    compiled = torch.compile(layer, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for seq in (5, 6, 7, 5, 6, 7):
+        x = torch.randn(2, seq, 32, requires_grad=True)
+        out, plain = compiled(x), layer(x)
+        torch.testing.assert_close(out, plain)
+        torch.testing.assert_close(torch.autograd.grad(out.sum(), x), torch.autograd.grad(plain.sum(), x))
+    assert len(graphs) == 3
+
+
+def test_inductor_compiles_it_too():
+    layer = Attention(32, 4, backend="sdpa_flash", **ALL)
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("backend", ["naive", "sdpa_flash"])
+def test_it_is_exported_and_still_serves_afterwards(backend, strict):
+    layer = Attention(32, 4, backend=backend, **ALL).eval()
+    x = torch.randn(2, 5, 32)
+    exported = torch.export.export(layer, (x,), strict=strict).module()
+    torch.testing.assert_close(exported(x), layer(x))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activation_checkpointing_gives_the_same_gradients(use_reentrant):
+    layer = Attention(32, 4, backend="naive", dropout=0.2, **ALL)
+    x = torch.randn(2, 7, 32, requires_grad=True)
+    parameters = [x, *layer.parameters()]
+    torch.manual_seed(3)
+    plain = layer(x)
+    expected = torch.autograd.grad(plain.square().sum(), parameters)
+    torch.manual_seed(3)
+    kept = checkpoint(layer, x, use_reentrant=use_reentrant)
+    kept.square().sum().backward()
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_under_autocast_norms_and_positions_keep_to_the_backends_dtype():
+    layer = Attention(32, 4, backend=Looking(), **ALL)
+    x = torch.randn(1, 7, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(x)
+    assert [each.dtype for each in layer.backend.seen[0]] == [torch.bfloat16] * 3 and out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), layer(x), atol=0.05, rtol=0.05)
+
+
+def test_a_used_layer_is_copied_and_pickled_without_what_it_prepared():
+    layer = Attention(32, 4, backend=["flash2", "sdpa_flash"], **ALL)
+    x = torch.randn(1, 7, 32)
+    expected = layer(x)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert again.backend is None
+        assert torch.equal(again(x), expected)
+    assert torch.equal(layer(x), expected)
+
+
+def test_what_inference_prepared_serves_training_too():
+    layer = Attention(32, 4, backend="sdpa_flash", **ALL)
+    x = torch.randn(1, 7, 32)
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.qkv.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (
+            torch.zeros(1, 4, 32, dtype=torch.float64),
+            "expected torch.float32 on cpu, as the weights; got torch.float64",
+        ),
+        (torch.zeros(1, 4, 32, device="meta"), "device: expected one of auto, cuda, cpu; got 'meta'"),
+        (torch.zeros(1, 0, 32), "shape.seq_len: expected a whole number of at least 1; got 0"),
+        (torch.zeros(0, 4, 32), "shape.batch_size: expected a whole number of at least 1; got 0"),
+    ],
+)
+def test_an_input_it_cannot_take_is_one_clear_line(x, told):
+    with pytest.raises(BadRequest, match=told):
+        Attention(32, 2, backend="naive")(x)
+
+
+@pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_nan_reaches_every_query_that_sees_it_and_no_other_batch_element(backend, bad):
+    layer = Attention(32, 2, backend=backend)
+    x = torch.randn(2, 600, 32)
+    x[0, 300] = bad
+    out = layer(x)
+    assert out[0, 300:].isnan().all() and out[1].isfinite().all()

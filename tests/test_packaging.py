@@ -104,8 +104,13 @@ def test_the_wheel_holds_the_package_the_plugin_and_the_whole_of_conf(wheel: Pat
         if not file.is_relative_to(ROOT / "attn_lab" / "conf")
     }
     metadata = {name for name in names if name.startswith(f"attn_lab-{attn_lab.__version__}.dist-info/")}
+    words = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report").rglob("*.yaml")}
+    template = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report" / "template").iterdir()}
+    assert len(template) == 4 and words
     assert names - metadata == {
         *package,
+        *words,
+        *template,
         "attn_lab/conf/__init__.py",
         *(f"attn_lab/{file}" for file in CONF),
         "hydra_plugins/attn_lab_sweeper.py",

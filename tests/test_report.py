@@ -1,11 +1,11 @@
 """What readers of the reports are told: the records' numbers, the speed of right answers only, nobody's markup."""
 
-import copy
 import io
 import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from attn_lab.bench.record import STATUSES, Measurement, Provenance, Record
-from attn_lab.report import compare, study, tables
+from attn_lab.report import compare
 from attn_lab.report.console import summary
-from attn_lab.report.read import Row, records
+from attn_lab.report.read import Broken, Row, records
 
 H100 = {
     "device": "cuda",
@@ -82,24 +82,6 @@ def line_of(text: str, start: str) -> str:
     return next(line for line in text.splitlines() if line.split()[:1] == [start])
 
 
-def publish(out: Path, *folders: Path) -> str:
-    assert study.main([*map(str, folders), "-o", str(out)]) == 0
-    text = (out / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\]\(([^)]+\.png)\)", text)) == {one.name for one in out.glob("*.png")}
-    return text
-
-
-def table_of(text: str, first: str) -> list[dict[str, str]]:
-    """The first table whose first head is `first`, read back."""
-    found = []
-    for line in text.splitlines():
-        if found and not line.startswith("|"):
-            break
-        if found or line.startswith(f"| {first} |"):
-            found.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-    return [dict(zip(found[0], cells, strict=True)) for cells in found[2:]]
-
-
 def test_broken_lines_are_named_and_cost_only_themselves(tmp_path: Path) -> None:
     whole = record().line()
     other = json.loads(whole)
@@ -126,6 +108,29 @@ def test_no_foreign_value_ends_the_reading(tmp_path: Path, path: str, value: Any
     found = records(write(tmp_path, json.dumps(altered) + "\n", record("naive")))
     assert found.rows[-1].backend == "naive"
     printed(found.rows)
+
+
+def test_of_many_broken_lines_the_first_are_named_and_all_counted(tmp_path: Path) -> None:
+    found = records(write(tmp_path, *["{\n"] * 1000, record()))
+    assert found.broken.total == 1000 and len(found.rows) == 1
+    assert len(found.broken) == Broken.MOST_NAMED + 1
+    assert found.broken[-1] == f"… and {1000 - Broken.MOST_NAMED} more broken lines"
+
+
+def test_lines_that_a_later_one_replaces_take_no_memory(tmp_path: Path) -> None:
+    """A million lines of a few cases, read again and again, must not fill the memory: here in small."""
+
+    def peak(count: int) -> int:
+        lines = [record(id=str(number), times=(number + 1.0, 1, 1, 1)).line() for number in range(4)]
+        write(tmp_path / str(count), *lines * count)
+        tracemalloc.start()
+        found = records(tmp_path / str(count))
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found.rows) == 4
+        return highest
+
+    assert peak(500) < 2 * peak(5)
 
 
 def test_a_rerun_replaces_and_a_sweep_is_selected(tmp_path: Path) -> None:
@@ -170,8 +175,9 @@ def test_numbers_that_are_none(rows: Any) -> None:
 
 
 def test_reading_loads_nothing_heavy() -> None:
-    code = ("import sys, attn_lab.report.read, attn_lab.report.compare, attn_lab.report.study; "
-            "print(sorted({'torch', 'pandas', 'hydra', 'wandb', 'matplotlib'} & set(sys.modules)))")  # fmt: skip
+    code = ("import sys, attn_lab.report.read, attn_lab.report.compare, attn_lab.report.command; "
+            "heavy = {'torch', 'pandas', 'hydra', 'wandb', 'altair', 'jinja2', 'pyarrow'}; "
+            "print(sorted(heavy & set(sys.modules)))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -280,179 +286,3 @@ def test_markup_and_escapes_in_records_are_shown_literally(rows: Any, encoding: 
 def test_a_narrow_screen_loses_columns_before_lines(rows: Any) -> None:
     text = printed(rows(record("naive"), record(seq_len=512)), 64)
     assert "TFLOP/s are left out" in text and max(map(len, text.splitlines())) <= 64
-
-
-def test_an_axis_table_holds_the_records_numbers(tmp_path: Path) -> None:
-    cases = [record(backend, seq_len=seq_len) for seq_len in (2048, 512) for backend in TIMES]
-    cases += [record("naive", "oom", ("CUDA out of memory",), seq_len=4096), record(seq_len=4096)]
-    text = publish(tmp_path / "out", write(tmp_path / "lengths", *cases))
-    found = table_of(text, "seq_len")
-    assert [(line["seq_len"], line["backend"]) for line in found] == [
-        (length, backend) for length in ("512", "2048") for backend in ("naive", "flash2", "lazy")
-    ] + [("4096", "naive"), ("4096", "flash2")]
-    for line in found[:6]:
-        forward, backward, step, peak = TIMES[line["backend"]]
-        assert [float(line[head]) for head in ("forward ms", "backward ms", "step ms", "peak MB")] == pytest.approx(
-            [forward, backward, step, peak], rel=0.006
-        )
-        assert float(line["step TFLOP/s"]) == pytest.approx(100 / step, rel=0.006)
-        assert float(line["step speed-up"].rstrip("×")) == pytest.approx(20.0 / step, rel=0.006)
-        assert float(line["memory share"].rstrip(" %")) == pytest.approx(100 * peak / 8770, rel=0.006)
-    assert found[6]["status"] == "**oom**" and set(list(found[6].values())[3:]) == {"–"}
-    assert found[7]["step ms"] == "1.21" and found[7]["step speed-up"] == "–"
-    assert "seq_len 4096: naive oom: CUDA out of memory" in text and "naive is oom here" in text
-    assert "`attn-lab -m experiment=lengths`" in text and "| machine | NVIDIA H100 80GB HBM3 |" in text
-    assert "WARNING" not in text
-
-
-def test_a_point_is_sorted_by_step_with_accuracy_and_kernels(tmp_path: Path) -> None:
-    bad = record("bad", "wrong", ("dq: max error 3",), times=(0.0123, 0.0456, 0.0789, 55.5))
-    text = publish(tmp_path / "out", write(tmp_path / "point", *map(record, ("lazy", "naive", "flash2")), bad))
-    found = table_of(text, "backend")
-    assert [line["backend"] for line in found] == ["flash2", "naive", "lazy", "bad"]
-    assert found[0]["error / allowed"] == "out 0.310" and found[0]["kernels"] == "forward: flash::flash_fwd&lt;64&gt;"
-    assert not re.search(r"0\.0123|0\.0456|0\.0789|55\.5|8130", text)
-
-
-def pixels(path: Path) -> tuple[Any, Any]:
-    """Where a picture is black, as the baseline, and where it is blue, as the first of the others."""
-    import numpy
-    from PIL import Image
-
-    assert path.stat().st_size <= 150_000
-    with Image.open(path) as image:
-        assert 1000 <= image.width <= 2200
-        values = numpy.asarray(image.convert("RGB")).astype(int)
-    return (values.max(axis=2) < 12), (abs(values - (0, 114, 178)).max(axis=2) < 12)
-
-
-def test_the_picture_of_an_axis_has_both_lines_in_every_panel(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path / "heads", *(record(name, num_heads=heads) for name in ("naive", "flash2") for heads in (8, 64))
-    )
-    publish(tmp_path / "out", folder)
-    for colour in pixels(tmp_path / "out" / "heads-num_heads.png"):
-        height, width = colour.shape
-        for panel in range(7):
-            left, top = width * (panel % 4) // 4, height * (panel // 4) // 2
-            assert colour[top + height * 7 // 100 : top + height * 44 // 100, left : left + width // 4].sum() > 200
-
-
-def test_the_bars_of_a_point_are_as_long_as_the_times(tmp_path: Path) -> None:
-    for step in (5.0, 15.0):
-        publish(tmp_path / "out", write(tmp_path / "point", record("naive"), record(times=(1.0, 2.0, step, 900.0))))
-        black, blue = (colour[:, colour.shape[1] // 2 : colour.shape[1] * 3 // 4].sum(axis=1).max()
-                       for colour in pixels(tmp_path / "out" / "point.png"))  # fmt: skip
-        assert blue / black == pytest.approx(step / 20.0, rel=0.1)
-
-
-def test_axes_are_told_apart_and_nothing_is_left_out(tmp_path: Path) -> None:
-    cases = [record(batch_size=batch) for batch in (8, 16)] + [record(emb_dim=size) for size in (1024, 4096)]
-    cases += [record(mask="full"), record(num_heads=8, emb_dim=512, dtype="float32")]
-    found = compare.pooled(records(write(tmp_path, *cases)).rows)
-    shapes = {
-        axis: [[row.shape[axis] for row in family] for family in study.families(found, axis)] for axis in study.AXES
-    }
-    assert shapes == {"batch_size": [[8, 16]], "seq_len": [], "num_heads": [], "emb_dim": [[1024, 2048, 4096]]}
-    text = publish(tmp_path / "out", tmp_path)
-    assert "· full ·" in text and "· float32 ·" in text
-
-
-def test_axes_that_move_together_are_one_family(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path / "wide", *(record(num_heads=heads, emb_dim=128 * heads, head_dim=128) for heads in (8, 16))
-    )
-    text = publish(tmp_path / "out", folder)
-    assert "(emb_dim moving with it)" in text and len(list((tmp_path / "out").glob("*.png"))) == 1
-    assert [line["emb_dim"] for line in table_of(text, "num_heads")] == ["1024", "2048"]
-
-
-def test_mixtures_are_said_at_the_top(tmp_path: Path) -> None:
-    other = record(
-        "naive", machine={**H100, "name": "A100"}, versions={"torch": "2.12.0", "triton": "3"}, commit="f", dirty=True
-    )
-    folder = write(tmp_path / "point", record(), other, "torn\n")
-    text = publish(tmp_path / "out", folder)
-    top = text.split("measured on")[0]
-    for said in (
-        "2 different machines",
-        "A100",
-        "torch are mixed here: 2.11.0, 2.12.0",
-        "commit",
-        "dirty",
-        "point/records.jsonl",
-    ):
-        assert said in top
-    assert "triton are" not in top  # only one record names it
-    assert "speed-up |" not in text  # the two machines are not divided by one another
-
-
-def test_markdown_and_html_in_records_stay_text(tmp_path: Path) -> None:
-    from markdown_it import MarkdownIt
-
-    cases = [record("naive"), record(NASTY), record("y", "error", (NASTY,)), record("# 1. z", sweep=NASTY)]
-    text = publish(tmp_path / "out", write(tmp_path / "a|b `c`", *cases))
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(text)
-    assert not re.search(r"<(script|em|i>|b>)|<a |src=.u", html)
-    assert html.count(SHOWN.replace("<", "&lt;").replace(">", "&gt;")) >= 2
-    assert (
-        len({line.count("<td") for line in html.split("<tr>") if "error / allowed" not in line and "out 0.310" in line})
-        == 1
-    )
-    assert "experiment='a|b `c`'" in html.replace("&#x27;", "'")
-    assert ":smile:" not in text and "https://" not in text
-
-
-@settings(deadline=None)
-@given(st.text(max_size=40))
-def test_any_text_survives_markdown(words: str) -> None:
-    from markdown_it import MarkdownIt
-
-    from attn_lab.report.read import printable
-
-    words = printable(words).strip()
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(tables.table(["a"], [[tables.escape(words)]]))
-    cell = re.search(r"<td>(.*)</td>", html)
-    shown = cell[1] if cell else ""
-    for entity, char in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
-        shown = shown.replace(entity, char)
-    assert shown == words
-
-
-@pytest.mark.parametrize("fault", ["missing", "no file", "nothing ok", "empty", "out is a file"])
-def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
-    out, folder = tmp_path / "out", tmp_path / "run"
-    if fault == "no file":
-        folder.mkdir()
-    elif fault != "missing":
-        write(folder, *{"nothing ok": [record(status="oom")], "empty": []}.get(fault, [record()]))
-    if fault == "out is a file":
-        out.write_text("")
-    assert study.main([str(folder), "-o", str(out)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("study: ") and str(out if out.is_file() else folder) in said
-    assert not out.is_dir()
-
-
-def test_the_callers_matplotlib_is_left_alone(tmp_path: Path) -> None:
-    import matplotlib
-
-    before = copy.copy(dict(matplotlib.rcParams))
-    publish(tmp_path / "out", write(tmp_path / "one", record(drop="memory")))
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_without_matplotlib_the_study_says_what_to_install(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    published = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
-    assert study.main([str(published), "-o", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "pip install 'attn-lab[report]'" in told
-    assert not (tmp_path / "README.md").exists()
-
-
-def test_the_published_study_is_what_its_records_give(tmp_path):
-    published = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
-    assert study.main([str(published), "-o", str(tmp_path)]) == 0
-    assert (tmp_path / "README.md").read_text() == (published / "README.md").read_text()
-    assert {file.name for file in tmp_path.glob("*.png")} == {file.name for file in published.glob("*.png")}

@@ -13,7 +13,8 @@ import torch
 from conftest import ROOT, Told
 
 from attn_lab.bench.inputs import draw
-from attn_lab.probes.timing import Timing, precision
+from attn_lab.probes.timing import Gap, Timing, precision
+from attn_lab.sweep import plants
 
 PASSES = ("forward", "backward", "forward_backward")
 UNITS = {
@@ -22,10 +23,11 @@ UNITS = {
     **{f"{name}/precision": "%" for name in PASSES},
     **{f"{name}/intensity": "FLOP/B" for name in PASSES},
     **{f"{name}/of_ceiling": "of ceiling/gemm" for name in PASSES},
+    "forward_backward/gap": "%",
     "ceiling/gemm": "TFLOP/s",
     "ceiling/copy": "GB/s",
     **{f"memory/{name}": "MB" for name in ("peak", "step", "inputs", "saved", "forward")},
-    **{f"accuracy/{name}": "of allowed" for name in ("out", "dq", "dk", "dv")},
+    **{f"accuracy/{name}": "of allowed" for name in ("out", "dq", "dk", "dv", "repeat")},
     "witness/kernels": "launches",
     "prepare/time": "s", "first_call/time": "s", "harness/probes": "s", "harness/case": "s",
 }  # fmt: skip
@@ -63,7 +65,7 @@ def test_metrics_have_their_names_units_and_finite_values(swept):
         assert {name: metric["unit"] for name, metric in record["metrics"].items()} == UNITS
         for name, metric in record["metrics"].items():
             assert list(metric) == ["value", "unit", "low", "high", "samples", "note"]
-            assert math.isfinite(metric["value"]) and metric["value"] >= 0, name
+            assert math.isfinite(metric["value"]) and (metric["value"] >= 0 or name.endswith("/gap")), name
             assert isinstance(metric["samples"], int) and metric["samples"] >= 1
             if metric["low"] is not None:
                 assert metric["low"] <= metric["value"] <= metric["high"], name
@@ -250,49 +252,19 @@ class Right(Backend):
         return plain(q, k, v, allowed, scale)
 
 
-@dataclass(frozen=True)
-class Scaled(Right):
-    factor: float = 1.01
-
-    def answer(self, q, k, v, allowed, scale):
-        return plain(q, k, v, allowed, scale * self.factor)
-
-
-class Raises(Right):
-    def answer(self, q, k, v, allowed, scale):
-        raise ValueError("no such kernel\\nsecond line")
-
-
 class CannotPrepare(Right):
     def prepare(self, request, machine):
         raise ImportError("libtheirs.so: cannot open shared object file")
-
-
-class NanAtTheEnd(Right):
-    def answer(self, q, k, v, allowed, scale):
-        out = plain(q, k, v, allowed, scale).clone()
-        out[:, -1] = float("nan")
-        return out
-
-
-class Impostor(Right):
-    def answer(self, q, k, v, allowed, scale):
-        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
 class ForwardImpostor(Right):
     """Its own kernels too, so that its own pattern matches."""
 
     def answer(self, q, k, v, allowed, scale):
-        return Impostor().answer(q, k, v, allowed, scale) + 0 * plain(q, k, v, allowed, scale)
-
-
-class HalfOfAGradient(Right):
-    def answer(self, q, k, v, allowed, scale):
-        half = v.shape[1] // 2
-        return plain(q, k, torch.cat([v[:, :half], v[:, half:].detach()], 1), allowed, scale)
+        mine = plain(q, k, v, allowed, scale)
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2) + 0 * mine
 
 
 class NoGradient(Right):
@@ -331,13 +303,13 @@ class Ragged(Mask):
 '''
 FATES = {
     "right": ["ok"],
-    "scaled": ["wrong"],
+    "wrong_scale": ["wrong"],
     "raises": ["error"],
     "cannot_prepare": ["error"],
     "nan_at_the_end": ["wrong"],
     "impostor": ["wrong"],
     "forward_impostor": ["wrong"],
-    "half_of_a_gradient": ["wrong"],
+    "dropped_gradient": ["wrong"],
     "no_gradient": ["wrong", "error"],
     "no_graph": ["wrong", "error"],
     "wrong_shape": ["wrong", "error"],
@@ -354,7 +326,8 @@ def write_strangers(folder: Path) -> None:
     for name in FATES:
         if name != "naive":
             target = "".join(word.capitalize() for word in name.split("_"))
-            (folder / f"conf/backend/{name}.yaml").write_text(f"_target_: their_kernels.{target}\n")
+            module = "attn_lab.sweep.plants" if hasattr(plants, target) else "their_kernels"
+            (folder / f"conf/backend/{name}.yaml").write_text(f"_target_: {module}.{target}\n")
     (folder / "conf/mask/ragged.yaml").write_text("_target_: their_kernels.Ragged\n")
 
 
@@ -387,9 +360,9 @@ def test_each_stranger_meets_its_fate_and_only_the_right_meet_a_clock(backend, s
 
 @pytest.mark.parametrize(
     ("backend", "says"),
-    [("scaled", "out: max error"), ("raises", "ValueError: no such kernel"), ("cannot_prepare", "libtheirs.so"),
+    [("wrong_scale", "out: max error"), ("raises", "ValueError: no such kernel"), ("cannot_prepare", "libtheirs.so"),
      ("nan_at_the_end", "not finite"), ("impostor", "_flash_attention_for_cpu"),
-     ("half_of_a_gradient", "dv: max error")],
+     ("dropped_gradient", "dk: max error")],
 )  # fmt: skip
 def test_a_stranger_is_told_what_is_wrong(backend, says, strangers):
     (record,) = (record for record in strangers.records if record["case"]["backend"] == backend)
@@ -404,8 +377,8 @@ def test_an_impostor_that_runs_its_own_kernels_as_well_is_caught_by_another_s(st
 def test_a_stranger_s_mask_that_differs_by_batch_and_head_is_served_and_checked(door, tmp_path, monkeypatch):
     write_strangers(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    told = door("--config-dir", "conf", "backend=right,naive,sdpa_flash,scaled", "mask=ragged", "shape.batch_size=3",
-                "shape.seq_len=8", "measure.slices=12")  # fmt: skip
+    told = door("--config-dir", "conf", "backend=right,naive,sdpa_flash,wrong_scale", "mask=ragged",
+                "shape.batch_size=3", "shape.seq_len=8", "measure.slices=12")  # fmt: skip
     assert told.statuses == ["ok", "ok", "ok", "wrong"], [record["reasons"] for record in told.records]
     pairs = sum(min(8, query + batch + head + 1) for batch in range(3) for head in range(4) for query in range(8))
     metrics = told.records[0]["metrics"]
@@ -508,40 +481,33 @@ def test_the_interval_of_the_median_holds_the_truth_as_often_as_it_says():
     assert 0.93 <= held / 400 <= 1.0
 
 
+def test_a_step_that_is_not_the_sum_of_its_passes_is_marked_unless_noise_explains_it():
+    generator = np.random.default_rng(4)
+
+    def mark(step: float, spread: float) -> str:
+        return Gap(*(median * np.exp(generator.normal(0, spread, 50)) for median in (step, 1.0, 2.0))).mark
+
+    assert mark(3.0, 0.01) == mark(3.09, 0.01) == mark(2.91, 0.01) == ""
+    assert mark(4.5, 0.01).startswith("noisy: ") and "3 ms, +50 %" in mark(4.5, 0.01)
+    assert "-33 %" in mark(2.0, 0.01)
+    assert mark(4.5, 2.0) == ""
+
+
+def test_the_gap_of_a_record_is_that_of_its_times(swept):
+    for record in swept.records:
+        times = {name: record["metrics"][f"{name}/time"]["value"] for name in PASSES}
+        share = times["forward_backward"] / (times["forward"] + times["backward"])
+        assert record["metrics"]["forward_backward/gap"]["value"] == pytest.approx(100 * (share - 1))
+
+
 @pytest.mark.parametrize("word", ["measure.precision=0", "measure.precision=-1", "measure.seconds=-1"])
 def test_a_precision_or_time_that_cannot_be_is_refused(word, door):
     told = door(word)
     assert told.code == 2 and told.err.count("\n") == 1 and "expected more than 0" in told.err
 
 
-RECOMPILES = '''
-from dataclasses import dataclass
-import torch
-from their_kernels import Right, plain
-
-@dataclass(frozen=True)
-class Recompiles(Right):
-    """Every call is compiled anew: a number it branches on is never the same."""
-
-    def prepare(self, request, machine):
-        calls = []
-        scaled = torch.compile(lambda tensor, turn: tensor * (turn / turn), backend="eager", dynamic=False)
-        attend = super().prepare(request, machine)
-
-        def call(q, k, v):
-            calls.append(1.0)
-            return attend(scaled(q, len(calls) + 1), k, v)
-
-        return call
-'''
-
-
-def test_a_backend_that_compiles_while_the_clock_runs_is_an_error(door, tmp_path, monkeypatch):
-    write_strangers(tmp_path)
-    (tmp_path / "recompiling.py").write_text(RECOMPILES)
-    (tmp_path / "conf/backend/recompiles.yaml").write_text("_target_: recompiling.Recompiles\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    (record,) = door("--config-dir", "conf", "backend=recompiles", "probe=[accuracy,timing]").records
+def test_a_backend_that_compiles_while_the_clock_runs_is_an_error(door):
+    (record,) = door("backend._target_=attn_lab.sweep.plants.Recompiles", "probe=[accuracy,timing]").records
     assert record["status"] == "error" and "recompil" in record["reasons"][0].lower(), record
     assert "forward/time" not in record["metrics"]
 

@@ -5,210 +5,18 @@ import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from wandb_loopback import KEY, Loopback
-
-from attn_lab.bench.record import Measurement, Provenance, Record
+from wandb_sweep import HASTY, environment, lines, offline, sweep
 
 pytest.importorskip("wandb", minversion="0.31")
-
-ROOT = Path(__file__).parents[1]
-SHAPE: dict[str, Any] = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048}
-SHAPE |= {"num_kv_heads": 32, "seq_len_kv": 1024, "head_dim": 64, "dtype": "float16"}
-
-
-def records() -> list[Record]:
-    """One of each kind: measured, measured otherwise, not finite, refused, failed."""
-    time_ms = Measurement(name="forward/time", value=0.3051, unit="ms", low=0.303, high=0.31, samples=200)
-    peak = Measurement(name="memory/peak", value=677.0, unit="MB")
-    kernels = Measurement(name="witness/kernels", value=1, unit="", note="flash::flash_fwd → “q”")
-    endless = Measurement(name="accuracy/dq", value=float("inf"), unit="", low=float("nan"))
-    again = Measurement(name="backward/time", value=1e-9, unit="ms", low=0.0, high=2.5e10, samples=3)
-    return [
-        _record(0, "flash2", "ok", [], time_ms, peak, kernels),
-        _record(1, "flex", "ok", [], peak, again, shape={"num_kv_heads": 8, "dtype": "bfloat16"}, round_=1),
-        _record(2, "naive", "wrong", ["dq: error 3.2 times the allowed", "out: not finite"], endless),
-        _record(3, "flash3", "refused", ["backward: ≥ 1 kernel is needed, got 0"]),
-        _record(4, "sdpa_math", "oom", ["CUDA out of memory\nTried to allocate 2 GiB"]),
-    ]
-
-
-def _record(
-    number: int,
-    backend: str,
-    status: Any,
-    reasons: list[str],
-    *metrics: Measurement,
-    shape: dict[str, Any] | None = None,
-    round_: int = 0,
-) -> Record:
-    shape = SHAPE | (shape or {})
-    config = {"backend": {"_target_": f"attn_lab.{backend}", "window": [64, None]}, "shape": shape, "seed": number}
-    case = {"id": f"{number:08x}", "backend": backend, "mask": "causal", "subject": "kernel", "round": round_}
-    return Record(
-        case={**case, "shape": shape},
-        status=status,
-        reasons=reasons,
-        metrics={metric.name: metric.as_json() for metric in metrics},
-        provenance=Provenance(
-            machine={"device": "cuda", "name": "NVIDIA H100 80GB HBM3", "capability": [9, 0], "memory_gib": 79.1},
-            versions={"torch": "2.11.0", "python": "3.11.7"},
-            commit="1a47a66",
-            dirty=True,
-            config=config,
-            started="2026-11-22T08:21:05Z",
-            sweep="a sweep",
-        ),
-    )
-
-
-# What a sweep does with its logger, in a process of its own: driven by lines on stdin, answered by lines on stdout.
-DRIVER = """
-import json, os, subprocess, sys, time
-from pathlib import Path
-from attn_lab.bench.record import Provenance, Record
-from attn_lab.core.errors import BadRequest
-from attn_lab.loggers import _wandb_server, wandb as room
-
-for line in sys.stdin:
-    do, arguments = json.loads(line)
-    began, said = time.perf_counter(), None
-    if do == "tune":
-        vars(_wandb_server).update(arguments)
-    elif do == "without":
-        sys.modules.update({"wandb": None} if arguments else {})
-    elif do == "open":
-        try:
-            folder, settings = Path(arguments.pop("folder")), {"project": "attn_lab", **arguments}
-            logger = room.Wandb(folder=folder, sweep="a sweep", **settings)
-            said = logger.where
-        except BadRequest as error:
-            said = f"BadRequest: {error}"
-    elif do == "environment":
-        os.environ.update(arguments)
-    elif do == "import":
-        import wandb
-    elif do == "write":
-        logger.write(Record(**{**arguments, "provenance": Provenance(**arguments["provenance"])}))
-    elif do == "service":
-        found = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
-        said = int(found.stdout)
-    elif do == "close":
-        logger.close()
-        said = logger.where
-    print(json.dumps([time.perf_counter() - began, said, "wandb" in sys.modules]), flush=True)
-"""
-
-
-@dataclass
-class Sweep:
-    """A process with nothing of its user's about it: its home is empty, and its working directory."""
-
-    process: subprocess.Popen[str]
-    place: Path
-    seconds: float = 0.0  # that the last step took
-    imported: bool = False
-
-    def __call__(self, do: str, argument: Any = None) -> Any:
-        assert self.process.stdin and self.process.stdout
-        if do == "write":
-            argument = {key: value for key, value in records()[argument].as_json().items() if key != "schema"}
-        self.process.stdin.write(json.dumps([do, argument]) + "\n")
-        self.process.stdin.flush()
-        self.seconds, said, self.imported = json.loads(self.process.stdout.readline())
-        return said
-
-    def end(self) -> tuple[float, list[str]]:
-        """How long the interpreter took to exit, and all that was said on stderr."""
-        began = time.perf_counter()
-        _, told = self.process.communicate(timeout=20)
-        assert self.process.returncode == 0, told
-        return time.perf_counter() - began, told.splitlines()
-
-    def strangers(self) -> list[str]:
-        """Whatever lies outside the runs' folder."""
-        found = [path for path in self.place.rglob("*") if path.is_file()]
-        return [str(path) for path in found if not path.is_relative_to(self.place / "work" / "runs")]
-
-
-def environment(place: Path, **more: str) -> dict[str, str]:
-    theirs = re.compile("WANDB|NETRC|XDG|.*proxy", re.IGNORECASE)
-    kept = {name: value for name, value in os.environ.items() if not theirs.match(name)}
-    clean = {"HOME": str(place / "home"), "TMPDIR": str(place.parent), "PYTHONPATH": str(ROOT)}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, **clean, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
-
-
-@contextmanager
-def sweep(place: Path, **more: str) -> Iterator[Sweep]:
-    for name in ("home", "work"):
-        (place / name).mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], cwd=place / "work", env=environment(place, **more), text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Sweep(process, place)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def read_log(path: Path) -> dict[str, Any]:
-    """A run as W&B's transaction log has it: LevelDB's log format after a header of 7 bytes, protobuf within."""
-    from wandb.proto.wandb_internal_pb2 import Record as Entry  # type: ignore[attr-defined]
-
-    data, at, whole = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    run: dict[str, Any] = {"summary": {}, "history": [], "folder": path.parent}
-    while at < len(data):
-        if 32768 - at % 32768 < 7:  # a header does not straddle blocks
-            at += 32768 - at % 32768
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        whole = data[at + 7 : at + 7 + length] if kind in (1, 2) else whole + data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (2, 3):
-            continue
-        entry = Entry.FromString(whole)
-        if entry.HasField("run"):
-            head = entry.run
-            run |= {"name": head.display_name, "group": head.run_group, "job_type": head.job_type}
-            run |= {"project": head.project, "config": _items(head.config.update)}
-        elif entry.HasField("summary"):
-            run["summary"] |= _items(entry.summary.update)
-        elif entry.HasField("history"):
-            run["history"].append(_items(entry.history.item))
-            run["summary"] |= run["history"][-1]  # as W&B does when it reads the log
-        elif entry.HasField("exit"):
-            run["exit"] = entry.exit.exit_code
-    files = path.parent / "files"
-    run["files"] = {str(file.relative_to(files)): file.read_bytes() for file in files.rglob("*") if file.is_file()}
-    return run
-
-
-def _items(items: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in items:
-        *path, last = item.nested_key or [item.key]
-        place = found
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = json.loads(item.value_json)
-    return found
-
-
-def offline(folder: Path) -> list[dict[str, Any]]:
-    return [read_log(path) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
 def assert_equal(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
@@ -227,6 +35,9 @@ def assert_equal(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Non
         expected = dict(values)
         for name, metric in line["metrics"].items():
             expected |= {f"{name}/{field}": metric[field] for field in metric if field != "value"}
+            if name in ("forward/time", "backward/time", "memory/peak") and line["status"] == "ok":
+                point = re.sub(r"\W", "_", run["name"].partition(" ")[2].partition(" round")[0])
+                expected[f"at/{point}/{name}"] = metric["value"]
         assert summary == {key: value for key, value in expected.items() if value not in (None, "")}
         logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run["history"]]
         assert logged == ([values] if values else [])
@@ -242,10 +53,6 @@ def assert_equal(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Non
         expected |= {name: metric["value"] for name, metric in line["metrics"].items() if metric["value"] is not None}
         del expected["shape"]
         assert cells == expected
-
-
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(record.line()) for record in records()]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +90,7 @@ def test_names_tell_what_is_not_as_usual(written: tuple[Path, list[str]]) -> Non
 
 def test_without_a_key_one_line_says_how_to_send(written: tuple[Path, list[str]]) -> None:
     told, where = written[1]
-    command = "wandb sync 'runs/a b'/wandb/offline-run-*"
+    command = "attn-lab wandb-sync 'runs/a b'"
     assert told.startswith("W&B offline: no API key for http")
     assert told.endswith(f"send the runs by: {command}")
     assert where == f"W&B: offline; send the runs by: {command}"
@@ -405,7 +212,7 @@ def test_without_wandb_installed_a_sweep_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_costs_nothing_and_the_rest_is_sent_later(tmp_path: Path) -> None:
-    with closing(Loopback()) as server, sweep(tmp_path, **server.environment()) as run:
+    with closing(Loopback()) as server, sweep(tmp_path, **HASTY, **server.environment()) as run:
         run("tune", {"EVERY": 0.1, "PATIENCE": 5})
         run("open", {"folder": "runs/x"})
         run("write", 0)
@@ -421,7 +228,7 @@ def test_a_server_that_dies_costs_nothing_and_the_rest_is_sent_later(tmp_path: P
         seconds, told = run.end()
         assert seconds < 5
         assert told == [where]
-        assert re.match(r"W&B: 5 of 6 runs not sent \(.+\); send the runs by: wandb sync runs/x/wandb/", where)
+        assert re.match(r"W&B: 5 of 6 runs not sent \(.+\); send the runs by: attn-lab wandb-sync runs/x$", where)
         with closing(Loopback()) as reborn:
             subprocess.run(
                 where.partition("by: ")[2], shell=True, check=True, cwd=tmp_path / "work", capture_output=True,
@@ -448,8 +255,7 @@ def test_a_server_that_falls_silent_is_waited_for_only_so_long(tmp_path: Path) -
 
 def test_what_a_server_fails_to_take_is_not_called_sent(tmp_path: Path) -> None:
     """`wandb sync` itself calls it synced, in both cases."""
-    few = {f"WANDB__{what}_RETRY_MAX": "1" for what in ("FILE_STREAM", "FILE_TRANSFER")}
-    with closing(Loopback()) as server, sweep(tmp_path, **few, **server.environment()) as run:
+    with closing(Loopback()) as server, sweep(tmp_path, **HASTY, **server.environment()) as run:
         said = []
         for count, fails in enumerate(["PUT .*table", "POST .*file_stream"], 1):
             server.fails = re.compile(fails)
@@ -488,7 +294,7 @@ def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_server_that_sleeps_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from attn_lab.loggers._wandb_server import _unreachable
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
     began = time.monotonic()
     assert "no answer" in _unreachable("https://slow.invalid", 0.3)
     assert time.monotonic() - began < 1

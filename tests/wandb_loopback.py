@@ -15,12 +15,15 @@ FIELDS = {"name": "displayName", "group": "groupName", "job_type": "jobType", "p
 class Loopback:
     """Serves at `url` from its birth to `close()`; `runs` holds what came, by W&B's run id.
 
-    A request "METHOD /path" that the pattern `fails` matches is answered with status 500.
+    A request "METHOD /path" that the pattern `fails` matches is answered with status 500, and so is every one once
+    `takes` runs have come whole.
     """
 
     def __init__(self) -> None:
         self.fails = re.compile("never")
+        self.takes = 10**6
         self.runs: dict[str, dict[str, Any]] = defaultdict(lambda: {"summary": {}, "history": [], "files": {}})
+        self.views: dict[str, dict[str, Any]] = {}  # workspaces, by id
         self.lock = threading.Lock()
         self.dead = False
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"loopback": self}))
@@ -34,6 +37,14 @@ class Loopback:
             self.dead = True
             self._http.shutdown()
             self._http.server_close()
+
+    @property
+    def whole(self) -> list[str]:
+        return [name for name, run in list(self.runs.items()) if "exit" in run]
+
+    @property
+    def projects(self) -> set[str]:
+        return {run["project"] for run in self.runs.values() if "project" in run}
 
     def environment(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
@@ -51,6 +62,16 @@ class Loopback:
         if operation == "CreateRunFiles":
             files = [{"name": file, "uploadUrl": f"{self.url}/upload/{said['run']}/{file}"} for file in said["files"]]
             return {"createRunFiles": {"runID": said["run"], "uploadHeaders": [], "files": files}}
+        if operation in ("Viewer", "GetDefaultEntity"):
+            return {"viewer": {"id": "1", "entity": "nobody", "username": "nobody", "teams": {"edges": []}}}
+        if operation == "View":
+            views = [view for view in self.views.values() if view["name"] == said["viewName"]]
+            nodes = [{"node": {key: view[key] for key in ("id", "displayName", "spec")}} for view in views]
+            return {"project": {"allViews": {"edges": nodes}} if said["name"] in self.projects else None}
+        if operation == "UpsertView2":
+            view = {**said, "id": said.get("id") or f"view-{len(self.views)}"}
+            self.views[view["id"]] = view
+            return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": "id" not in said}}
         return {}  # questions about the server's features: it has none
 
     def stream(self, name: str, said: dict[str, Any]) -> None:
@@ -81,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.loopback.dead:
             self.close_connection = True
             return
-        if self.loopback.fails.search(f"{self.command} {self.path}"):
+        if self.loopback.fails.search(f"{self.command} {self.path}") or len(self.loopback.whole) >= self.loopback.takes:
             self._answer(500, {})
         else:
             with self.loopback.lock:
@@ -92,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> dict[str, Any]:
         if self.path == "/graphql":
             asked = json.loads(body)
-            return {"data": self.loopback.graphql(asked["operationName"], asked["variables"] or {})}
+            operation = asked.get("operationName") or re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
+            return {"data": self.loopback.graphql(operation, asked.get("variables") or {})}
         if match := re.fullmatch(r"/files/.+/(\w+)/file_stream", self.path):
             self.loopback.stream(match[1], json.loads(body))
         elif match := re.fullmatch(r"/upload/(\w+)/(.+)", self.path):

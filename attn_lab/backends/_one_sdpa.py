@@ -16,13 +16,13 @@ def one_sdpa(implementation: SDPBackend, request: Request, machine: Machine) -> 
     allowed = None
     if request.mask.band != FULL and not is_causal:
         allowed = dense(request.mask, shape, machine.device)
-    grouped = shape.group_size > 1
+    grouped, scale, dropout = shape.group_size > 1, request.softmax_scale, request.dropout
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
         with sdpa_kernel(implementation):
             out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=allowed, is_causal=is_causal, scale=shape.scale, enable_gqa=grouped
+                q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=is_causal, scale=scale, enable_gqa=grouped
             )
         return out.transpose(1, 2)
 

@@ -43,7 +43,7 @@ class Flash3(Backend):
         left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
         is_causal = request.mask.band == CAUSAL
         window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
-        scale = request.shape.scale
+        scale = request.softmax_scale
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)

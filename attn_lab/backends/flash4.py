@@ -30,7 +30,7 @@ class Flash4(Backend):
 
         is_causal = request.mask.band == CAUSAL
         window = (None, None) if is_causal or request.mask.band == FULL else request.mask.band
-        scale = request.shape.scale
+        scale = request.softmax_scale
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)

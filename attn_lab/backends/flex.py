@@ -18,7 +18,9 @@ DENSE_BLOCK_MASK_UP_TO = 2**27  # pairs: past it the predicate is compiled rathe
 class Flex(Backend):
     limits = {
         "cuda": Limits(head_dim=(16, 256), empty_rows=True, capability=(8, 0)),
-        "cpu": Limits(backward=False, empty_rows=True),  # torch has no backward of it there
+        # torch has no backward of it on the CPU; and under 24 channels, where 8 keys are left over of its blocks of 16,
+        # inductor's matrix product reads and writes past them (2.13, AVX2: one answer in three is wrong).
+        "cpu": Limits(backward=False, empty_rows=True, head_dim=(24, 1024)),
     }
     # On a GPU kernels are named; on the CPU all there is to see is that a compiled graph ran, which is flex alone.
     kernels = {"forward": "flex_attention|CompiledFxGraph", "backward": "flex_attention_backward"}
@@ -43,7 +45,7 @@ class Flex(Backend):
                 device=machine.device,
                 _compile=shape.seq_len * shape.seq_len_kv > DENSE_BLOCK_MASK_UP_TO,
             )
-        scale, grouped = shape.scale, shape.group_size > 1
+        scale, grouped = request.softmax_scale, shape.group_size > 1
         # Short queries go to a decoding kernel that stacks a group's queries in one block, and cannot where they
         # outgrow the mask's: torch 2.11 then finds "no choices" (InductorError).
         options: Any = {"FORCE_USE_FLEX_ATTENTION": True} if shape.seq_len * shape.group_size > SPARSE_BLOCK else None

@@ -9,7 +9,7 @@ from attn_lab.core.machine import Machine
 
 @dataclass(frozen=True)
 class Naive(Backend):
-    limits = {"cuda": Limits(), "cpu": Limits()}
+    limits = {"cuda": Limits(dropout=True), "cpu": Limits(dropout=True)}
     kernels = {"forward": "(?i)softmax", "backward": "(?i)softmax"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:

@@ -17,6 +17,7 @@ class SdpaCudnn(Backend):
             head_dim=(8, 128),
             head_dim_multiple=8,
             least_keys=2,
+            dropout=True,
             capability=(8, 0),
         )
     }

@@ -11,7 +11,7 @@ from attn_lab.core.machine import Machine
 
 @dataclass(frozen=True)
 class SdpaEfficient(Backend):
-    limits = {"cuda": Limits(grouped_heads=False, head_dim_multiple=8, capability=(5, 0))}
+    limits = {"cuda": Limits(dropout=True, grouped_heads=False, head_dim_multiple=8, capability=(5, 0))}
     kernels = {"forward": "fmha_cutlassF", "backward": "fmha_cutlassB"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:

@@ -16,6 +16,7 @@ class SdpaFlash(Backend):
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal"),
             square_masks=("causal",),
+            dropout=True,
             head_dim=(1, 256),
             capability=(8, 0),
         ),

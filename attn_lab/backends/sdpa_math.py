@@ -11,7 +11,7 @@ from attn_lab.core.machine import Machine
 
 @dataclass(frozen=True)
 class SdpaMath(Backend):
-    limits = {"cuda": Limits(empty_rows=True), "cpu": Limits(empty_rows=True)}
+    limits = {"cuda": Limits(dropout=True, empty_rows=True), "cpu": Limits(dropout=True, empty_rows=True)}
     kernels = {"forward": "(?i)softmax|_attention_math", "backward": "(?i)softmax"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:

@@ -35,7 +35,7 @@ class XFormers(Backend):
 
         bias = attn_bias.LowerTriangularFromBottomRightMask() if kind(request.mask) == "causal" else None
         operators = (fmha.cutlass.FwOp, fmha.cutlass.BwOp)
-        scale = request.shape.scale
+        scale = request.softmax_scale
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return memory_efficient_attention(q, k, v, attn_bias=bias, scale=scale, op=operators)

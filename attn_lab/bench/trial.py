@@ -25,6 +25,8 @@ class Trial:
     cut        the checked slices of a whole answer (out, and d + name of each leaf)
     reference  the same slices from the oracle, computed in the dtype asked
     found      what the probes before have measured, by name
+
+    Nobody may write to what a step is given: its bits are summed up here, before anyone could.
     """
 
     request: Request
@@ -38,6 +40,20 @@ class Trial:
     reference: Callable[[torch.dtype], Answer]
     prepare_seconds: float = 0.0
     found: dict[str, Measurement] = field(default_factory=dict)
+    _sums: Mapping[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sums = {name: _sums(tensor) for name, tensor in self.given.items()}
+
+    @property
+    def given(self) -> Mapping[str, Tensor]:
+        """Everything a step is given: leaves and, if there is a backward, the cotangent."""
+        return {**self.leaves, **({"cotangent": self.cotangent} if self.request.needs_backward else {})}
+
+    @property
+    def overwritten(self) -> list[str]:
+        """Names of what a step was given and what has other bits by now."""
+        return [name for name, tensor in self.given.items() if not torch.equal(_sums(tensor), self._sums[name])]
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -45,9 +61,14 @@ class Trial:
 
     @property
     def inputs_bytes(self) -> int:
-        """Bytes of everything the step is given: leaves and, if there is a backward, the cotangent."""
-        tensors = [*self.leaves.values(), self.cotangent] if self.request.needs_backward else self.leaves.values()
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        """Bytes of what a step is given, without what lies around it."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.given.values())
+
+    @property
+    def surrounding_bytes(self) -> int:
+        """Bytes of what lies around it, which are there for the accuracy probe alone."""
+        tensors = (*self.leaves.values(), self.cotangent)
+        return sum(each.untyped_storage().nbytes() - each.numel() * each.element_size() for each in tensors)
 
     def backward(self, out: Tensor) -> tuple[Tensor, ...]:
         """Gradients of all leaves, in their order, from a fresh graph, which is consumed."""
@@ -87,3 +108,15 @@ class Probe(Protocol):
     clocks: bool = False  # publishes a speed: may run only after the probe `accuracy`
 
     def measure(self, trial: Trial) -> Iterator[Measurement]: ...
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """Its bits, in words as wide as fit, summed over all axes but each one in turn: short, and moved by any change.
+
+    On the host, for nothing of it to count as the device's memory.
+    """
+    width = tensor.shape[-1] * tensor.element_size()
+    word = next(dtype for dtype in (torch.int64, torch.int32, torch.int16) if width % dtype.itemsize == 0)
+    words = tensor.detach().view(word)
+    axes = range(words.dim())
+    return torch.cat([words.sum([a for a in axes if a != axis], dtype=torch.int64).flatten() for axis in axes]).cpu()

@@ -20,20 +20,32 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a backend is asked: a shape, a mask, and the passes that will be run."""
+    """What a backend is asked: a shape, a mask, and the passes that will be run.
+
+    `dropout` is the share of attention weights dropped at random; `scale` multiplies the scores (None: the shape's).
+    """
 
     shape: Shape
     mask: Mask
     passes: tuple[str, ...] = PASSES
+    dropout: float = 0.0
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.passes if name not in PASSES]
         if unknown or not self.passes or len(set(self.passes)) != len(self.passes):
             raise BadRequest(f"passes: expected some of {', '.join(PASSES)}, each once; got {list(self.passes)}")
+        if not 0 <= self.dropout < 1:
+            raise BadRequest(f"dropout: expected at least 0 and less than 1; got {self.dropout!r}")
 
     @property
     def needs_backward(self) -> bool:
         return self.passes != ("forward",)
+
+    @property
+    def softmax_scale(self) -> float:
+        """What scores are multiplied by before the softmax."""
+        return self.shape.scale if self.scale is None else self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,7 @@ class Limits:
     grouped_heads: bool = True
     empty_rows: bool = False  # zero output and gradient where a query may attend to nothing
     backward: bool = True
+    dropout: bool = False
     head_dim: tuple[int, int] = (1, 2**20)  # smallest and largest
     head_dim_multiple: int = 1
     least_keys: int = 1  # smallest seq_len_kv
@@ -75,7 +88,8 @@ class Limits:
         reasons = []
         if shape.dtype not in self.dtypes:
             reasons.append(f"dtypes: {', '.join(self.dtypes)}; asked {shape.dtype}")
-        if mask_kind not in self.masks:
+        served = mask_kind in self.masks or (mask_kind == "documents" and "predicate" in self.masks)
+        if not served:
             reasons.append(f"mask kinds: {', '.join(self.masks)}; asked {mask_kind}")
         elif mask_kind in self.square_masks and shape.offset:
             reasons.append(f"{mask_kind} mask only where seq_len == seq_len_kv; asked {shape.seq_len} and "
@@ -90,6 +104,8 @@ class Limits:
             reasons.append(f"num_kv_heads: only num_heads={shape.num_heads}; asked {shape.num_kv_heads}")
         if not self.backward and request.needs_backward:
             reasons.append(f"passes: forward only; asked {', '.join(request.passes)} (passes=[forward] would run)")
+        if request.dropout and not self.dropout:
+            reasons.append(f"dropout: none; asked {request.dropout}")
         if not self.empty_rows and has_empty_rows(request.mask, shape):
             reasons.append(f"queries that may attend to no key: none allowed; asked seq_len {shape.seq_len} over "
                            f"{shape.seq_len_kv} keys under this mask")  # fmt: skip

@@ -12,7 +12,7 @@ Band = tuple[int | None, int | None]
 
 FULL: Band = (None, None)
 CAUSAL: Band = (None, 0)
-KINDS = ("full", "causal", "band", "predicate")
+KINDS = ("full", "causal", "band", "documents", "predicate")
 
 
 class Mask(Protocol):
@@ -24,7 +24,10 @@ class Mask(Protocol):
     """
 
     band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited
+    ends: tuple[int, ...] | None = None  # where documents packed end to end end, each with `inside` as its own band
+    inside: Band = FULL
     uniform: bool = True  # the same for every batch element and head
+    empty_rows: bool | None = None  # whether some query sees no key, where the mask knows without being counted
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor: ...
 
@@ -43,7 +46,7 @@ class Mask(Protocol):
 def kind(mask: Mask) -> str:
     """The least a backend must understand to serve this mask: one of KINDS."""
     if mask.band is None:
-        return "predicate"
+        return "predicate" if mask.ends is None else "documents"
     return {FULL: "full", CAUSAL: "causal"}.get(mask.band, "band")
 
 
@@ -87,6 +90,8 @@ def pair_count(mask: Mask, shape: Shape) -> int:
 
 def has_empty_rows(mask: Mask, shape: Shape) -> bool:
     """Whether some query may attend to nothing; its output is defined as zero."""
+    if mask.empty_rows is not None:
+        return mask.empty_rows
     return any(bool((counts == 0).any()) for counts in _counts(mask, shape))
 
 

@@ -1,21 +1,39 @@
 """A multi-head attention layer, qkv projection → attention → output projection, that takes any backend."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from attn_lab.core.backend import Attend, Backend, Request
-from attn_lab.core.errors import BadRequest, Refused
-from attn_lab.core.machine import detect
+from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
+from attn_lab.layer.cache import KVCache
+from attn_lab.layer.documents import Documents
+from attn_lab.layer.given import Recall
+from attn_lab.layer.names import BackendLike, backends_named, mask_named
+from attn_lab.layer.rope import Rope, Turn, turned
+from attn_lab.layer.serving import MOST, Choice, Serving
 
 
 class Attention(nn.Module):
     """Self-attention: x (batch, seq, emb_dim) → (batch, seq, emb_dim).
 
-    q, k and v come from one packed projection and reach the backend as strided views, uncopied.  The backend is
-    prepared once per shape, dtype, device and need of gradients; what it cannot serve raises Refused with every
-    reason.  `num_kv_heads` < `num_heads` is grouped-query attention; `head_dim` defaults to emb_dim / num_heads.
+    q, k and v come from one packed projection and reach the backend as strided views, uncopied (q and k of a layer
+    with `rope` or `qk_norm` are new).  A backend is prepared once per shape, dtype, device and need of gradients;
+    what it cannot serve raises Refused with every reason.
+
+    num_kv_heads  fewer than num_heads: grouped-query attention
+    backend       a name ("sdpa_flash"), a Backend, or a list of them: the first that can serve a question takes it,
+                  and `choices` says which did and why others did not
+    mask          a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256)
+    head_dim      emb_dim / num_heads unless given
+    rope          rotary positions: their base, as 10000.0, or a Rope
+    qk_norm       RMS norm over each head of q and k, with weights, before rope
+    dropout       share of attention weights dropped in training; not every backend has it
+    bias          of both projections
     """
 
     def __init__(
@@ -24,9 +42,12 @@ class Attention(nn.Module):
         num_heads: int,
         num_kv_heads: int | None = None,
         *,
-        backend: Backend,
-        mask: Mask,
+        backend: BackendLike | Sequence[BackendLike],
+        mask: Mask | str = "causal",
         head_dim: int | None = None,
+        rope: float | Rope | None = None,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
         bias: bool = False,
     ):
         super().__init__()
@@ -36,52 +57,152 @@ class Attention(nn.Module):
         )  # fmt: skip
         self.emb_dim = emb_dim
         self.num_heads, self.num_kv_heads, self.head_dim = sizes.num_heads, sizes.num_kv_heads, sizes.head_dim
-        self._mask = mask
-        self.qkv = nn.Linear(emb_dim, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=bias)
+        self._heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
+        self._packed_heads = sum(self._heads)
+        self.rope = rope if rope is None or isinstance(rope, Rope) else Rope(rope)
+        if self.rope is not None:
+            self.rope.of(self.head_dim)
+        self.dropout = dropout
+        self.qkv = nn.Linear(emb_dim, self._packed_heads * self.head_dim, bias=bias)
         self.out = nn.Linear(self.num_heads * self.head_dim, emb_dim, bias=bias)
-        self.backend = backend
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
+        self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
+        self._known: dict[tuple[Any, ...], Attend] = {}
+        self._turns: dict[torch.device, Turn] = {}
+        self._packing = Recall()
 
     @property
     def mask(self) -> Mask:
         """Who may attend to whom: the layer's for life."""
-        return self._mask
+        return self._serving.mask
 
     @property
-    def backend(self) -> Backend:
-        """Who computes the attention.  Assign another to swap it; weights stay."""
-        return self._backend
+    def backend(self) -> Backend | None:
+        """Who computes the attention; of several preferred, who took the newest question (None: none was asked yet).
+
+        Assign another, or a list, to swap it; weights stay.
+        """
+        if len(self._serving.backends) == 1:
+            return self._serving.backends[0]
+        return self.choices[-1].backend if self.choices else None
 
     @backend.setter
-    def backend(self, backend: Backend) -> None:
-        self._backend = backend
-        self._prepared: dict[tuple[object, ...], Attend] = {}
+    def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
+        self._serving = Serving(backends_named(backend), self.mask, dropout=self.dropout)
+        self._known = {}
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Every question asked so far, the newest last: who took it, and why those preferred could not."""
+        return list(self._serving.choices.values())
 
     def use(self, attend: Attend, x: Tensor) -> None:
         """Serve inputs like `x`, outside autocast, with an already prepared function of this layer's backend."""
-        requires_grad = torch.is_grad_enabled() and (x.requires_grad or self.qkv.weight.requires_grad)
-        self._prepared[x.shape[0], x.shape[1], x.dtype, x.device, requires_grad] = attend
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.qkv.weight.requires_grad)
+        size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
+        self._known = {}
+        self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, seq, emb_dim) in the weights' dtype.  Raises BadRequest for another width, Refused by backends."""
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for decoding with this layer, of its weights' dtype and device."""
+        weight = self.qkv.weight
+        return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=weight.dtype, device=weight.device)
+
+    def forward(
+        self, x: Tensor, *, cu_seqlens: Sequence[int] | Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """x: (batch, seq, emb_dim) in the weights' dtype.
+
+        cu_seqlens  documents packed in x (1, total, emb_dim): their boundaries [0, …, total]; positions begin again
+        cache       x follows what is in the cache, and is added to it
+
+        Raises BadRequest for words that contradict each other, Refused by backends.
+        """
+        try:
+            batch, seq, _ = x.shape
+            packed = self.qkv(x)
+        except (ValueError, RuntimeError):  # checked after the fact: to look before every call takes microseconds
+            self._check(x)
+            raise
+        q, k, v = packed.view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            norms = self.q_norm.weight.dtype  # not q's under autocast
+            q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
+        documents = None if cu_seqlens is None else self._documents(cu_seqlens, x, cache)
+        if self.rope is not None:
+            turn = self._turn(0 if cache is None else cache.length, seq, q, documents)
+            q, k = turned(q, turn), turned(k, turn)
+        if cache is not None:
+            self._check_look_ahead(cache.length + seq, seq)
+            k, v = cache.followed_by(k, v)
+        if documents is not None:
+            out = self._serving.under(lambda: documents, q, k, v, self.training)
+        elif cache is None:
+            out = self._attend(q, k, v)(q, k, v)
+        else:
+            out = self._serving(q, k, v, self.training)(q, k, v)
+        if cache is not None:
+            cache.length += seq  # only now: a refused call leaves the cache as it was
+        return self.out(out.reshape(batch, seq, -1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Attend:
+        """What serves self-attention; the shortest way there, for what was asked before."""
+        if torch.compiler.is_compiling():
+            return self._serving(q, k, v, self.training)
+        key = (q.shape, q.dtype, q.device, q.requires_grad or k.requires_grad, self.training)
+        attend = self._known.get(key)
+        if attend is None:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            attend = self._known[key] = self._serving(q, k, v, self.training)
+        return attend
+
+    def _check(self, x: Tensor) -> None:
+        """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""
         if x.dim() != 3 or x.shape[-1] != self.emb_dim:
             raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
-        batch, seq, _ = x.shape
-        packed = self.qkv(x).view(batch, seq, -1, self.head_dim)
-        q, k, v = packed.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=2)
-        key = (batch, seq, q.dtype, q.device, q.requires_grad)  # of q: autocast and no_grad have had their say
-        if key not in self._prepared:
-            self._prepared[key] = self._prepare(q)
-        return self.out(self._prepared[key](q, k, v).reshape(batch, seq, -1))
+        weight = self.qkv.weight
+        if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+            raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
+                             f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
 
-    def _prepare(self, q: Tensor) -> Attend:
-        shape = Shape(
-            batch_size=q.shape[0], seq_len=q.shape[1], num_heads=self.num_heads, emb_dim=self.emb_dim,
-            num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, dtype=str(q.dtype).removeprefix("torch."),
-        )  # fmt: skip
-        passes = ("forward", "backward", "forward_backward") if q.requires_grad else ("forward",)
-        request = Request(shape=shape, mask=self.mask, passes=passes)
-        machine = detect(q.device.type)
-        reasons = self.backend.refusals(request, machine)
-        if reasons:
-            raise Refused(type(self.backend).__name__, reasons)
-        return self.backend.prepare(request, machine)
+    def _turn(self, start: int, seq: int, q: Tensor, documents: Documents | None) -> Turn:
+        """cos and sin for these positions, from a table that grows by doubling."""
+        assert self.rope is not None
+        wide = torch.promote_types(q.dtype, torch.float32)
+        if torch.compiler.is_compiling():  # the compiler fuses it; a table would be a side effect
+            positions = torch.arange(start, start + seq, device=q.device)
+            positions = positions if documents is None else documents.positions(q.device)
+            return self.rope.turn(positions, self.head_dim, wide)
+        table = self._turns.get(q.device)
+        if table is None or len(table[0]) < start + seq or table[0].dtype != wide:
+            with torch.inference_mode(False):  # else a later backward could not keep it
+                positions = torch.arange(1 << (start + seq - 1).bit_length(), device=q.device)
+                table = self._turns[q.device] = self.rope.turn(positions, self.head_dim, wide)
+        where = slice(start, start + seq) if documents is None else documents.positions(q.device)
+        return table[0][where], table[1][where]
+
+    @torch.compiler.disable(reason="cu_seqlens are read outside torch.compile's graph")
+    def _documents(self, cu_seqlens: Sequence[int] | Tensor, x: Tensor, cache: KVCache | None) -> Documents:
+        """The mask these boundaries make; read from the device once, as long as the same tensor comes again."""
+        if cache is not None:
+            raise BadRequest("cu_seqlens and cache: expected one of them; a cache holds one document a batch element")
+        if x.shape[0] != 1:
+            raise BadRequest(f"cu_seqlens: expected documents packed in one batch element; got batch {x.shape[0]}")
+        if not isinstance(cu_seqlens, Tensor):
+            return Documents.of(cu_seqlens, x.shape[1], self.mask)
+        total = x.shape[1]
+        return self._packing(lambda: Documents.of(cu_seqlens, total, self.mask), cu_seqlens, about=total)
+
+    def _check_look_ahead(self, end: int, seq: int) -> None:
+        """A cache holds the past alone: no query may see a key that is still to come."""
+        if self.mask.band is not None and self.mask.band[1] == 0:
+            return
+        queries = torch.arange(end - seq, end)
+        if not self.mask.uniform or not torch.equal(self.mask.count(queries, end), self.mask.count(queries, end + 1)):
+            raise BadRequest(f"cache: expected a mask under which the first {end} positions see no later one; "
+                             f"got {self.mask}")  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_known": {}, "_turns": {}}  # made again where they are needed

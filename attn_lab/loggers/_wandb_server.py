@@ -1,11 +1,13 @@
 """Whether a W&B server can be used from here, and the child process that sends runs to it."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 
 EVERY = 10.0  # seconds between two sendings
 PATIENCE = 30.0  # seconds that close() waits for the last
+HEADER = 7  # bytes that a W&B log begins with
+KNOCK_EVERY = 5.0  # seconds between two looks at whether the server we are sending to is still there
 
 
 def obstacle(url: str, seconds: float) -> str:
@@ -39,6 +43,8 @@ def _unreachable(url: str, seconds: float) -> str:
         try:
             socket.create_connection(place, timeout=seconds).close()
             answers.append("")
+        except TimeoutError:
+            return  # told below, whichever of the two clocks was first
         except OSError as error:
             answers.append(f"no connection to {place[0]}:{place[1]} ({error.strerror or error})")
 
@@ -48,21 +54,74 @@ def _unreachable(url: str, seconds: float) -> str:
     return answers[0] if answers else f"no answer from {place[0]}:{place[1]} within {seconds:.1f} s"
 
 
+class Sync:
+    """Sends runs by `wandb sync` in a child process: a server that hangs or dies can hurt only that.
+
+    `options` are its own: --project, --entity.  `said` is all it has told, `wandb sync`'s logs lie in folder/wandb.
+    """
+
+    def __init__(self, url: str, folder: Path, cache: str, options: Sequence[str] = ()):
+        self.said = ""
+        self._url, self._folder, self._cache, self._options = url, folder, cache, options
+        self._child: subprocess.Popen[str] | None = None
+
+    def send(self, runs: Sequence[Path]) -> dict[Path, str]:
+        """Why not, for each of these runs that was not sent."""
+        if why := _unreachable(self._url, 5):
+            return dict.fromkeys(runs, why)
+        tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
+        tries |= {"WANDB__GRAPHQL_TIMEOUT_SECONDS": "15"}
+        ours = {"WANDB_BASE_URL": self._url, "WANDB_DIR": str(self._folder), "WANDB_CACHE_DIR": self._cache}
+        logs = set(self._folder.glob("wandb/logs/debug-sync*"))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "wandb", "sync", *self._options, *map(str, runs)], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            env={**tries, **os.environ, **ours, "WANDB_MODE": "online", "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
+        )  # fmt: skip
+        with suppress(AttributeError, OSError):  # the case being timed goes first
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)
+        said, gone = self._heard_out(self._child)
+        self.said += said
+        # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
+        said = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + said
+        troubles = {run: _trouble(line for line in said.splitlines() if _id(run) in line) for run in runs}
+        for run in runs:
+            if troubles[run]:
+                for mark in run.glob("*.wandb.synced"):
+                    mark.unlink()
+        at_all = gone or _trouble(said.splitlines()) or f"wandb sync ended with {self._child.returncode}"
+        return {run: troubles[run] or at_all for run in runs if not sent(run)}
+
+    def kill(self) -> None:
+        if self._child:
+            self._child.kill()  # W&B's service sees that and ends by itself, a second after
+
+    def _heard_out(self, child: "subprocess.Popen[str]") -> tuple[str, str]:
+        """All that the child said; and why it was ended, if the server went away: it would try for minutes."""
+        missed = ""
+        while True:
+            try:
+                return child.communicate(timeout=KNOCK_EVERY)[0], ""
+            except subprocess.TimeoutExpired:
+                before, missed = missed, _unreachable(self._url, 5)
+                if before and missed:
+                    child.kill()
+                    return child.communicate()[0], missed
+
+
 class Sender:
-    """Sends finished runs by `wandb sync` in a child process: a server that hangs or dies can hurt only that."""
+    """Sends finished runs in the background, while others are made."""
 
     def __init__(self, url: str, folder: Path, cache: str):
         self.runs: list[Path] = []
         self.trouble = ""
-        self._url, self._folder, self._cache = url, folder, cache
-        self._said = ""
-        self._child: subprocess.Popen[str] | None = None
+        self._url, self._sync = url, Sync(url, folder, cache)
         self._closing, self._given_up = threading.Event(), False
         self._thread = threading.Thread(target=self._work, daemon=True)  # must not hold up the interpreter's exit
         self._thread.start()
 
     def unsent(self) -> list[Path]:
-        return [run for run in self.runs if not any(run.glob("*.wandb.synced"))]
+        return [run for run in self.runs if not sent(run)]
 
     def close(self) -> str:
         """Sends what is left, within PATIENCE; returns the address of the last run, else of the server."""
@@ -70,11 +129,10 @@ class Sender:
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             self._given_up = True
-            if self._child:
-                self._child.kill()  # W&B's service sees that and ends by itself, a second after
+            self._sync.kill()
             self._thread.join(2)
             self.trouble = f"{self._url} did not take them within {PATIENCE:.0f} s"
-        found = re.findall(r" at (https?://\S+)", self._said)
+        found = re.findall(r" at (https?://\S+)", self._sync.said)
         return next((address for address in found if address.endswith(_id(self.runs[-1]))), self._url)
 
     def _work(self) -> None:
@@ -83,33 +141,32 @@ class Sender:
             closing = self._closing.wait(pause)
             if runs := self.unsent():
                 try:
-                    self.trouble = _unreachable(self._url, 5) or self._send(runs)
+                    self.trouble = next(iter(self._sync.send(runs).values()), "")
                 except (OSError, ValueError) as error:
                     self.trouble = str(error)
                 pause = min(2 * pause, 600) if self.trouble else EVERY
 
-    def _send(self, runs: list[Path]) -> str:
-        """Why some of these runs were not sent; empty if all were."""
-        tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
-        ours = {"WANDB_BASE_URL": self._url, "WANDB_DIR": str(self._folder), "WANDB_CACHE_DIR": self._cache}
-        logs = set(self._folder.glob("wandb/logs/debug-sync*"))
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "wandb", "sync", *map(str, runs)], start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**tries, **os.environ, **ours, "WANDB_MODE": "online", "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
-        )  # fmt: skip
-        with suppress(AttributeError, OSError):  # the case being timed goes first
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)
-        said, _ = self._child.communicate()
-        self._said += said
-        # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
-        said += "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs)
-        for run in runs:
-            if re.search(f"ERROR.*{_id(run)}", said):
-                for mark in run.glob("*.wandb.synced"):
-                    mark.unlink()
-        troubles = re.findall(r'(?:ERROR","msg":"|ERROR |Error: )(?:\[\S+\] )?([^"\n\\]+)', said)
-        return troubles[0] if troubles else ""
+
+def sent(run: Path) -> bool:
+    return any(run.glob("*.wandb.synced"))
+
+
+def empty(run: Path) -> bool:
+    """Its log holds a header and no more, yet or for ever: one such keeps `wandb sync` from sending any."""
+    return not any(log.stat().st_size > HEADER for log in run.glob("*.wandb"))
+
+
+def _trouble(lines: Iterable[str]) -> str:
+    """The first error that `wandb sync` tells of: `wandb: ERROR …`, or a line of JSON in its log."""
+    for line in lines:
+        if (
+            line.startswith("{") and line.endswith("}") and '"level":"ERROR' in line
+        ):  # a killed child leaves half a line
+            entry = json.loads(line)
+            return " ".join(str(entry.get("error") or entry.get("msg")).split())[:300]
+        if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):
+            return found[1]
+    return ""
 
 
 def _id(run: Path) -> str:

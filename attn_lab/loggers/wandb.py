@@ -8,23 +8,29 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from attn_lab.bench.record import Record
+from attn_lab.bench.series import Line, Series, noisy, series
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers._wandb_server import Sender, obstacle
+from attn_lab.loggers import _wandb_names as names
+from attn_lab.loggers._wandb_server import Sender, empty, obstacle
 
 MODES = ("auto", "online", "offline", "disabled")
 KNOCK = 1.6  # seconds, W&B's import included, after which a silent server is taken for none
-HEADER = 7  # bytes that a W&B log begins with
+MOST_BYTES = 24 * 2**20  # of the report and its figures together, in the summary run
 
 
 class Wandb:
-    """A W&B run for each record (job_type case) and, on close, one for the sweep (job_type summary) with a Table.
+    """A W&B run for each record (job_type case, or twin); on close one a line (series), and one for all (summary).
 
-    In the summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, ….  Only the
-    constructor raises: BadRequest for an unknown `mode`, or for an `online` that cannot be.
+    In a case's summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, …, and what is
+    drawn as bars once more under its point's own key.  A series has the metrics over the axis that was swept; the
+    summary a Table of all cases, and the report and figures this sweep has left in its folder.
+
+    Only the constructor raises: BadRequest for an unknown `mode`, or for an `online` that cannot be.
     """
 
     def __init__(
@@ -36,6 +42,8 @@ class Wandb:
         self._folder, self._sweep = Path(folder).resolve(), sweep
         self._target: dict[str, Any] = {"project": project, "entity": entity}
         self._rows: list[dict[str, Any]] = []
+        self._lines: list[Line] = []
+        self._since = time.time()
         self._origin: dict[str, Any] = {}
         self._sender: Sender | None = None
         self._active = mode != "disabled" and (mode, os.environ.get("WANDB_MODE")) != ("auto", "disabled")
@@ -54,16 +62,24 @@ class Wandb:
             return
         try:
             line = json.loads(record.line())  # what records.jsonl holds, number for number
-            case, metrics, config = line["case"], line["metrics"], line["provenance"].pop("config")
+            case, metrics = line["case"], line["metrics"]
+            origin = {name: value for name, value in line["provenance"].items() if name != "config"}
             outcome = {"status": line["status"], "reasons": "; ".join(line["reasons"])}
-            values = {name: metric.pop("value") for name, metric in metrics.items()}
-            values = {name: value for name, value in values.items() if value is not None}
-            beside = {f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()}
-            beside = {name: value for name, value in beside.items() if value not in (None, "")}
-            asked = {field: case[field] for field in ("id", "backend", "mask", "subject", "round")}
-            self._origin = self._origin or line["provenance"]
+            outcome |= {"noisy": ", ".join(marks)} if (marks := noisy(line)) else {}
+            values = {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
+            beside = {
+                f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()
+                if field != "value" and each not in (None, "")
+            }  # fmt: skip
+            twin = bool(case.get("twin"))
+            bars = names.at_point(line) if record.status == "ok" and not twin else {}
+            beside |= {key: values[name] for name, key in bars.items()}
+            asked = {field: value for field, value in case.items() if field != "shape"}
+            self._origin = self._origin or origin
             self._rows.append({**asked, **case["shape"], **outcome, **values})
-            with self._run(_name(case), "case", {**config, **line["provenance"], "case": case}) as run:
+            self._lines.append(line)
+            config = {**line["provenance"]["config"], **origin, "case": case}
+            with self._run(names.of_case(line), "twin" if twin else "case", config) as run:
                 if values:
                     run.log(values)  # the summary follows; W&B draws panels of what was logged only
                 run.summary.update({**outcome, **beside})
@@ -74,13 +90,9 @@ class Wandb:
     def close(self) -> None:
         if self._active and self._rows:
             try:
-                columns = list(dict.fromkeys(name for row in self._rows for name in row))
-                table = self._wandb.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
-                with self._run(f"{self._sweep} summary", "summary", self._origin) as run:
-                    # Bound by hand it is a file of its run.  Left to log() it were an artifact, staged under an
-                    # absolute path, and lost when the folder is moved to a machine that has a network.
-                    table.bind_to_run(run, "cases", 0)
-                    run.log({"cases": table})
+                for one in series(self._lines):
+                    self._draw(one)
+                self._sum_up()
             except Exception as error:  # noqa: BLE001  a logger never ends a sweep
                 self._stop(error)
         self._active = False
@@ -90,6 +102,53 @@ class Wandb:
             if unsent := len(sender.unsent()):
                 self.where = f"W&B: {unsent} of {len(sender.runs)} runs not sent ({sender.trouble}); {self._later}"
                 _say(self.where)
+
+    def _draw(self, one: Series) -> None:
+        """One backend's metrics over one axis: W&B draws lines over what was logged, never over a config's value."""
+        axis, metrics = names.key(one.axis), list(dict.fromkeys(name for point in one.points for name in point))
+        shape = {name: one.held[name] for name in self._lines[0]["case"]["shape"] if name in one.held}
+        case = {"backend": one.backend, "mask": one.held["mask"], "subject": one.held["subject"], "shape": shape}
+        told = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
+        config = {**one.options, **self._origin, "case": case, "series": told}
+        with self._run(names.of_series(one), "series", config) as run:
+            for name in metrics:
+                run.define_metric(names.key(name), step_metric=None if name == one.axis else axis)
+            for point in one.points:
+                run.log({names.key(name): value for name, value in point.items()})
+            if one.noisy:
+                run.summary["noisy"] = ", ".join(one.noisy)
+
+    def _sum_up(self) -> None:
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        table = self._wandb.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
+        with self._run(f"{self._sweep} summary", "summary", self._origin) as run:
+            # Bound by hand it is a file of its run.  Left to log() it were an artifact, staged under an
+            # absolute path, and lost when the folder is moved to a machine that has a network.
+            table.bind_to_run(run, "cases", 0)
+            pictures, left_out = self._pictures()
+            run.log({"cases": table, **pictures})
+            if left_out:
+                run.summary["report/left_out"] = ", ".join(left_out)
+
+    def _pictures(self) -> tuple[dict[str, Any], list[str]]:
+        """The report and figures written since this logger was opened, and the names of what would be too much."""
+        place, room = self._folder / "report", MOST_BYTES
+        found, left_out = {}, []
+        for path in [place / "report.html", *sorted(place.glob("figures/*.png"))]:
+            if not path.is_file() or path.stat().st_mtime < self._since - 1:  # a clock may be coarse
+                continue
+            size = path.stat().st_size
+            if size > room:
+                left_out.append(f"{path.name} ({MOST_BYTES / 2**20:.0f} MB are full)")
+                continue
+            room -= size
+            if path.suffix == ".html":
+                found["report"] = self._wandb.Html(path, inject=False)  # as it is: no style sheet from elsewhere
+            elif find_spec("PIL") is None:
+                left_out.append(f"{path.name} (W&B needs pillow)")
+            else:
+                found[f"figures/{path.stem}"] = self._wandb.Image(str(path))
+        return found, left_out
 
     def _begin(self, mode: str, deadline: float) -> None:
         """Starts W&B and settles between online and offline, or raises BadRequest."""
@@ -137,31 +196,19 @@ class Wandb:
             reinit="create_new", settings=self._light, **self._target,
         ) as run:  # fmt: skip
             yield run
-        # Its log reaches the disk a little after, and an empty one would keep `wandb sync` from sending any.
         place, until = Path(run.dir).parent, time.monotonic() + 1
-        while not any(log.stat().st_size > HEADER for log in place.glob("*.wandb")) and time.monotonic() < until:
+        while empty(place) and time.monotonic() < until:  # its log reaches the disk a little after
             time.sleep(0.001)
         if self._sender:
             self._sender.runs.append(place)
 
     @property
     def _later(self) -> str:
-        return f"send the runs by: wandb sync {shlex.quote(os.path.relpath(self._folder))}/wandb/offline-run-*"
+        return f"send the runs by: attn-lab wandb-sync {shlex.quote(os.path.relpath(self._folder))}"
 
     def _stop(self, error: Exception) -> None:
         self._active = False
         _say(f"W&B stopped: {_line(error)}; records.jsonl is complete")
-
-
-def _name(case: dict[str, Any]) -> str:
-    """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
-    shape = case["shape"]
-    axes = {"b": "batch_size", "s": "seq_len", "h": "num_heads", "e": "emb_dim"}
-    usual = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"], "dtype": "float16"}
-    unusual = [f"{field}={shape[field]}" for field, value in usual.items() if shape.get(field, value) != value]
-    again = [f"round={case['round']}"] if case["round"] else []
-    sizes = [f"{letter}{shape[field]}" for letter, field in axes.items()]
-    return " ".join([case["backend"], *sizes, *unusual, case["mask"], case["subject"], *again])
 
 
 @contextmanager

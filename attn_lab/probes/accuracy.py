@@ -17,6 +17,9 @@ class Accuracy(Probe):
     rounding near `exact` costs.  `exact` is the oracle in fp64, `plain` the same mathematics in the case's dtype.
     `accuracy/NAME` is error over allowed error: at most 1 passes.
 
+    It asks twice: an answer may depend on the order in which threads add, but no further than the rule allows
+    (`accuracy/repeat`), and what a step is given must have the bits that it was staged with.
+
     In float32 both factors double (`float32_slack`).  The rule was made for half precision, where a kernel's own
     arithmetic is far finer than what it rounds to; in float32 it has no such reserve, and the order of sums and an
     exp of a few ulp make the ratio of two largest errors wander (seen: 3.05, by torch's own CPU kernel).
@@ -27,36 +30,50 @@ class Accuracy(Probe):
     float32_slack: float = 2.0
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
-        whole = trial.answer()
-        if reasons := _not_as_asked(trial, whole):
-            raise Wrong(*reasons)
-        reasons = [f"{name}: {count} of {tensor.numel()} values are not finite" for name, tensor in whole.items()
-                   if (count := int((~torch.isfinite(tensor)).sum()))]  # fmt: skip
-        if reasons:
-            raise Wrong(*reasons)
-        shares = self._shares(trial, trial.cut(whole))
-        for name, (share, error, allowed) in shares.items():
+        first, again = self._answer(trial), self._answer(trial)
+        if overwritten := trial.overwritten:
+            raise Wrong(*(f"{name}: a step was given it to read, and wrote to it" for name in overwritten))
+        reasons, repeats = [], []
+        for name, (exact, allowed) in self._allowed(trial).items():
+            error = max(_largest(answer[name].double() - exact) for answer in (first, again))
+            apart = _largest(first[name].double() - again[name].double())
+            repeats.append((apart / allowed, apart, name))
             yield Measurement(
-                name=f"accuracy/{name}", value=share, unit="of allowed", note=f"max error {error:.3g} of {allowed:.3g}"
-            )
-            if not share <= 1:
+                name=f"accuracy/{name}", value=error / allowed, unit="of allowed",
+                note=f"max error {error:.3g} of {allowed:.3g}",
+            )  # fmt: skip
+            if not apart <= allowed:
+                reasons.append(f"{name}: asked twice, answers differ by {apart:.3g}; allowed {allowed:.3g}")
+            elif not error <= allowed:
                 reasons.append(f"{name}: max error {error:.3g}; allowed {allowed:.3g}")
+        share, apart, name = max(repeats)
+        note = f"asked twice, {name} differs by {apart:.3g}" if apart else "asked twice, no difference"
+        yield Measurement(name="accuracy/repeat", value=share, unit="of allowed", note=note)
         if reasons:
             raise Wrong(*reasons)
 
-    def _shares(self, trial: Trial, ours: Answer) -> dict[str, tuple[float, float, float]]:
-        """By name: error over allowed error, error, allowed error."""
+    def _answer(self, trial: Trial) -> Answer:
+        """The checked slices of one answer, which has the shapes and dtypes asked and is finite everywhere."""
+        whole = trial.answer()
+        if reasons := _not_as_asked(trial, whole):
+            raise Wrong(*reasons)
+        reasons = [f"{name}: {count} of {tensor.numel()} values are not finite (inputs lie between rows of NaN)"
+                   for name, tensor in whole.items() if (count := int((~torch.isfinite(tensor)).sum()))]  # fmt: skip
+        if reasons:
+            raise Wrong(*reasons)
+        return trial.cut(whole)
+
+    def _allowed(self, trial: Trial) -> dict[str, tuple[Tensor, float]]:
+        """By name: the exact answer, and the error allowed."""
         dtype = getattr(torch, trial.request.shape.dtype)
         exact, plain = trial.reference(torch.float64), trial.reference(dtype)
-        shares = {}
+        found = {}
         for name, reference in exact.items():
             factor = self.out_factor if name == "out" else self.gradient_factor
             factor *= self.float32_slack if dtype == torch.float32 else 1
-            error = _largest(ours[name].double() - reference)
             allowed = factor * _largest(plain[name].double() - reference) + _rounding(reference, dtype)
-            allowed = max(allowed, torch.finfo(dtype).tiny)  # exact zeros, as of one key alone, allow no more
-            shares[name] = (error / allowed, error, allowed)
-        return shares
+            found[name] = reference, max(allowed, torch.finfo(dtype).tiny)  # exact zeros, as of one key alone
+        return found
 
 
 def _not_as_asked(trial: Trial, whole: Answer) -> list[str]:

@@ -41,6 +41,8 @@ class Memory(Probe):
             del grads
         seen["peak"] = torch.cuda.max_memory_allocated()
         seen["step"] = seen["peak"] - before
+        for name in ("forward", "peak"):
+            seen[name] -= trial.surrounding_bytes
         return seen
 
     def _cpu(self, trial: Trial) -> dict[str, float]:

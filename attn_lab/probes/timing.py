@@ -14,6 +14,7 @@ from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 
 L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
+AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
 CUSHION_CYCLES = (
     500_000  # the GPU waits a quarter of a millisecond, so that the host has queued the call before it starts
 )
@@ -25,7 +26,9 @@ class Timing(Probe):
 
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds`.  PASS/precision is what was reached.  A pass that compiles
-    anything anew while the clock runs fails the case.
+    anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a step takes, in %, than
+    its passes alone; more than noise explains is a mark on its time: either the clock saw something else (a step
+    shorter than the host needs to launch it), or the passes differ in what they find in caches and allocators.
     """
 
     warmup: int
@@ -54,9 +57,14 @@ class Timing(Probe):
             reached = precision(times)
             short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
             rate = trial.flops[name] / 1e9  # FLOP per ms → TFLOP/s
+            alone = [trial.found[each] for each in ("forward/time", "backward/time") if each in trial.found]
+            gap = Gap(times, *(each.series for each in alone)) if name == "forward_backward" and alone[1:] else None
             yield Measurement(
-                name=f"{name}/time", value=median, unit="ms", low=low, high=high, samples=len(times), series=times
-            )
+                name=f"{name}/time", value=median, unit="ms", low=low, high=high, samples=len(times), series=times,
+                note=gap.mark if gap else "",
+            )  # fmt: skip
+            if gap:
+                yield Measurement(name=f"{name}/gap", value=gap.percent, unit="%", samples=len(times))
             if math.isfinite(reached):
                 yield Measurement(name=f"{name}/precision", value=reached, unit="%", samples=len(times), note=short)
             yield Measurement(
@@ -77,6 +85,22 @@ class Timing(Probe):
                 if precision(times) <= self.precision:
                     break
         return times
+
+
+class Gap:
+    """How far a step is from the sum of its passes, each timed alone."""
+
+    def __init__(self, step: Sequence[float], forward: Sequence[float], backward: Sequence[float]):
+        self.alone = _quantile(forward, 0.5) + _quantile(backward, 0.5)
+        self.percent = 100 * (_quantile(step, 0.5) / self.alone - 1)
+        self.noise = sum(precision(each) * _quantile(each, 0.5) for each in (step, forward, backward)) / self.alone
+
+    @property
+    def mark(self) -> str:
+        """Empty, or `noisy: …` where they are further apart than all three intervals together and AGREES."""
+        if abs(self.percent) <= AGREES + self.noise:
+            return ""
+        return f"noisy: forward and backward alone add up to {self.alone:.3g} ms, {self.percent:+.0f} % to the step"
 
 
 def _stages(trial: Trial, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

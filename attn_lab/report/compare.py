@@ -9,6 +9,7 @@ from typing import Any
 from attn_lab.report.read import AXES, PASSES, Row
 
 BASELINE = "naive"
+WORDS = {"forward_backward": "step", "train_step": "train step"}
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:
@@ -34,6 +35,11 @@ def vary(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({row.asked.get(name) for row in rows}) > 1]
 
 
+def several(rows: Sequence[Row]) -> list[str]:
+    """Those of them of which there are two values, and not just rows with and without."""
+    return [name for name in vary(rows) if len({row.asked.get(name) for row in rows} - {None}) > 1]
+
+
 def order(row: Row) -> tuple[Any, ...]:
     """Sorts settings as people count: 512 before 2048, and fields that not every row has do not matter."""
     asked = row.asked
@@ -52,18 +58,6 @@ def speed(row: Row) -> tuple[Any, ...]:
 def baselines(rows: Iterable[Row], name: str = BASELINE) -> dict[Any, Row]:
     """Each setting's baseline, whatever became of it; give it pooled rows."""
     return {row.setting: row for row in rows if row.backend == name}
-
-
-def speedups(row: Row, baseline: Row | None) -> dict[str, float]:
-    """For each pass that both have timed, how many times the row's speed is the baseline's: below 1 is slower."""
-    found: dict[str, float] = {}
-    if baseline is None:
-        return found
-    for one in PASSES:
-        mine, other = row.number(f"{one}/time"), baseline.number(f"{one}/time")
-        if mine and other and mine > 0 and other > 0:
-            found[one] = other / mine
-    return found
 
 
 def memory_share(row: Row, baseline: Row | None) -> float | None:

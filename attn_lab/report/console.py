@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.report import compare
+from attn_lab.report.compare import WORDS
 from attn_lab.report.read import PASSES, Row
 from attn_lab.report.verdict import Floor, floor_of, judge
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
 STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
-WORDS = {"forward_backward": "step", "train_step": "train step"}
 ASCII = str.maketrans("×·–…", "x,-~")
 STATUS = len("refused")
 

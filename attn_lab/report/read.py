@@ -1,13 +1,14 @@
 """Run folders' records.jsonl as rows that can be asked for numbers, and asked only where a case came out ok."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_lab.bench.record import SCHEMA, STATUSES
+from attn_lab.bench.series import Line, asked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,25 +70,17 @@ class Row:
     def machine(self) -> str:
         return str(self.provenance["machine"].get("name") or self.provenance["machine"].get("device") or "unknown")
 
+    @property
+    def line(self) -> Line:
+        """The record it was read from, as far as a row holds it."""
+        named = {"id": self.id, "backend": self.name, "mask": self.mask, "subject": self.subject, "round": self.round}
+        case = {**named, "shape": self.shape, "twin": self.twin}
+        return {"case": case, "status": self.status, "metrics": self.metrics, "provenance": self.provenance}
+
     @cached_property
     def asked(self) -> dict[str, Any]:
         """All that a fair comparison holds fixed; shape fields that only repeat others are left out."""
-        shape = {name: value for name, value in self.shape.items() if value is not None}
-        derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"]}
-        derived["head_dim"] = shape["emb_dim"] / shape["num_heads"]
-        shape = {name: value for name, value in shape.items() if name not in derived or derived[name] != value}
-        return {**shape, "mask": self.mask, "subject": self.subject, **self._options, "machine": self.machine}
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """`mask.window` and the like: two windows are two questions, though the mask has one name.
-
-        The usual inputs go without saying, as in records from before there were others.
-        """
-        groups = {group: self.provenance["config"].get(group) for group in ("subject", "mask")}
-        return {f"{group}.{name}": value for group, options in groups.items() if isinstance(options, dict)
-                for name, value in options.items() if isinstance(value, int | float | str) and name[:1] != "_"
-                and (group, name, value) != ("subject", "inputs", "randn")}  # fmt: skip
+        return asked(self.line)
 
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
@@ -102,23 +95,59 @@ class Row:
         return " ".join(filter(None, words + [f"{word}={asked[name]}" for word, name in more.items() if name in asked]))
 
 
+class Broken(list[str]):
+    """`file:line: why`, one for each line that could not be read; past MOST_NAMED only `total` goes on counting."""
+
+    MOST_NAMED = 20
+    total = 0
+
+    def note(self, lines: Sequence[str], total: int) -> None:
+        """Count `total` more broken lines, of which these are named."""
+        self.total += total
+        named = [*self[: self.MOST_NAMED], *lines][: self.MOST_NAMED]
+        more = self.total - len(named)
+        self[:] = named + [f"… and {more} more broken lines"] * bool(more)
+
+
 class Reading(NamedTuple):
     rows: list[Row]
-    broken: list[str]  # `file:line: why`, one for each line that could not be read
+    broken: Broken
 
 
-def records(path: str | Path | Iterable[str | Path], sweep: str | None = None, *, newest: bool = True) -> Reading:
-    """The rows of one or more run folders (or records files); of a case run again only the newest, unless told."""
+def records(
+    path: str | Path | Iterable[str | Path],
+    sweep: str | None = None,
+    *,
+    newest: bool = True,
+    same: Callable[[Row], Hashable] = lambda row: row.id,
+) -> Reading:
+    """The rows of one or more run folders (or records files); of a case run again only the newest, unless told.
+
+    `same` says which rows are one case.  Read as a stream: what a later line replaces is not kept.
+    """
     rows: list[Row] = []
-    broken: list[str] = []
+    broken = Broken()
     for one in [path] if isinstance(path, str | Path) else path:
-        found = [row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep"))]
-        # Within a file the later line is the newer, whatever the clock said, and outdoes what another version answered;
-        # between files only `started` can tell, and versions may be what is compared.
-        rows += {(row.question, row.machine): row for row in found}.values() if newest else found
+        found = (row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep")))
+        rows += _newest(found, same) if newest else found
     if newest:
-        rows = list({row.id: row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values())
+        rows = list(
+            {same(row): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values()
+        )
     return Reading(rows, broken)
+
+
+def _newest(found: Iterable[Row], same: Callable[[Row], Hashable]) -> list[Row]:
+    """Of one file: the later line is the newer, whatever the clock said, and outdoes what other versions answered.
+
+    Between files only `started` can tell, and versions may be what is compared.
+    """
+    latest: dict[Hashable, Row] = {}
+    for row in found:
+        latest.pop(same(row), None)
+        latest[same(row)] = row
+    answered = {(row.question, row.machine): row.id for row in latest.values()}
+    return [row for row in latest.values() if answered[row.question, row.machine] == row.id]
 
 
 def printable(value: Any) -> Any:
@@ -140,15 +169,22 @@ def _file(path: Path) -> Path:
     return file
 
 
-def _rows(file: Path, broken: list[str]) -> Iterator[Row]:
+def _rows(file: Path, broken: Broken) -> Iterator[Row]:
     with file.open("rb") as lines:
         for count, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield _row(printable(json.loads(line)), file.parent)
+                    yield _row(_plain(line), file.parent)
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     why = error if type(error) is ValueError else "not a whole record"
-                    broken.append(f"{printable(str(file))}:{count}: {why}")
+                    broken.note([f"{printable(str(file))}:{count}: {why}"], 1)
+
+
+def _plain(line: bytes) -> Any:
+    """The line's JSON with all texts printable.  Where nothing is escaped and all is printable, that is how it came."""
+    text = line.decode().strip()
+    value = json.loads(text)
+    return value if "\\" not in text and text.isprintable() else printable(value)
 
 
 def _row(record: Mapping[str, Any], folder: Path) -> Row:

@@ -1,170 +1,165 @@
-"""Publishes runs: `python -m attn_lab.report.study RUN_FOLDER... -o DIR` writes a README.md and its pictures."""
+"""What every page is made from: the rows by experiment and family, what may be said of two, and in which words."""
 
-import argparse
-import re
-import shlex
-import sys
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
-from importlib import resources
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from attn_lab.bench.record import STATUSES
-from attn_lab.report import compare, tables
-from attn_lab.report.read import AXES, Row, printable, records
-from attn_lab.report.tables import escape, table
+from attn_lab.core.errors import BadRequest
+from attn_lab.report import compare
+from attn_lab.report.families import Family, experiment_of, families
+from attn_lab.report.language import catalogue
+from attn_lab.report.read import PASSES, Broken, Row, printable, records
+from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
 
-LEGEND = (
-    "Times are medians of one call, in ms; the bands of the pictures are p05 to p95. A step is forward and backward, "
-    "on a fresh graph. Peak memory is in MB of 2^20 bytes. Speed-ups and memory shares are against "
-    f"{compare.BASELINE} at the same shape, mask and machine. Only cases whose answer was verified have numbers."
-)
+NOISY = "noisy:"
 
 
-class Run(NamedTuple):
-    name: str  # unique among the runs given
-    experiment: str
-    rows: list[Row]
-    broken: list[str]
+@dataclass
+class Experiment:
+    """The rows one question was asked with: every round of them, and the rounds pooled."""
+
+    name: str
+    baseline: str
+    rows: list[Row]  # all rounds, and the baseline's twin
+    cases: list[Row]  # pooled, without the twin
+    families: list[Family]
+    _rounds: dict[Any, list[Row]] = field(default_factory=dict)
+    _floors: dict[str, Floor] = field(default_factory=dict)
+    _verdicts: dict[Any, Verdict | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            self._rounds.setdefault((row.setting, row.backend), []).append(row)
+
+    @cached_property
+    def _baselines(self) -> dict[Any, Row]:
+        return compare.baselines(self.cases, self.baseline)
+
+    def beside(self, row: Row) -> Row | None:
+        """The baseline at the row's setting, whatever became of it."""
+        return self._baselines.get(row.setting)
+
+    def floor(self, one: str) -> Floor:
+        """The noise of a pass in this experiment."""
+        if one not in self._floors:
+            self._floors[one] = floor_of(self.rows, f"{one}/time")
+        return self._floors[one]
+
+    def verdict(self, row: Row, other: Row | None, one: str) -> Verdict | None:
+        """May one say that the one is faster than the other?  None where there is nothing to compare."""
+        if other is None or row.number(f"{one}/time") is None or other.number(f"{one}/time") is None:
+            return None
+        key = (row.setting, row.backend, other.backend, one)
+        if key not in self._verdicts:
+            mine, others = self._rounds[row.setting, row.backend], self._rounds[other.setting, other.backend]
+            self._verdicts[key] = judge(mine, others, f"{one}/time", self.floor(one))
+        return self._verdicts[key]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m attn_lab.report.study", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER", help="a folder with a records.jsonl")
-    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="where README.md and the pictures go")
-    given = parser.parse_args(arguments)
-    out = Path(given.out)
-    try:
-        runs = read(given.runs)
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        print(f"study: {error}", file=sys.stderr)
-        return 2
-    try:
-        publish(runs, out)
-    except ModuleNotFoundError as error:
-        print(f"study: its pictures need {error.name}: pip install 'attn-lab[report]'", file=sys.stderr)
-        return 2
-    for line in (line for run in runs for line in run.broken):
-        print(f"study: not read: {line}", file=sys.stderr)
-    print(out / "README.md")
-    return 0
+@dataclass
+class Study:
+    """All that a report tells of."""
+
+    experiments: list[Experiment]
+    broken: Broken
+    baseline: str
+    language: str
+
+    def __post_init__(self) -> None:
+        self.words: Mapping[str, str] = catalogue("pages", self.language)
+
+    def say(self, key: str, **values: object) -> str:
+        return self.words[key].format(**values)
+
+    def missing(self, experiment: Experiment, row: Row) -> str:
+        """Why there is nothing to compare the row with; nothing where there is."""
+        other = experiment.beside(row)
+        if other is None:
+            return self.say("baseline_absent", baseline=self.baseline)
+        return (
+            ""
+            if other.status == "ok"
+            else self.say("baseline_lost", baseline=self.baseline, status=self.words[other.status])
+        )
+
+    def metric(self, name: str) -> str:
+        """`forward/time` in words: a known metric by its words, any other by its name."""
+        one, _, what = name.partition("/")
+        return f"{self.words[one]} {self.words.get(what, what)}" if one in PASSES else self.words.get(name, name)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [row for experiment in self.experiments for row in experiment.rows]
+
+    @cached_property
+    def cases(self) -> list[Row]:
+        return [row for experiment in self.experiments for row in experiment.cases]
+
+    @cached_property
+    def passes(self) -> list[str]:
+        """Those that some case has a time for."""
+        return [one for one in PASSES if any(row.number(f"{one}/time") is not None for row in self.cases)]
+
+    @cached_property
+    def backends(self) -> list[str]:
+        """The baseline, then those with most to tell: the first in this list get the colours told apart best."""
+        names = Counter({row.backend: 0 for row in self.cases})
+        names.update(row.backend for row in self.cases if row.status == "ok")
+        return sorted(names, key=lambda name: (name != self.baseline, -names[name], name))
 
 
-def read(folders: Sequence[str | Path]) -> list[Run]:
-    """One Run a folder and experiment.  Raises OSError for one that cannot be read, ValueError if none is ok."""
-    runs: list[Run] = []
+def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Study:
+    """The study of these run folders or records files.  Raises BadRequest for one that cannot be read or is empty."""
+    broken = Broken()
+    experiments: list[Experiment] = []
+    taken: dict[str | None, int] = {}
     for place, folder in {Path(folder).resolve(): folder for folder in folders}.items():
-        rows, broken = records(folder, newest=False)
+        try:
+            found = records(folder, same=lambda row: (experiment_of(row), row.id))
+        except OSError as error:
+            raise BadRequest(f"report: expected run folders, each with a records.jsonl; got {error}") from None
+        broken.note(found.broken[: Broken.MOST_NAMED], found.broken.total)
         own = printable((place if place.is_dir() else place.parent).name) or "run"
-        swept: dict[str, dict[str, Row]] = {} if rows else {own: {}}
-        for row in rows:  # of a case run again in the same experiment the later line holds
-            swept.setdefault(_experiment(row) or own, {})[row.id] = row
-        for experiment, found in swept.items():
-            taken = [run.experiment for run in runs].count(experiment)
-            name = f"{experiment}-{taken + 1}" if taken else experiment
-            runs.append(Run(name, experiment, compare.distinct(list(found.values())), broken))
-            broken = []
-    if not any(row.status == "ok" for run in runs for row in run.rows):
-        counts = Counter(row.status for run in runs for row in run.rows)
-        told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no record at all"
-        raise ValueError(f"no ok record in {', '.join(map(str, folders))}: there is nothing to publish ({told})")
-    return runs
+        swept: dict[str, list[Row]] = {}
+        for row in found.rows:
+            swept.setdefault(experiment_of(row) or own, []).append(row)
+        for name, rows in swept.items():
+            again = sum(each.name.partition(" #")[0] == name for each in experiments)
+            experiments.append(_experiment(f"{name} #{again + 1}" if again else name, baseline, rows, taken))
+    if not experiments:
+        told = f"{broken.total} lines, none of them whole" if broken else "no line at all"
+        raise BadRequest(f"report: expected records in {', '.join(map(str, folders))}; got {told}")
+    return Study(experiments, broken, baseline, language)
 
 
-def _experiment(row: Row) -> str | None:
-    """The experiment a row's sweep was named for, if it is one of ours; a file may hold the sweeps of several."""
-    named = re.sub(r"-\d{8}-\d{6}-\d+$", "", str(row.provenance.get("sweep")))
-    return next((name for name in _experiments() if name.replace("/", "-") == named), None)
+def noise(row: Row, metric: str) -> str:
+    """Why a number must not be trusted as it stands; nothing where it may."""
+    note = str(row.metrics.get(metric, {}).get("note") or "")
+    if note.startswith(NOISY):
+        return note
+    one, _, what = metric.partition("/")
+    return str(row.metrics.get(f"{one}/precision", {}).get("note") or "") if what in ("time", "tflops") else ""
 
 
-@cache
-def _experiments() -> list[str]:
-    conf = str(resources.files("attn_lab.conf") / "experiment")
-    return [str(path.relative_to(conf).with_suffix("")) for path in Path(conf).rglob("*.yaml")]
+def mixtures(rows: Sequence[Row]) -> list[str]:
+    """What differs between rows that a fair comparison holds fixed, each as `torch: 2.11.0, 2.12.0`.
+
+    A record names the packages its own backend uses: two rows differ only where one package has two versions.
+    """
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        machine = {f"machine.{name}": row.provenance["machine"].get(name) for name in ("name", "driver", "memory")}
+        about = {**machine, **row.provenance["versions"], "attn_lab (commit)": row.provenance.get("commit")}
+        for name, value in about.items():
+            if value is not None:
+                seen.setdefault(name, set()).add(str(value)[:40])
+    return [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
 
 
-def publish(runs: Sequence[Run], out: Path) -> None:
-    """Writes the study into the folder `out`."""
-    from attn_lab.report import figures
-
-    look = figures.looks([row.backend for run in runs for row in run.rows])
-    parts = _head(runs)
-    for run in runs:
-        parts.append(f"## {escape(run.name)}")
-        rows = compare.pooled(run.rows)
-        told: list[list[Row]] = []
-        for axis in AXES:
-            # Two axes that move together make one family: telling it twice would look like two results.
-            for count, family in enumerate((one for one in families(rows, axis) if one not in told), start=1):
-                told.append(family)
-                title = tables.fixed(family, axis)
-                parts.append(f"### {axis}: {escape(title)}")
-                picture = _file(run.name, axis, count)
-                if figures.draw_axis(out / picture, family, axis, f"{axis}: {title}", look):
-                    parts.append(f"![{axis}: times, TFLOP/s and peak memory of each backend]({picture})")
-                parts += tables.of_axis(family, axis)
-        rest = [row for row in rows if not any(row in family for family in told)]
-        for count, (_, group) in enumerate(groupby(sorted(rest, key=compare.order), lambda row: row.setting), start=1):
-            point = list(group)
-            title = compare.text(point[0], list(point[0].asked))
-            parts.append(f"### {escape(title)}")
-            picture = _file(run.name, "point", count)
-            if figures.draw_point(out / picture, point, title, look):
-                parts.append(f"![Times and peak memory of each backend]({picture})")
-            parts += tables.of_point(point)
-        if not rows:
-            parts.append("No record.")
-    (out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def families(rows: Sequence[Row], axis: str) -> list[list[Row]]:
-    """Rows that differ in one axis (and what moves with it), wherever it takes more than one value."""
-    asked = [(row, row.asked) for row in rows]
-    names = sorted({name for _, one in asked for name in one} - {axis})
-    context = ["machine", "subject", "mask", "dtype"]
-    held = []
-    for name in names:
-        places: dict[object, set[object]] = {}
-        for _, one in asked:
-            places.setdefault((one[axis], *(one.get(word) for word in context)), set()).add(one.get(name))
-        # A field with one value at each place of the axis moves with it: emb_dim where head_dim was given.
-        if name in context or any(len(values) > 1 for values in places.values()):
-            held.append(name)
-    found: dict[object, list[Row]] = {}
-    for row, one in asked:
-        found.setdefault(tuple(one.get(name) for name in held), []).append(row)
-    several = [family for family in found.values() if len({row.shape[axis] for row in family}) > 1]
-    return [sorted(family, key=compare.order) for family in several]
-
-
-def _head(runs: Sequence[Run]) -> list[str]:
-    rows = [row for run in runs for row in run.rows]
-    broken = [line for run in runs for line in run.broken]
-    lines = []
-    for run in runs:
-        counts = Counter(row.status for row in run.rows)
-        sweeps = sorted({str(row.provenance.get("sweep", "")) for row in run.rows})
-        command = tables.code(f"attn-lab -m experiment={shlex.quote(run.experiment)}")
-        numbers = [str(counts[status] or "–") for status in STATUSES]
-        lines.append([escape(run.name), command, escape(", ".join(sweeps)), str(len(run.rows)), *numbers])
-    measured_on = [[escape(name), escape(value)] for name, value in tables.origin(rows)]
-    return [
-        "# Attention study",
-        *tables.warnings(rows, broken),
-        table(["", "measured on"], measured_on),
-        table(["run", "command", "sweep", "cases", *STATUSES], lines, right=range(3, 4 + len(STATUSES))),
-        LEGEND,
-    ]
-
-
-def _file(run: str, what: str, count: int) -> str:
-    name = "-".join(dict.fromkeys([re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip("-.") or "run", what]))
-    return f"{name}{f'-{count}' if count > 1 else ''}.png"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:
+    rows = compare.distinct(rows)
+    cases = compare.pooled(row for row in rows if not row.twin)
+    return Experiment(name, baseline, rows, cases, families(cases, taken))

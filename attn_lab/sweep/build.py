@@ -15,7 +15,14 @@ from attn_lab.sweep.gpus import here
 from attn_lab.sweep.provenance import basis_of
 from attn_lab.sweep.schema import Config, unknown_keys
 
-NOT_THE_QUESTION = ("name", "logger", "again", "baseline", "resume")  # where an answer is kept, never the answer
+NOT_THE_QUESTION = (
+    "name",
+    "logger",
+    "again",
+    "baseline",
+    "report",
+    "resume",
+)  # where an answer is kept, never the answer
 NAMES = ("backend", "mask", "subject")
 Part = Callable[[str, Any], Any]  # a key and its resolved settings → what they describe
 

@@ -18,8 +18,10 @@ from attn_lab.bench.case import Case
 from attn_lab.bench.examine import examine
 from attn_lab.bench.record import Logger, Record
 from attn_lab.core.errors import BadRequest
+from attn_lab.report.command import make
 from attn_lab.report.console import summary
-from attn_lab.report.read import Reading, records
+from attn_lab.report.language import catalogue
+from attn_lab.report.read import Broken, Reading, Row, records
 from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, last_words
 from attn_lab.sweep.folder import RunFolder, unusable
@@ -92,7 +94,8 @@ class Run:
         check_resume(config.resume)
         self.machines = here(config.device)
         check_count(config.hydra.launcher.get("count"), self.machines)
-        self.baseline = config.baseline
+        self.baseline, self.report = config.baseline, config.report
+        catalogue("pages", self.report.language)  # a language we do not tell is refused now, not at the end
         jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
         self.path = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
@@ -178,16 +181,25 @@ class Run:
         return len(self.cases) - len(self.todo) + self.made
 
     def close(self) -> int:
-        """Stop the view, close the loggers, print the summary.  Returns 1 if any case was wrong or failed."""
+        """Stop the view, print the summary, make the report, close the loggers (which may take the report along).
+
+        Returns 1 if any case was wrong or failed.
+        """
         self.closing = self.stopping
         if self.view is not None:
             self.view.close()
+        told = ""
         rows, broken = self._answers()
-        for logger in self.loggers:
-            logger.close()
+        try:
+            if rows:
+                summary(rows, self.console, baseline=self.baseline, broken=broken)
+            if self.made:
+                told = self._report()
+        finally:
+            for logger in self.loggers:
+                logger.close()
         if rows:
-            summary(rows, self.console, baseline=self.baseline, broken=broken)
-            self._say_how_it_went(rows)
+            self._say_how_it_went(rows, told)
         if self.folder is not None:
             self.folder.close()
         return int(any(row.status in FAILED for row in rows))
@@ -195,12 +207,23 @@ class Run:
     def _answers(self) -> Reading:
         """The rows that the folder now has of this sweep's cases, whichever sweep made them."""
         if self.folder is None or not (self.path / "records.jsonl").is_file():
-            return Reading([], [])
-        rows, broken = records(self.path)
+            return Reading([], Broken())
+        rows, broken = records(self.path, newest=False)
         planned = {case.id for case in self.cases}
-        return Reading([row for row in rows if row.id in planned], broken)
+        return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)
 
-    def _say_how_it_went(self, rows: Sequence[Any]) -> None:
+    def _report(self) -> str:
+        """Make the folder's report, and say where it is, or why there is none: the records are safe either way."""
+        later = f"attn-lab report {self.path}"
+        if not self.report.at_end or self.stopping:
+            return f"no report was made; later: {later}"
+        try:
+            page, *_ = make([self.path], self.path / "report", language=self.report.language, baseline=self.baseline)
+            return f"report: {page}"
+        except BadRequest as error:
+            return f"no report was made ({error}); later: {later}"
+
+    def _say_how_it_went(self, rows: Sequence[Row], report: str) -> None:
         wall = time.perf_counter() - self.started
         done = self.kept - self.made
         before = f", {done} of them before," * bool(done)
@@ -210,6 +233,7 @@ class Run:
             *last_words(rows, len(self.cases), self.command),
             *filter(None, (getattr(logger, "where", "") for logger in self.loggers)),
         ]
+        lines += [report] * bool(report)
         self._say("\n".join(lines))
 
     def _say(self, words: str) -> None:

@@ -39,6 +39,14 @@ class Measure:
 
 
 @dataclass
+class Report:
+    """What is told of a sweep when it is over."""
+
+    at_end: bool = True  # whether the report of its folder is made, into FOLDER/report
+    language: str = "en"  # zh-Hant
+
+
+@dataclass
 class Config:
     """All there is to configure.  Groups that strangers may add to (backend, mask, …) are checked when built."""
 
@@ -53,6 +61,7 @@ class Config:
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]
     measure: Measure = field(default_factory=Measure)
+    report: Report = field(default_factory=Report)
     backend: Any = None
     mask: Any = None
     subject: Any = None
@@ -66,6 +75,7 @@ def unknown_keys(config: DictConfig) -> list[str]:
         ("", config, [*Config.__dataclass_fields__, "hydra"]),
         ("shape.", config.shape, [each.name for each in fields(Shape)]),
         ("measure.", config.measure, list(Measure.__dataclass_fields__)),
+        ("report.", config.report, list(Report.__dataclass_fields__)),
     ):
         if strange := [f"{prefix}{key!s}" for key in node if key not in known]:
             return [strange[0], *(name for name in known if name != "hydra")]

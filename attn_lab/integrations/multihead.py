@@ -1,0 +1,131 @@
+"""torch.nn.MultiheadAttention, alone or in TransformerEncoderLayer and its like, computed by a backend instead."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.layer.given import Given, Recall, allowed_by
+from attn_lab.layer.names import BackendLike, backends_named
+from attn_lab.layer.serving import Serving
+from attn_lab.masks.causal import Causal
+from attn_lab.masks.full import Full
+
+
+def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike]) -> nn.Module:
+    """Have every nn.MultiheadAttention in `model` computed by `backend` (a name, a Backend, or a list to prefer from).
+
+    In place; the model is returned, or what replaces it if it is one itself.  Parameters stay the same objects under
+    the same names.  Encoders lose PyTorch's fast path, which would go round the backend in eval mode.  Raises
+    BadRequest where there is nothing to convert, or something that no backend here has, and then changes nothing.
+    """
+    found = {name: each for name, each in model.named_modules(remove_duplicate=False)
+             if type(each) is nn.MultiheadAttention}  # fmt: skip
+    if not found:
+        raise BadRequest(f"convert: expected a model with nn.MultiheadAttention in it; got {type(model).__name__} "
+                         "without (for transformers and timm see attn_lab.integrations)")  # fmt: skip
+    backends, recall = backends_named(backend), Recall()
+    shared = {  # by all modules alike, so that a mask is prepared once for all of them
+        dropout: (Serving(backends, Full(), dropout=dropout), Serving(backends, Causal(), dropout=dropout))
+        for dropout in {each.dropout for each in found.values()}
+    }
+    converted = {id(each): Multihead(each, *shared[each.dropout], recall) for each in found.values()}
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and any(id(part) in converted for part in encoder.modules()):
+            encoder.use_nested_tensor = False  # its half of the fast path: layers would be given nested tensors
+    for name, each in found.items():
+        if not name:
+            return converted[id(each)]
+        model.set_submodule(name, converted[id(each)])
+    return model
+
+
+class Multihead(nn.MultiheadAttention):
+    """An nn.MultiheadAttention whose attention a backend computes; its parameters are those of the one it replaces."""
+
+    def __init__(self, theirs: nn.MultiheadAttention, full: Serving, causal: Serving, recall: Recall) -> None:
+        unserved = {
+            "kdim or vdim": not theirs._qkv_same_embed_dim,
+            "add_bias_kv": theirs.bias_k is not None,
+            "add_zero_attn": theirs.add_zero_attn,
+        }
+        if any(unserved.values()):
+            named = ", ".join(name for name, there in unserved.items() if there)
+            raise BadRequest(f"nn.MultiheadAttention with {named}: no backend of attn_lab has that")
+        super().__init__(
+            theirs.embed_dim, theirs.num_heads, theirs.dropout, theirs.in_proj_bias is not None,
+            batch_first=theirs.batch_first, device="meta",
+        )  # fmt: skip
+        self.in_proj_weight, self.in_proj_bias = theirs.in_proj_weight, theirs.in_proj_bias
+        self.out_proj = theirs.out_proj
+        self.train(theirs.training)
+        self._full, self._causal, self._recall = full, causal, recall
+        # A module with a hook is one that TransformerEncoderLayer's fast path, which knows only weights, steps over.
+        self.register_forward_pre_hook(_nothing)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
+        need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """As nn.MultiheadAttention's, masks and all: bool True = may not attend.  Only need_weights=False."""
+        if need_weights:
+            raise BadRequest("need_weights: expected False, for a fused kernel has no weights to show; got True")
+        if is_causal and attn_mask is None:
+            raise BadRequest("is_causal: expected attn_mask with it, which it is a hint about; got none")
+        alone = query.dim() == 2
+        same = query is key and key is value
+        if alone:
+            query, key, value = (each.unsqueeze(0) for each in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+        if query.dim() != 3 or query.is_nested or query.shape[-1] != self.embed_dim:
+            raise BadRequest(f"query: expected two or three dimensions, the last {self.embed_dim}; "
+                             f"got {tuple(query.shape)}")  # fmt: skip
+        q, k, v = self._project(query, key, value, same)
+        square = q.shape[1] == k.shape[1]
+        if is_causal and key_padding_mask is None and square:
+            out = self._causal(q, k, v, self.training)(q, k, v)
+        elif attn_mask is None and key_padding_mask is None:
+            out = self._full(q, k, v, self.training)(q, k, v)
+        else:
+            out = self._full.under(lambda: self._mask(attn_mask, key_padding_mask, q), q, k, v, self.training)
+        out = self.out_proj(out.reshape(*out.shape[:2], -1))
+        if alone:
+            return out.squeeze(0), None
+        return out if self.batch_first else out.transpose(0, 1), None
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor, same: bool) -> tuple[Tensor, ...]:
+        """q, k, v: (batch, seq, heads, head_dim); of self-attention views of one packed projection."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if same:
+            parts: Sequence[Tensor] = F.linear(query, weight, bias).chunk(3, dim=-1)
+        else:
+            biases = [None] * 3 if bias is None else bias.chunk(3)
+            parts = [F.linear(each, *of) for each, of in
+                     zip((query, key, value), zip(weight.chunk(3), biases, strict=True), strict=True)]  # fmt: skip
+        return tuple(part.unflatten(-1, (self.num_heads, self.head_dim)) for part in parts)
+
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Given:
+        def make() -> Given:
+            allowed = torch.ones((), dtype=torch.bool, device=q.device)
+            if attn_mask is not None:
+                one = _allowed(attn_mask)
+                allowed = one.view(-1, self.num_heads, *one.shape[1:]) if one.dim() == 3 else one[None, None]
+            if key_padding_mask is not None:
+                allowed = allowed & _allowed(key_padding_mask)[:, None, None]
+            return Given(allowed.expand(-1, -1, q.shape[1], -1))
+
+        return self._recall(make, attn_mask, key_padding_mask, about=q.shape[1])
+
+
+def _allowed(mask: Tensor) -> Tensor:
+    return ~mask if mask.dtype == torch.bool else allowed_by(mask)
+
+
+def _nothing(module: nn.Module, given: Any) -> None:
+    """A hook that does nothing but be there."""

@@ -1,0 +1,56 @@
+"""timm's vision transformers: an attention class to create a model with, computed by a backend of your choice."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.layers.attention import Attention
+from torch import Tensor
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.layer.given import Given, Recall, allowed_by
+from attn_lab.layer.names import BackendLike, backends_named
+from attn_lab.layer.serving import Serving
+from attn_lab.masks.causal import Causal
+from attn_lab.masks.full import Full
+
+
+def attention(backend: BackendLike | Sequence[BackendLike]) -> type[Attention]:
+    """For timm.create_model(…, attn_layer=attention("sdpa_flash")): timm's own Attention but for who computes it."""
+    backends = backends_named(backend)
+
+    class LabAttention(Attention):
+        def __init__(self, *args: Any, attn_drop: float = 0.0, **options: Any) -> None:
+            super().__init__(*args, attn_drop=attn_drop, **options)
+            self._full = Serving(backends, Full(), dropout=attn_drop, scale=self.scale)
+            self._causal = Serving(backends, Causal(), dropout=attn_drop, scale=self.scale)
+            self._recall = Recall()
+
+        def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+            """x: (batch, tokens, dim).  attn_mask: bool, True = may attend, or additive with 0 and -inf alone."""
+            if is_causal and attn_mask is not None:
+                raise BadRequest("attention: expected attn_mask or is_causal; got both")
+            packed = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+            q, k, v = packed.unbind(2)
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+            if attn_mask is None:
+                out = (self._causal if is_causal else self._full)(q, k, v, self.training)(q, k, v)
+            else:
+                tokens = x.shape[1]
+
+                def given() -> Given:
+                    return self._recall(lambda: _given(attn_mask, tokens), attn_mask, about=tokens)
+
+                out = self._full.under(given, q, k, v, self.training)
+            out = self.norm(out.flatten(2))
+            if self.gate is not None:
+                out = out * self.gate(x).sigmoid()
+            return self.proj_drop(self.proj(out))
+
+    return LabAttention
+
+
+def _given(mask: Tensor, tokens: int) -> Given:
+    """Whatever broadcasts to (batch, heads, tokens, tokens)."""
+    allowed = allowed_by(mask)
+    allowed = allowed.view(*(1,) * (4 - allowed.dim()), *allowed.shape)
+    return Given(allowed.expand(-1, -1, tokens, tokens))

@@ -1,0 +1,76 @@
+"""A mask that arrives as a tensor with the batch, padding mostly: what other people's models hand to attention."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.mask import Mask
+
+Made = TypeVar("Made")
+KEPT = 4  # masks of self- and cross-attention take turns
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Mask):
+    """`allowed` (batch or 1, heads or 1, seq_len, seq_len_kv), bool: True = may attend.  Equal to itself alone."""
+
+    allowed: Tensor = field(repr=False)
+    empty_rows: bool = field(init=False)
+    uniform = False
+
+    def __post_init__(self) -> None:
+        if self.allowed.dim() != 4 or self.allowed.dtype != torch.bool:
+            got = f"{tuple(self.allowed.shape)} {self.allowed.dtype}"
+            raise BadRequest(f"mask: expected bool (batch or 1, heads or 1, seq_len, seq_len_kv); got {got}")
+        object.__setattr__(self, "empty_rows", not bool(self.allowed.any(-1).all()))
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        batches, heads, seq_len, seq_len_kv = self.allowed.shape
+        batch = batch if batches > 1 else batch * 0
+        head = head if heads > 1 else head[:1] * 0 if head.dim() else head * 0  # one for all is looked up once
+        return self.allowed[batch, head, query - (seq_len_kv - seq_len), key]
+
+
+def allowed_by(mask: Tensor) -> Tensor:
+    """As bool, True = may attend.  In an additive mask 0 allows, and -inf (or its dtype's least) does not.
+
+    Raises BadRequest for anything else in it: a bias is more than a mask.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    allowed = mask == 0
+    if bool((allowed | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
+        return allowed
+    raise BadRequest("attention mask: expected only 0 and -inf; got other values, and no backend here adds a bias")
+
+
+class Recall:
+    """What was made of tensors, as long as the very same ones come again, unchanged.  The last few are kept."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[list[tuple[Any, int]], Hashable, Any]] = []
+
+    def __call__(self, make: Callable[[], Made], *tensors: Tensor | None, about: Hashable = None) -> Made:
+        """What `make` gives.  `about`: what else it depends on."""
+        given = [tensor for tensor in tensors if tensor is not None]
+        for seen, subject, made in self._known:
+            if (
+                subject == about
+                and len(seen) == len(given)
+                and all(
+                    tensor() is one and version == one._version
+                    for (tensor, version), one in zip(seen, given, strict=True)
+                )
+            ):
+                return made
+        made = make()
+        self._known = [*self._known[1 - KEPT :], ([(ref(one), one._version) for one in given], about, made)]
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_known": []}  # a weak reference is not pickled

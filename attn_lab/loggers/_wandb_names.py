@@ -1,0 +1,49 @@
+"""What runs and keys are called on W&B, so that a name tells what was asked and a dashboard finds what was logged."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attn_lab.bench.series import Line, Series, asked
+
+LETTERS = {"batch_size": "b", "seq_len": "s", "num_heads": "h", "emb_dim": "e"}
+USUAL = {"dtype": "float16"}
+BARS = (*(f"{one}/time" for one in ("forward", "backward", "forward_backward", "train_step")), "memory/peak")
+
+
+def of_case(line: Line) -> str:
+    """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
+    case = line["case"]
+    again = ["(again)"] if case.get("twin") else []
+    rounds = [f"round={case['round']}"] if case["round"] else []
+    return " ".join([case["backend"].removesuffix(" (again)"), *again, words(asked(line)), *rounds])
+
+
+def of_series(one: Series) -> str:
+    """`flash2 over seq_len: b16 h32 e2048 causal kernel`."""
+    return f"{one.backend} over {' with '.join([one.axis, *one.moving])}: {words(one.held)}"
+
+
+def key(name: str) -> str:
+    """W&B takes a dot for a path: `mask/window` is a key, `mask.window` is not."""
+    return name.replace(".", "/")
+
+
+def at_point(line: Line) -> dict[str, str]:
+    """For each metric that is drawn as bars, the key that holds it for this case's point alone.
+
+    The panels of a W&B workspace share one set of runs: only by a key of its own can a panel show one point.
+    """
+    point = re.sub(r"[^A-Za-z0-9]+", "_", words(asked(line)))
+    measured = [name for name in BARS if line["metrics"].get(name, {}).get("value") is not None]
+    return {name: f"at/{point}/{name}" for name in measured}
+
+
+def words(told: Mapping[str, Any]) -> str:
+    """What was asked: sizes by a letter, then all that is not as usual, mask and subject."""
+    sizes = [f"{letter}{told[field]}" for field, letter in LETTERS.items() if field in told]
+    more = [
+        f"{name}={value}" for name, value in told.items()
+        if name not in (*LETTERS, "mask", "subject", "machine") and USUAL.get(name) != value
+    ]  # fmt: skip
+    return " ".join([*sizes, *more, str(told["mask"]), str(told["subject"])])

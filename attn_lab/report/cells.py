@@ -1,0 +1,22 @@
+"""How a number and a comparison stand in a table: no more digits than they bear, and marked where they must be."""
+
+from attn_lab.report import compare
+from attn_lab.report.fragment import Cell
+from attn_lab.report.read import Row
+from attn_lab.report.study import Study, noise
+from attn_lab.report.verdict import Verdict
+
+
+def compared(study: Study, verdict: Verdict, mixed: list[str]) -> Cell:
+    """`12.9× (12.8–13.0)`, and the word for it unless it is plain; what the two sides differ in is said."""
+    word = "" if verdict.word == "faster" else f" {study.words[verdict.word]}"
+    marks = f" ‡ {'; '.join(mixed)}" if mixed else ""
+    return Cell(f"{verdict}{word}{marks}", verdict.ratio, kind=verdict.word)
+
+
+def number(row: Row, metric: str) -> Cell:
+    """A metric's number, its interval on hover, and a mark where it is noisy."""
+    value, low, high = (row.number(metric, part) for part in ("value", "low", "high"))
+    why = noise(row, metric)
+    interval = f"{compare.digits(low)}–{compare.digits(high)}" if low is not None and high is not None else ""
+    return Cell(compare.digits(value) + " ≈" * bool(why), value, " · ".join(filter(None, (interval, why))))

@@ -1,0 +1,104 @@
+"""Bars at one point: the backends in the order of their table, a panel for each number, and stacks of memory."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import altair as alt
+
+from attn_lab.report import compare
+from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
+from attn_lab.report.families import Family
+from attn_lab.report.read import Row
+from attn_lab.report.study import Study, noise
+
+BAR = 22  # pixels
+STACK = ("inputs", "saved", "workspace")
+MOST_STACKS = 4  # places of an axis, from its first to its last; the table has them all
+NAMES = alt.Axis(ticks=False, domain=False)
+ORDER = alt.EncodingSortField("place", op="min")
+AXIS = alt.Axis(format="~r", tickCount=3)
+HERE = alt.FieldEqualPredicate(field="at", equal=hole("at"))
+ROOM = alt.Scale(domain=[0, hole("most")], nice=False)  # for a number behind the longest bar
+
+
+def of_point(study: Study, family: Family, metrics: Sequence[str], anchor: str, told: str) -> Figure | None:
+    """One bar a backend in a panel for each of the metrics; None where none was measured."""
+    rows = sorted(family.rows, key=lambda row: (row.status != "ok", compare.speed(row)))
+    drawn = [metric for metric in metrics if any(row.number(metric) is not None for row in rows)]
+    if not drawn:
+        return None
+    values = []
+    for place, row in enumerate(rows):
+        value: dict[str, Any] = {"backend": row.backend, "place": place, "note": row.reasons[0] if row.reasons else ""}
+        for count, metric in enumerate(drawn):
+            number = row.number(metric)
+            value[f"m{count}"] = rounded(number) or 0
+            said = compare.digits(number) + " ≈" * bool(noise(row, metric))
+            value[f"said{count}"] = said if row.status == "ok" else study.words[row.status]
+        values.append(value)
+    names = tuple(study.backends)
+    panels = [Panel(study.metric(metric), bars(f"m{count}", f"said{count}", study.metric(metric), names),
+                    {"height": BAR * len(rows), "most": 1.25 * max(value[f"m{count}"] for value in values)})
+              for count, metric in enumerate(drawn)]  # fmt: skip
+    return Figure(anchor, family.held, told, panels, values)
+
+
+def of_stack(study: Study, family: Family) -> Figure | None:
+    """What the peak memory is made of, a panel for each place on the axis; None where it was not measured."""
+    values: list[dict[str, Any]] = []
+    for place, row in enumerate(sorted(family.rows, key=compare.speed)):
+        parts = parts_of(row)
+        if parts is None:
+            continue
+        at = row.shape[family.axis] if family.axis else 0
+        for rank, (name, size) in enumerate(zip(STACK, parts, strict=True)):
+            values.append({"backend": row.backend, "place": place, "at": at, "part": study.words[f"memory/{name}"],
+                           "rank": rank, "size": rounded(size), "peak": rounded(sum(parts))})  # fmt: skip
+    if not values:
+        return None
+    spec = stack(tuple(study.words[f"memory/{name}"] for name in STACK), study.words["memory/peak"])
+    places = sorted({value["at"] for value in values})
+    last = len(places) - 1
+    places = sorted({places[round(step * last / (MOST_STACKS - 1))] for step in range(MOST_STACKS)})
+    most = {at: 1.25 * max(value["peak"] for value in values if value["at"] == at) for at in places}
+    tall = {at: len({value["backend"] for value in values if value["at"] == at}) for at in places}
+    titles = {at: f"{family.axis} {at}" if family.axis else study.words["memory/peak"] for at in places}
+    panels = [Panel(titles[at], spec, {"at": at, "most": most[at], "height": BAR * tall[at]}) for at in places]
+    return Figure(f"memory-{family.anchor}", family.held, study.words["alt_stack"], panels, values)
+
+
+def parts_of(row: Row) -> tuple[float, float, float] | None:
+    """What a step is given, what it saves for its backward, and all else at its peak: output, gradients, scratch."""
+    peak, inputs = row.number("memory/peak"), row.number("memory/inputs")
+    if peak is None or inputs is None:
+        return None
+    saved = row.number("memory/saved") or 0.0
+    return inputs, saved, max(peak - inputs - saved, 0.0)
+
+
+@cache
+def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
+    base = alt.Chart(look.VALUES).transform_filter(look.SHOWN).encode(
+        y=alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES),
+        x=alt.X(f"{field}:Q", title=None, axis=AXIS, scale=ROOM),
+        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip(f"{said}:N", title=title), alt.Tooltip("note:N")],
+    )  # fmt: skip
+    drawn = base.mark_bar(height={"band": 0.72}).encode(color=look.colour(names), opacity=look.faint(1))
+    return look.spec(alt.layer(drawn, base.mark_text(align="left", dx=4).encode(text=f"{said}:N")))
+
+
+@cache
+def stack(parts: tuple[str, ...], peak: str) -> Spec:
+    base = alt.Chart(look.VALUES).transform_filter(HERE).transform_filter(look.SHOWN)
+    y = alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES)
+    scale = alt.Scale(domain=list(parts), range=list(look.PARTS))
+    drawn = base.mark_bar(height={"band": 0.72}).encode(
+        y=y, x=alt.X("size:Q", title="MB", stack="zero", axis=AXIS, scale=ROOM), order="rank:Q",
+        color=alt.Color("part:N", scale=scale, legend=alt.Legend(orient="top", title=None)), opacity=look.faint(1),
+        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip("part:N"), alt.Tooltip("size:Q", title="MB", format=".3r"),
+                 alt.Tooltip("peak:Q", title=peak, format=".3r")],
+    )  # fmt: skip
+    first = base.transform_filter("datum.rank == 0")
+    ends = first.mark_text(align="left", dx=4).encode(y=y, x="peak:Q", text=alt.Text("peak:Q", format=".3r"))
+    return look.spec(alt.layer(drawn, ends))

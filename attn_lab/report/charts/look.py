@@ -1,0 +1,34 @@
+"""What all charts share: who is shown, who is pointed at, and how a backend is told by colour and mark."""
+
+from typing import Any
+
+import altair as alt
+
+from attn_lab.report.charts import hole
+
+PARTS = ("#8A929E", "#3D93D6", "#E69F00")  # of a stack: told apart by lightness alone, on either ground
+SHOWN = "indexof(hidden, datum.backend) < 0"
+FAINT = "focus && focus != datum.backend"
+HEIGHT = hole("height")
+VALUES = alt.NamedData("values")
+
+
+def colour(names: tuple[str, ...]) -> Any:
+    return alt.Color("backend:N", scale=alt.Scale(domain=list(names)), legend=None)
+
+
+def shape(names: tuple[str, ...]) -> Any:
+    return alt.Shape("backend:N", scale=alt.Scale(domain=list(names)), legend=None)
+
+
+def faint(full: float) -> Any:
+    """Opacity of a mark: less, while another backend is pointed at."""
+    return alt.condition(FAINT, alt.value(full * 0.2), alt.value(full))
+
+
+def spec(chart: Any, height: int | str = HEIGHT) -> dict[str, Any]:
+    """The chart as Vega-Lite.  Unchecked, for speed: tests check every kind of chart against the schema."""
+    made: dict[str, Any] = chart.to_dict(validate=False) | {"height": height}
+    for stray in ("$schema", "config"):
+        made.pop(stray, None)
+    return made

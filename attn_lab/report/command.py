@@ -1,0 +1,110 @@
+"""`attn-lab report RUNS… [-o DIR]`: records in, a folder with the whole report out."""
+
+import argparse
+import importlib
+import os
+import shutil
+import webbrowser
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.report.compare import BASELINE
+from attn_lab.report.language import LANGUAGES, catalogue
+
+EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
+MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
+OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-")
+
+
+def report(words: list[str]) -> int:
+    """The command.  Raises BadRequest for runs that cannot be read or told of."""
+    settings = [word for word in words if word.startswith("report.language=")]
+    given = _parser().parse_args([word for word in words if word not in settings])
+    language = settings[-1].partition("=")[2] if settings else given.language
+    alone = Path(given.runs[0]) if len(given.runs) == 1 else None
+    out = given.out or (alone / "report" if alone and alone.is_dir() else Path("report"))
+    made = make(given.runs, out, language=language, baseline=given.baseline)
+    print(made[0])
+    print("beside it:", ", ".join(dict.fromkeys(file.relative_to(out).parts[0] for file in made[1:])))
+    if given.open:
+        webbrowser.open(made[0].resolve().as_uri())
+    return 0
+
+
+def make(
+    folders: Sequence[str | Path], out: str | Path, *, language: str = "en", baseline: str = BASELINE
+) -> list[Path]:
+    """Writes the report of these run folders into `out`, whole or not at all.  Returns its files, report.html first.
+
+    Raises BadRequest for what cannot be read or written, and where the extra `report` is not installed.
+    """
+    catalogue("pages", language)  # a wrong language is told before the work
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise BadRequest(f"report: expected a folder to write to; got the file {out}")
+    fresh = out.parent / f".{out.name}-{os.getpid()}"
+    for name in EXTRA:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            hint = "pip install 'attn-lab[report]'"
+            raise BadRequest(f"report: expected {', '.join(EXTRA)}; {name} is not installed here ({hint})") from None
+    try:
+        fresh.mkdir(parents=True)
+        _write(folders, fresh, language, baseline)
+        return _place(fresh, out)
+    except OSError as error:
+        raise BadRequest(f"report: expected a folder to write to; got {error.strerror}: {error.filename}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(folders: Sequence[str | Path], fresh: Path, language: str, baseline: str) -> None:
+    from attn_lab.report import export, html, markdown, tidy
+    from attn_lab.report.pages import PAGES
+    from attn_lab.report.study import read
+
+    study = read(folders, language=language, baseline=baseline)
+    with ThreadPoolExecutor(1) as aside:
+        library = aside.submit(html.bundle)
+        pages = [(name, study.words[page.title], list(page.render(study))) for name, page in PAGES.items()]
+        figures = html.figures(piece for *_, pieces in pages for piece in pieces)
+        title = study.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in study.rows)))
+        drawn = [figure.anchor for figure in figures[:MOST_FILES]]
+        with export.writing(figures[:MOST_FILES], fresh / "figures", study.backends):
+            (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
+            (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
+            tidy.write(study, fresh)
+
+
+def _place(fresh: Path, out: Path) -> list[Path]:
+    """Moves each file to its place, and removes what an earlier report drew there that this one did not."""
+    files = sorted(path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file())
+    files.sort(key=lambda file: (file.name != "report.html", len(file.parts), file))
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for stale in (out / "figures").iterdir():
+        if stale.name.startswith(OURS) and stale.suffix in (".svg", ".png") and stale.relative_to(out) not in files:
+            stale.unlink()
+    for file in files:
+        os.replace(fresh / file, out / file)
+    return [out / file for file in files]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadRequest(
+            f"report: expected RUNS… [-o DIR] [--open] [--language LANGUAGE] [--baseline NAME]; got {message}"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="attn-lab report", description="One HTML file, Markdown, figures and a tidy table of runs.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders (or records.jsonl files)")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to; RUN/report if there is one run")
+    parser.add_argument("--open", action="store_true", help="show it in a browser")
+    parser.add_argument("--language", default="en", help=f"{' or '.join(LANGUAGES)}; also report.language=…")
+    parser.add_argument("--baseline", default=BASELINE, help="the backend that others are compared with")
+    return parser

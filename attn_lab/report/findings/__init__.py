@@ -1,0 +1,40 @@
+"""What the numbers say, in sentences: found freely, and the study's nine claims examined one by one.
+
+`findings` and `claims` take the rows of one run or of several, as read, rounds apart.  Rows of two machines, or of two
+versions of a package, are told of one after the other and never held against each other.
+
+A claim holds, fails or is untested by rules that `examined.py` states, and each rule says for itself in
+`claims_point.py` and `claims_axes.py`.  They are about FlashAttention v2, backend `flash2`: where only another fused
+backend was run they are untested, and say which was.
+"""
+
+from collections.abc import Sequence
+
+from attn_lab.report.compare import BASELINE
+from attn_lab.report.findings.conduct import apart, conduct
+from attn_lab.report.findings.costs import costs
+from attn_lab.report.findings.finding import Finding, Words
+from attn_lab.report.findings.measured import Measured
+from attn_lab.report.findings.nine import examined
+from attn_lab.report.findings.places import places
+from attn_lab.report.findings.trends import trends
+from attn_lab.report.findings.winners import winners
+from attn_lab.report.read import Row
+
+__all__ = ["Finding", "claims", "findings"]
+
+
+def findings(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
+    """Sentences about these rows, the winners first, each with the numbers it rests on."""
+    parts = places(rows)
+    found = [apart(Words(language), [place for place, _ in parts])] if len(parts) > 1 else []
+    for place, part in parts:
+        measured, words = Measured(part, baseline), Words(language, place)
+        for tell in (winners, costs, trends, conduct):
+            found += tell(measured, words)
+    return found
+
+
+def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
+    """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
+    return [each for place, part in places(rows) for each in examined(Measured(part, baseline), Words(language, place))]

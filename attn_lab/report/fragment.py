@@ -1,0 +1,77 @@
+"""What a page is made of, said once: HTML and Markdown are two ways to write it down."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from attn_lab.report.charts import Figure
+from attn_lab.report.study import Study
+
+
+class Text(NamedTuple):
+    """A paragraph; `kind` is "", "lead", "note" or "warning"."""
+
+    words: str
+    kind: str = ""
+
+
+class Heading(NamedTuple):
+    words: str
+    anchor: str = ""
+    level: int = 3
+
+
+class Bullets(NamedTuple):
+    """Lines, each with the anchor of the figure or page that shows it, or "" for none."""
+
+    lines: Sequence[tuple[str, str]]
+
+
+class Facts(NamedTuple):
+    """Labels and values, read at a glance."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+class Cell(NamedTuple):
+    """`number` is what it sorts by; `hover` what more there is to say; `kind` a status, to be seen from afar."""
+
+    words: str
+    number: float | None = None
+    hover: str = ""
+    kind: str = ""
+
+
+class Head(NamedTuple):
+    words: str
+    right: bool = False
+
+
+class Table(NamedTuple):
+    """The first `leading` columns name their row."""
+
+    caption: str
+    heads: Sequence[Head]
+    rows: Sequence[Sequence[Cell]]
+    leading: int = 1
+
+
+class Picture(NamedTuple):
+    figure: Figure
+
+
+class Fold(NamedTuple):
+    """Pieces that are shown when asked for."""
+
+    words: str
+    pieces: Sequence["Piece"]
+
+
+Piece = Text | Heading | Bullets | Facts | Table | Picture | Fold
+
+
+class Page(Protocol):
+    """A module in pages/.  `title` is the key of its title among the words; a page with nothing to tell says so."""
+
+    title: str
+
+    def render(self, study: Study) -> Iterable[Piece]: ...

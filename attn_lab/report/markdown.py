@@ -1,0 +1,77 @@
+"""A report as GitHub's Markdown: pieces as text that stays text, whatever the records hold."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Heading, Picture, Piece, Table, Text
+from attn_lab.report.study import Study
+
+MOST_ROWS = 400  # of one table: GitHub shows no file much larger than half a megabyte
+
+
+def page(study: Study, title: str, pages: Iterable[tuple[str, str, Sequence[Piece]]], pictures: Collection[str]) -> str:
+    """The whole report; `pages` are names, titles and pieces, `pictures` the anchors that have a file in figures/."""
+    parts = [f"# {escape(title)}"]
+    for name, heading, pieces in pages:
+        parts.append(f'<a id="{name}"></a>\n\n## {escape(heading)}')
+        for piece in pieces:
+            parts += _lines(study, piece, pictures)
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(study: Study, piece: Piece, pictures: Collection[str]) -> Iterator[str]:
+    match piece:
+        case Text(words, "warning"):
+            yield f"> [!WARNING]\n> {escape(words)}"
+        case Text(words, _):
+            yield escape(words)
+        case Heading(words, anchor, level):
+            yield f'<a id="{anchor}"></a>\n' * bool(anchor) + f"{'#' * level} {escape(words)}"
+        case Bullets(lines):
+            yield "\n".join(f"- {escape(words)}" + f" [↗](#{link})" * bool(link) for words, link in lines)
+        case Facts(pairs):
+            heads = [Head(study.words["what"]), Head(study.words["value"])]
+            yield _table(study, heads, [[Cell(label), Cell(value)] for label, value in pairs])
+        case Table(caption, heads, rows, _):
+            yield f"**{escape(caption)}**"
+            yield _table(study, heads, rows)
+        case Picture(figure):
+            name = figure.anchor
+            there = f"![{escape(figure.told)}](figures/{name}.png)"
+            missing = escape(study.say("picture_in_html", count=len(pictures)))
+            yield f'<a id="{name}"></a>\n\n**{escape(figure.title)}**'
+            yield there if name in pictures else missing
+        case Fold(words, pieces):
+            yield f"<details><summary>{escape(words)}</summary>"
+            for each in pieces:
+                yield from _lines(study, each, pictures)
+            yield "</details>"
+
+
+def _table(study: Study, heads: Sequence[Head], rows: Sequence[Sequence[Cell]]) -> str:
+    lines = [[escape(cell.words) for cell in row] for row in rows[:MOST_ROWS]]
+    right = [place for place, head in enumerate(heads) if head.right]
+    told = table([escape(head.words) for head in heads], lines, right=right)
+    return told + f"\n\n{study.say('more_rows', count=len(rows) - MOST_ROWS)}" * (len(rows) > MOST_ROWS)
+
+
+def escape(words: str) -> str:
+    """The words as GitHub's Markdown that shows them, whatever they hold."""
+    words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    words = re.sub(r":(?=//)|(?<![\d:]):(?=[\w+-]+:)", "&#58;", words)  # neither a link nor an emoji
+    words = re.sub(r"(?i)\bwww\.", lambda found: found[0][:3] + "&#46;", words)
+    words = re.sub(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", words)
+    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[#+=-]+(?:\s|$)))", r"\1\\", words)  # no heading, rule or list
+
+
+def code(words: str) -> str:
+    """The words in a code span, fit for a table."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    space = " " * ("`" in words)
+    return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|")
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """A table of cells that are escaped already; the columns in `right` are numbers."""
+    rule = ["---:" if place in right else "---" for place in range(len(heads))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))

@@ -1,0 +1,18 @@
+"""The pages of a report, in their order; one a file."""
+
+from collections.abc import Mapping
+
+from attn_lab.report.fragment import Page
+from attn_lab.report.pages import accuracy, energy, figures, memory, overview, provenance, roofline, scaling, support
+
+PAGES: Mapping[str, Page] = {
+    "overview": overview,
+    "figures": figures,
+    "support": support,
+    "memory": memory,
+    "accuracy": accuracy,
+    "roofline": roofline,
+    "scaling": scaling,
+    "energy": energy,
+    "provenance": provenance,
+}

@@ -1,0 +1,143 @@
+"""The study's figures page: for each swept axis and pass what it costs, with the numbers under each family."""
+
+from collections.abc import Iterator
+
+from attn_lab.report import compare
+from attn_lab.report.cells import number
+from attn_lab.report.charts import Figure, bars, curves
+from attn_lab.report.families import Family
+from attn_lab.report.fragment import Bullets, Cell, Fold, Head, Heading, Picture, Piece, Table, Text
+from attn_lab.report.read import PASSES, Row
+from attn_lab.report.study import Experiment, Study, mixtures, noise
+
+title = "page_figures"
+LONGEST = 96  # characters of a list of kernels: what comes after, nobody compares by eye
+
+
+def render(study: Study) -> Iterator[Piece]:
+    if not study.passes:
+        yield Text(study.words["nothing_measured"])
+        return
+    yield Text(study.words["figures_how"], "note")
+    for experiment in study.experiments:
+        yield Heading(experiment.name)
+        for family in experiment.families:
+            if not any(row.status == "ok" for row in family.rows):
+                continue
+            moving = study.say("moving", names=", ".join(family.moving)) if family.axis and family.moving else ""
+            yield Heading(f"{f'{family.axis}: ' * bool(family.axis)}{family.held}{moving}", level=4)
+            yield from (Picture(figure) for figure in _figures(study, experiment, family) if figure)
+            notes = _notes(study, experiment, family)
+            table = _table(study, experiment, family)
+            yield Fold(study.words["numbers"], [table]) if family.axis else table
+            if notes:
+                yield Bullets([(note, "") for note in notes])
+
+
+def _figures(study: Study, experiment: Experiment, family: Family) -> Iterator[Figure | None]:
+    if family.axis is None:
+        metrics = [*(f"{one}/time" for one in PASSES), "memory/peak"]
+        yield bars.of_point(study, family, metrics, f"figures-{family.anchor}", study.words["alt_point"])
+        return
+    for one in PASSES:
+        yield curves.of_pass(study, experiment, family, one)
+    yield curves.of_memory(study, experiment, family)
+
+
+def _table(study: Study, experiment: Experiment, family: Family) -> Table:
+    """A family's rows: along an axis in its order, at a point the fastest first."""
+    rows = sorted(family.rows, key=lambda row: (row.status != "ok", compare.speed(row)))
+    start: list[str] = []
+    if family.axis:
+        rows = sorted(family.rows, key=lambda row: (compare.order(row), row.backend != study.baseline, row.backend))
+        start = [family.axis, *family.moving]
+    heads = [*(Head(name, True) for name in start), Head(study.words["backend"])]
+    columns = [[_plain(row.asked.get(name)) for row in rows] for name in start] + [[Cell(row.backend) for row in rows]]
+    if any(row.status != "ok" for row in rows):
+        heads.append(Head(study.words["status"]))
+        columns.append([Cell(study.words[row.status], kind=row.status, hover="; ".join(row.reasons)) for row in rows])
+    wanted = [(f"{one}/{what}", f"{study.words[one]} {unit}") for one in PASSES
+              for what, unit in (("time", "ms"), ("tflops", "TFLOP/s"))]  # fmt: skip
+    for metric, label in [*wanted, ("memory/peak", f"{study.words['memory/peak']} MB")]:
+        if any(row.number(metric) is not None for row in rows):
+            heads.append(Head(label, True))
+            columns.append([number(row, metric) for row in rows])
+    if len({row.backend for row in rows}) > 1:
+        for one in PASSES:
+            cells = [_speedup(study, experiment, row, one) for row in rows]
+            if any(cell.number is not None for cell in cells):
+                heads.append(Head(f"{study.words[one]} ×", True))
+                columns.append(cells)
+        shares = [compare.memory_share(row, experiment.beside(row)) for row in rows]
+        if any(shares):
+            heads.append(Head(study.say("share_of", baseline=study.baseline), True))
+            columns.append(
+                [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
+            )
+    if family.axis is None:
+        for label, cells in ((study.words["accuracy_head"], _errors(rows)), (study.words["kernels"], _kernels(rows))):
+            if any(cell.words for cell in cells):
+                heads.append(Head(label))
+                columns.append(cells)
+    return Table(study.say("numbers_caption", what=family.axis or study.words["point"]), heads,
+                 list(zip(*columns, strict=True)), len(start) + 1)  # fmt: skip
+
+
+def _speedup(study: Study, experiment: Experiment, row: Row, one: str) -> Cell:
+    """`12.9×`, with the word where it is not plainly faster; the interval on hover."""
+    if row.backend == study.baseline:
+        return Cell("1" if row.number(f"{one}/time") else "–")
+    verdict = experiment.verdict(row, experiment.beside(row), one)
+    if verdict is None:
+        return Cell("–")
+    word = "" if verdict.word == "faster" else f" {study.words[verdict.word]}"
+    hover = study.say("speedup_told", verdict=verdict, word=study.words[verdict.word])
+    return Cell(f"{compare.digits(verdict.ratio)}×{word}", verdict.ratio, hover, verdict.word)
+
+
+def _plain(value: object) -> Cell:
+    return Cell("" if value is None else str(value), float(value) if isinstance(value, int | float) else None)
+
+
+def _errors(rows: list[Row]) -> list[Cell]:
+    told = []
+    for row in rows:
+        numbers = {name.split("/")[-1]: row.number(name) for name in row.metrics if name.startswith("accuracy/")}
+        worst = max((value for value in numbers.values() if value is not None), default=None)
+        words = ", ".join(f"{name} {compare.digits(value)}" for name, value in numbers.items() if value is not None)
+        told.append(Cell(words, worst))
+    return told
+
+
+def _kernels(rows: list[Row]) -> list[Cell]:
+    told = []
+    for row in rows:
+        notes = str(row.metrics.get("witness/kernels", {}).get("note") or "") if row.status == "ok" else ""
+        shown = [
+            note if len(note) <= LONGEST else note[: LONGEST - 1] + "…" for note in notes.split("; ")
+        ]  # one a pass
+        told.append(Cell("; ".join(shown), hover=notes))
+    return told
+
+
+def _notes(study: Study, experiment: Experiment, family: Family) -> list[str]:
+    """Why rows have no number, which numbers are noisy, what was mixed, and where there was nothing to compare with."""
+    places: dict[str, dict[str, None]] = {}
+    for row in family.rows:
+        at = f"{family.axis} {row.shape[family.axis]}" if family.axis else ""
+        told = []
+        if row.status != "ok":
+            reasons = row.reasons or [study.words["no_reason"]]
+            told += [f"{row.backend}: {study.words[row.status]}: {reason}" for reason in reasons]
+        else:
+            told += [
+                f"≈ {row.backend}: {study.metric(name)}: {noise(row, name)}" for name in row.metrics if noise(row, name)
+            ]
+            told += filter(None, [study.missing(experiment, row)])
+            other = experiment.beside(row)
+            told += [
+                f"‡ {row.backend}: {study.words['mixed']} {each}" for each in (mixtures([row, other]) if other else [])
+            ]
+        for words in told:
+            places.setdefault(words, {})[at] = None
+    return [f"{words} ({', '.join(where)})" if any(where) else words for words, where in places.items()]

@@ -1,0 +1,114 @@
+"""The overview page: what was asked, of which machine, who is fastest at each shape, and how sure that is."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from attn_lab.report import compare
+from attn_lab.report.cells import compared, number
+from attn_lab.report.families import question_of
+from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
+from attn_lab.report.pages.provenance import warnings
+from attn_lab.report.read import Row
+from attn_lab.report.study import Study, mixtures
+from attn_lab.report.winners import Winner, winners
+
+title = "page_overview"
+
+
+def render(study: Study) -> Iterator[Piece]:
+    yield Text(study.words["question"], "lead")
+    asked = [(f"{each.name}: {question_of(each.name)}", "") for each in study.experiments if question_of(each.name)]
+    if asked:
+        yield Fold(study.words["asked_by"], [Bullets(asked)])
+    yield Facts(_facts(study))
+    yield from (Text(line, "warning") for line in warnings(study))
+    if not study.passes:
+        yield Text(study.words["nothing_measured"], "warning")
+        return
+    tables, lines = [], []
+    for one in reversed(study.passes):
+        found = list(winners(study, one))
+        lines += _headline(study, one, found)
+        tables.append(_table(study, one, found))
+    yield Bullets(lines)
+    yield Text(study.words["winners_how"], "note")
+    yield tables[0]
+    if tables[1:]:
+        yield Fold(study.words["other_passes"], tables[1:])
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    statuses = Counter(row.status for row in study.cases)
+    told = " · ".join(f"{count} {study.words[status]}" for status, count in statuses.most_common())
+    machines = dict.fromkeys(_machine(row) for row in study.rows)
+    torch = dict.fromkeys(str(row.provenance["versions"].get("torch", "?")) for row in study.rows)
+    rounds = max(len({row.round for row in each.rows}) for each in study.experiments)
+    floors = dict.fromkeys(_floor(study, one) for one in study.passes[-1:])
+    facts = [
+        ("machine", ", ".join(machines)),
+        ("torch", ", ".join(torch)),
+        ("cases", f"{len(study.cases)} ({told})"),
+        ("backends", str(len(study.backends))),
+        ("rounds", str(rounds)),
+        ("baseline", study.baseline),
+        ("floor", ", ".join(floors)),
+    ]
+    return [(study.words[label], value) for label, value in facts if value]
+
+
+def _machine(row: Row) -> str:
+    memory = row.provenance["machine"].get("memory")
+    return row.machine + (f" ({compare.digits(memory / 2**30)} GiB)" if isinstance(memory, int) else "")
+
+
+def _floor(study: Study, one: str) -> str:
+    floors = dict.fromkeys(each.floor(one) for each in study.experiments)
+    keys = ((("floor_measured" if floor.measured else "floor_assumed"), f"{100 * floor.share:.2g}") for floor in floors)
+    return ", ".join(study.say(key, share=share) for key, share in keys)
+
+
+def _headline(study: Study, one: str, found: list[Winner]) -> list[tuple[str, str]]:
+    """`step, 24 shapes: fastest alone: flash4 14; …`, ties said as ties."""
+    alone = Counter(each.first.backend for each in found if not each.level)
+    shared = Counter(row.backend for each in found if each.level
+                     for row in (each.first, *(other for other, _ in each.level)))  # fmt: skip
+    parts = []
+    for key, counts in (("fastest_alone", alone), ("fastest_shared", shared)):
+        if counts:
+            names = (f"{name} {count}" for name, count in counts.most_common())
+            parts.append(study.say(key, told=study.words["list_comma"].join(names)))
+    told = study.words["list_semicolon"].join(parts)
+    return [(study.say("fastest", what=study.words[one], total=len(found), told=told), "")]
+
+
+def _table(study: Study, one: str, found: list[Winner]) -> Table:
+    several = len(study.experiments) > 1
+    heads = [Head(study.words["experiment"])] * several + [
+        Head(study.words["shape"]), Head(study.words["fastest_head"]), Head(study.words["time_ms"], True),
+        Head("TFLOP/s", True), Head(study.say("speedup_against", baseline=study.baseline), True),
+        Head(study.words["level_head"]), Head(study.words["following_head"]),
+    ]  # fmt: skip
+    rows = []
+    more = [name for name in compare.vary(study.cases) if name not in study.cases[0].shape]
+    for place, each in enumerate(found):
+        where = " ".join(filter(None, (each.first.shape_text, compare.text(each.first, more))))
+        level = study.words["list_comma"].join(
+            f"{row.backend} ({verdict} {study.words[verdict.word]})" for row, verdict in each.level
+        )
+        following = each.following and f"{each.following[0].backend} ({each.following[1]})"
+        rows.append(
+            [Cell(each.experiment.name)] * several
+            + [Cell(where, place), Cell(each.first.backend), number(each.first, f"{one}/time"),
+               number(each.first, f"{one}/tflops"), _beside(study, each), Cell(level or "–"), Cell(following or "–")]
+        )  # fmt: skip
+    return Table(study.say("winners_caption", what=study.words[one]), heads, rows, 1 + several)
+
+
+def _beside(study: Study, each: Winner) -> Cell:
+    if each.first.backend == study.baseline:
+        return Cell(study.words["is_baseline"], 1.0)
+    if each.beside is None:
+        return Cell("–", hover=study.missing(each.experiment, each.first))
+    other = each.experiment.beside(each.first)
+    mixed = mixtures([each.first, other]) if other else []
+    return compared(study, each.beside, mixed)

@@ -1,0 +1,44 @@
+"""The path of every case, from the words of a command line to its record, for cases that no command line asked for."""
+
+import gc
+from collections.abc import Collection
+
+from hydra import compose, initialize_config_module
+from omegaconf import open_dict
+
+from attn_lab.bench.case import Case
+from attn_lab.bench.examine import examine
+from attn_lab.bench.record import Record
+from attn_lab.core.machine import Machine
+from attn_lab.sweep.build import build
+from attn_lab.sweep.plan import register_resolvers
+from attn_lab.sweep.provenance import provenance_of
+from attn_lab.sweep.schema import register
+
+
+class Ordinary:
+    """The lab on one machine: `case` composes and builds as a sweep does, `record` examines."""
+
+    def __init__(self, machine: Machine):
+        self.machine = machine
+        self._first = True
+        register()
+        register_resolvers()
+
+    def case(self, name: str, target: str, *words: str, without: Collection[str] = ()) -> Case:
+        """A quick case of the backend that `target` names, labelled `name`; `without` leaves probes out."""
+        device = self.machine.device
+        dtype = {"cpu": "float32", "cuda": "float16"}[device]
+        own = (f"backend._target_={target}", f"device={device}", "measure=quick", "shape.batch_size=2")
+        with initialize_config_module("attn_lab.conf", version_base="1.3"):
+            config = compose("config", [*own, f"shape.dtype={dtype}", *words], return_hydra_config=True)
+        with open_dict(config):
+            config.probe = {key: probe for key, probe in config.probe.items() if key not in without}
+        return build(config, {**config.hydra.runtime.choices, "backend": name})
+
+    def record(self, case: Case) -> Record:
+        record = examine(case, self.machine, provenance_of(case, self.machine, "selfcheck"), lambda _: None)
+        if self._first:
+            gc.freeze()  # as a sweep does, and for its reason
+        self._first = False
+        return record

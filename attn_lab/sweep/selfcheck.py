@@ -1,0 +1,143 @@
+"""attn-lab selfcheck: would the lab notice?  Faults planted on the ordinary path, and which of them it caught."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from textwrap import shorten
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attn_lab.bench.case import Case
+from attn_lab.bench.record import Record, Status
+from attn_lab.core.errors import BadRequest, Wrong
+from attn_lab.core.machine import detect, software
+from attn_lab.report.verdict import Verdict
+from attn_lab.sweep.ordinary import Ordinary
+from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
+
+Fate = Literal["caught", "undecided", "missed", "passed", "blamed"]  # the latter two for what is sound
+
+
+class Finding(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    expected: str
+    seen: str
+    fate: Fate
+
+
+class Plant(NamedTuple):
+    """What is planted where, by overrides; the status it must get, and a pattern that one of the reasons must match."""
+
+    name: str
+    target: str
+    status: Status
+    says: str = ""
+    words: tuple[str, ...] = ()
+
+    def case(self, path: Ordinary, without: Collection[str] = ()) -> Case:
+        return path.case(self.name, self.target, *self.words, without=without)
+
+    def found(self, record: Record) -> Finding:
+        reasons = [reason for reason in record.reasons if re.search(self.says, reason)]
+        right = record.status == self.status and (bool(reasons) or not self.says)
+        fates: tuple[Fate, Fate] = ("blamed", "passed") if self.status == "ok" else ("missed", "caught")
+        seen = ": ".join([record.status, *(reasons or record.reasons)[:1]])
+        return Finding(self.name, self.status, shorten(seen, 90, placeholder=" …"), fates[right])
+
+
+WINDOW = ("mask=sliding_window", "mask.window=16")
+GROUPS = ("shape.num_kv_heads=2",)
+HERE = "attn_lab.sweep.plants."
+PLANTS = (
+    Plant("nothing", "attn_lab.backends.sdpa_flash.SdpaFlash", "ok", words=GROUPS),
+    Plant("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),
+    Plant("inverted mask", HERE + "InvertedMask", "wrong", "out: max error"),
+    Plant("off-by-one window", HERE + "WiderWindow", "wrong", "out: max error", WINDOW),
+    Plant("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
+    Plant("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
+    Plant("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
+    Plant("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
+    Plant("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
+    Plant("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),
+    Plant("nondeterminism", HERE + "Wavers", "wrong", "out: asked twice, answers differ"),
+    Plant("secretly calls another", HERE + "Impostor", "wrong", "launched another's kernels"),
+    Plant("recompiles every call", HERE + "Recompiles", "error", "(?i)recompil"),
+    Plant("out of memory", HERE + "OutOfMemory", "oom", "(?i)memory"),
+    Plant("an exception", HERE + "Raises", "error", "ValueError: no such kernel"),
+)
+RACED = {FIVE: "slower, 5 % ± 1", TENTH: "not claimed"}
+COLOURS = {"caught": "green", "passed": "green", "undecided": "yellow", "missed": "bold red", "blamed": "bold red"}
+
+
+def selfcheck(words: Sequence[str], without: Collection[str] = ()) -> int:
+    """Print the table; returns 1 if anything was missed.  Takes device=auto|cuda|cpu and seconds=N, for the timing.
+
+    `without` names probes to leave out: what is missed then is what they are there for.
+    """
+    given = {"device": "auto", "seconds": "25"}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in given:
+            raise BadRequest(f"selfcheck: expected nothing, device=auto|cuda|cpu or seconds=N; got {word!r}")
+        given[key] = value
+    if not re.fullmatch(r"\d+(\.\d+)?", given["seconds"]):
+        raise BadRequest(f"selfcheck: seconds: expected a number of at least 0; got {given['seconds']!r}")
+    console, path = Console(), Ordinary(detect(given["device"]))
+    versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
+    console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
+    with console.status("planting faults"):
+        findings = [plant.found(path.record(plant.case(path, without))) for plant in PLANTS]
+    with console.status("racing a kernel against slower ones"):
+        raced, noise = _raced(path, float(given["seconds"]))
+    findings += raced
+    table = Table("planted", "must be", "was", "", box=None, pad_edge=False)
+    for name, expected, seen, fate in findings:
+        table.add_row(name, expected, Text(seen), Text(fate, COLOURS[fate]))
+    console.print(table)
+    console.print(Text(f"{noise}\n{_sum(findings)}"), soft_wrap=True)
+    return int(any(finding.fate in ("missed", "blamed") for finding in findings))
+
+
+def _raced(path: Ordinary, seconds: float) -> tuple[list[Finding], str]:
+    try:
+        raced = race(path, seconds)
+    except Wrong as fault:
+        seen = shorten(str(fault), 90, placeholder=" …")
+        return [Finding(name, expected, seen, "missed") for name, expected in RACED.items()], "no A/A could be run"
+    line = f"{raced.floor} ({METRIC}, {raced.rounds} rounds)"
+    if raced.noise >= RESOLVED:
+        line += (
+            f": to tell 5 % to ± 1 cannot be decided on this machine now; noise of {100 * raced.noise:.1f} % would "
+            f"have to be below {100 * RESOLVED:.1f} % (a quieter machine, or more seconds=N)"
+        )
+    return judged(raced), line
+
+
+def judged(raced: Race) -> list[Finding]:
+    """Was the slower called slower, by what it is; and was nothing claimed where there is next to nothing?"""
+    right = raced.five.word == "slower" and abs(1 / raced.five.ratio - 1.05) <= 0.01
+    five: Fate = ("caught" if right else "missed") if raced.noise < RESOLVED else "undecided"
+    tenth: Fate = "missed" if raced.tenth.word in ("slower", "faster") else "caught"
+    return [Finding(FIVE, RACED[FIVE], _longer(raced.five), five),
+            Finding(TENTH, RACED[TENTH], _longer(raced.tenth), tenth)]  # fmt: skip
+
+
+def _longer(verdict: Verdict) -> str:
+    """`slower: takes 5.1 % longer (4.8 to 5.3)`."""
+    middle, low, high = (100 / ratio - 100 for ratio in (verdict.ratio, verdict.high, verdict.low))
+    return f"{verdict.word}: takes {middle:.1f} % longer ({low:.1f} to {high:.1f})"
+
+
+def _sum(findings: Sequence[Finding]) -> str:
+    """`15 planted: 14 caught, 1 undecided, 0 missed; 2 sound: 2 passed, 0 blamed`."""
+    counts = Counter(finding.fate for finding in findings)
+    sound = counts["passed"] + counts["blamed"]
+    return (
+        f"{len(findings) - sound} planted: {counts['caught']} caught, {counts['undecided']} undecided, "
+        f"{counts['missed']} missed; {sound} sound: {counts['passed']} passed, {counts['blamed']} blamed"
+    )

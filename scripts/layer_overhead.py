@@ -1,0 +1,59 @@
+"""What Attention costs the host beyond the same steps written out: medians of interleaved calls at a tiny shape.
+
+python scripts/layer_overhead.py [--calls 2000] [--backend sdpa_flash] [--device cpu]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from attn_lab import Attention
+from attn_lab.core.backend import Request
+from attn_lab.core.machine import detect
+from attn_lab.core.shape import Shape
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--backend", default="sdpa_flash")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    asked = parser.parse_args()
+    machine = detect(asked.device)
+    dtype = torch.bfloat16 if machine.device == "cuda" else torch.float32
+    torch.set_num_threads(1)
+    layer = Attention(64, 4, backend=asked.backend).to(machine.device, dtype)
+    x = torch.randn(1, 16, 64, device=machine.device, dtype=dtype)
+    shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=64, dtype=str(dtype).removeprefix("torch."))
+    attend = layer.backend.prepare(Request(shape=shape, mask=layer.mask), machine)  # type: ignore[union-attr]
+
+    def by_hand() -> torch.Tensor:
+        q, k, v = layer.qkv(x).view(1, 16, 12, 16).split((4, 4, 4), dim=2)
+        return layer.out(attend(q, k, v).reshape(1, 16, -1))
+
+    def by_layer() -> torch.Tensor:
+        return layer(x)
+
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            taken: dict[str, list[float]] = {"layer": [], "by hand": [], "by hand, again": []}
+            for call in range(asked.calls + 200):
+                for name, step in (("layer", by_layer), ("by hand", by_hand), ("by hand, again", by_hand)):
+                    if machine.device == "cuda":
+                        torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    step()
+                    if call >= 200:
+                        taken[name].append((time.perf_counter() - start) * 1e6)
+        layer_us, hand_us, again_us = (statistics.median(times) for times in taken.values())
+        print(
+            f"{asked.backend} on {machine.device}, {'with' if grad else 'without'} gradients: layer {layer_us:.1f} µs, "
+            f"by hand {hand_us:.1f} µs, {layer_us - hand_us:+.1f} µs = {layer_us / hand_us:.3f}× "
+            f"(by hand against itself {again_us - hand_us:+.1f} µs)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""In other people's models: the answers and gradients of the model's own attention, whoever computes them."""
+
+import copy
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+import attn_lab
+from attn_lab.backends.naive import Naive
+from attn_lab.core.errors import BadRequest, Refused
+
+close = torch.testing.assert_close
+CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")
+
+
+class Counting(Naive):
+    """The naive backend, and how often it was run."""
+
+    def __init__(self):
+        object.__setattr__(self, "runs", [])
+
+    def prepare(self, request, machine):
+        attend = super().prepare(request, machine)
+
+        def counted(q, k, v):
+            self.runs.append(request)
+            return attend(q, k, v)
+
+        return counted
+
+
+# --- torch.nn.MultiheadAttention and what holds it
+
+
+def pair(module, backend="sdpa_flash"):
+    """The module as it was, and its converted copy."""
+    return module, attn_lab.convert(copy.deepcopy(module), backend=backend)
+
+
+def same_with_gradients(theirs, ours, x):
+    """Outputs, the input's gradient, and every parameter's."""
+    outs = [model(x) for model in (theirs, ours)]
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+    cotangent = torch.randn_like(outs[0])
+    expected, got = (torch.autograd.grad(out, [x, *model.parameters()], cotangent)
+                     for out, model in zip(outs, (theirs, ours), strict=True))  # fmt: skip
+    for one, other in zip(got, expected, strict=True):
+        close(one, other, atol=1e-4, rtol=1e-3)
+
+
+PADDED = torch.arange(9) >= torch.tensor([[9], [6], [1]])  # True = not a token: on the right
+LOOK_AHEAD = torch.ones(9, 9, dtype=torch.bool).triu(1)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {},
+        {"key_padding_mask": PADDED},
+        {"attn_mask": LOOK_AHEAD},
+        {"attn_mask": LOOK_AHEAD, "is_causal": True},
+        {"attn_mask": LOOK_AHEAD, "key_padding_mask": PADDED, "is_causal": True},
+        {"attn_mask": torch.zeros(9, 9).masked_fill(LOOK_AHEAD, float("-inf"))},
+        {"attn_mask": LOOK_AHEAD.expand(12, 9, 9)},
+    ],
+    ids=lambda masks: "+".join(masks) or "none",
+)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multihead_attention_is_itself_under_every_mask(backend, masks, batch_first):
+    theirs, ours = pair(nn.MultiheadAttention(32, 4, batch_first=batch_first), backend)
+
+    def over(mha):
+        return lambda x: mha(x, x, x, need_weights=False, **masks)[0]
+
+    x = torch.randn((3, 9, 32) if batch_first else (9, 3, 32))
+    close(over(ours)(x), over(theirs)(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_multihead_cross_attention_and_a_lone_sequence_are_the_same(bias):
+    theirs, ours = pair(nn.MultiheadAttention(32, 4, bias=bias, batch_first=True))
+    q, kv = torch.randn(3, 5, 32, requires_grad=True), torch.randn(3, 9, 32, requires_grad=True)
+    for options in ({}, {"key_padding_mask": PADDED}):
+        outs = [mha(q, kv, kv, need_weights=False, **options)[0] for mha in (theirs, ours)]
+        close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+        for one, other in zip(*(torch.autograd.grad(out.square().sum(), [q, kv]) for out in outs), strict=True):
+            close(one, other, atol=1e-4, rtol=1e-3)
+    close(ours(q[0], kv[0], kv[0], need_weights=False)[0], theirs(q[0], kv[0], kv[0], need_weights=False)[0])
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("mode", ["train", "eval", "eval without gradients"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_an_encoder_is_itself_in_every_mode_and_its_fast_path_does_not_go_round_the_backend(norm_first, mode, padded):
+    made = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(made, 2, enable_nested_tensor=not norm_first)
+    counting = Counting()
+    theirs, ours = pair(model.train(mode == "train"), counting)
+    mask = PADDED if padded else None
+
+    def real(model):
+        return lambda x: model(x, src_key_padding_mask=mask)[~PADDED]
+
+    x = torch.randn(3, 9, 32, requires_grad=True)
+    if mode == "eval without gradients":
+        with torch.no_grad():
+            close(real(ours)(x), real(theirs)(x), atol=1e-5, rtol=1e-4)
+    else:
+        outs = [real(each)(x) for each in (theirs, ours)]
+        close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+        gradients = [torch.autograd.grad(out.square().sum(), [x, *each.parameters()])
+                     for out, each in zip(outs, (theirs, ours), strict=True)]  # fmt: skip
+        for one, other in zip(*gradients, strict=True):
+            close(one, other, atol=1e-4, rtol=1e-3)
+    assert len(counting.runs) == 2
+    assert counting.runs[0] is counting.runs[1]  # prepared once for both layers
+
+
+def test_an_encoder_layer_alone_does_not_go_round_the_backend():
+    counting = Counting()
+    theirs, ours = pair(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval(), counting)
+    x = torch.randn(2, 7, 32)
+    with torch.inference_mode():
+        close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
+    assert len(counting.runs) == 1
+
+
+def test_a_whole_transformer_decodes_the_same():
+    model = nn.Transformer(32, 4, 2, 2, 64, dropout=0.0, batch_first=True)
+    theirs, ours = pair(model)
+    source, target = torch.randn(3, 9, 32), torch.randn(3, 5, 32)
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    options = {"tgt_mask": causal, "tgt_is_causal": True, "memory_key_padding_mask": PADDED.float() * -1e38 * 3}
+    close(ours(source, target, **options), theirs(source, target, **options), atol=1e-4, rtol=1e-3)
+
+
+def test_a_compiled_module_is_one_graph_without_a_mask_of_the_calls_and_right_with_one():
+    theirs, ours = pair(nn.MultiheadAttention(32, 4, batch_first=True))
+    x = torch.randn(3, 9, 32)
+    for options in ({}, {"attn_mask": LOOK_AHEAD, "is_causal": True}, {"key_padding_mask": PADDED}):
+        torch._dynamo.reset()
+        compiled = torch.compile(ours, fullgraph="key_padding_mask" not in options, backend="eager")
+        got, expected = (mha(x, x, x, need_weights=False, **options)[0] for mha in (compiled, theirs))
+        close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_keep_their_names_and_stay_the_same_objects():
+    model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    before = dict(model.named_parameters())
+    attn_lab.convert(model, backend=["flash2", "naive"])
+    after = dict(model.named_parameters())
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+
+
+def test_dropout_is_the_modules_own_and_a_backend_without_refuses_it():
+    model = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
+    attn_lab.convert(model, backend="sdpa_flash")
+    with pytest.raises(Refused, match=r"dropout: none; asked 0.1"):
+        model(torch.randn(1, 3, 32))
+    model.eval()(torch.randn(1, 3, 32))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"need_weights": True}, "need_weights: expected False"),
+        ({"is_causal": True}, "expected attn_mask with it"),
+        ({"attn_mask": torch.full((9, 9), 0.5)}, "only 0 and -inf"),
+    ],
+)
+def test_what_no_kernel_gives_is_refused(change, told):
+    ours = attn_lab.convert(nn.MultiheadAttention(32, 4, batch_first=True), backend="naive")
+    x = torch.randn(3, 9, 32)
+    with pytest.raises(BadRequest, match=told):
+        ours(x, x, x, **({"need_weights": False} | change))
+
+
+def test_a_query_that_may_see_nothing_is_refused_rather_than_nan():
+    ours = attn_lab.convert(nn.MultiheadAttention(32, 4, batch_first=True), backend="naive")
+    x = torch.randn(1, 4, 32)
+    with pytest.raises(Refused, match="may attend to no key"):
+        ours(x, x, x, key_padding_mask=torch.ones(1, 4, dtype=torch.bool), need_weights=False)
+
+
+def test_nothing_to_convert_or_something_unserved_is_said_and_nothing_is_changed():
+    with pytest.raises(BadRequest, match=r"nn\.MultiheadAttention in it; got Linear without"):
+        attn_lab.convert(nn.Linear(2, 2), backend="naive")
+    model = nn.ModuleList([nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, add_zero_attn=True)])
+    with pytest.raises(BadRequest, match="with kdim or vdim, add_zero_attn"):
+        attn_lab.convert(model, backend="naive")
+    assert all(type(each) is nn.MultiheadAttention for each in model)
+
+
+# --- transformers
+
+
+@pytest.fixture(scope="module")
+def implementations():
+    from attn_lab.integrations.transformers import register
+
+    return register()
+
+
+def llama(implementation, **options):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    config = LlamaConfig(**(sizes | options), attn_implementation=implementation)
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config)
+
+
+def gpt2(implementation, **options):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
+                        attn_pdrop=0.0, scale_attn_by_inverse_layer_idx=True, bos_token_id=0, eos_token_id=0,
+                        attn_implementation=implementation, **options)  # fmt: skip
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(config)
+
+
+def mistral(implementation, **options):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, sliding_window=4,
+                           num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+                           attn_implementation=implementation, **options)  # fmt: skip
+    torch.manual_seed(0)
+    return MistralForCausalLM(config)
+
+
+TOKENS = torch.arange(27).view(3, 9) * 7 % 50
+RIGHT = (torch.arange(9) < torch.tensor([[9], [6], [1]])).long()
+PADDINGS = {"none": None, "right": RIGHT, "left": RIGHT.flip(1), "holes": RIGHT.roll(2, 1)}
+
+
+@pytest.mark.parametrize("padding", list(PADDINGS))
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("family", [llama, gpt2, mistral])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_language_model_answers_as_its_own_attention_does(implementations, family, backend, padding, training):
+    theirs, ours = (family(name).train(training) for name in ("eager", implementations[backend]))
+    seen = PADDINGS[padding]
+    real = torch.ones_like(TOKENS, dtype=torch.bool) if seen is None else seen.bool()
+    outs = [model(TOKENS, attention_mask=seen).logits[real] for model in (theirs, ours)]
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+    losses = [nn.functional.cross_entropy(out, TOKENS[real]) for out in outs]
+    for (name, one), other in zip(
+        [(name, each.grad) for loss, model in [(losses[0], theirs)] if loss.backward() is None
+         for name, each in model.named_parameters()],
+        [each.grad for loss, model in [(losses[1], ours)] if loss.backward() is None for each in model.parameters()],
+        strict=True,
+    ):  # fmt: skip
+        close(other, one, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("family", [llama, gpt2, mistral])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_it_generates_the_same_tokens(implementations, family, padding, cache):
+    seen = PADDINGS[padding]
+    said = [family(name).eval().generate(
+        TOKENS, attention_mask=torch.ones_like(TOKENS) if seen is None else seen, max_new_tokens=6, do_sample=False,
+        pad_token_id=0, cache_implementation=cache, disable_compile=True,
+    ) for name in ("eager", implementations["sdpa_flash"])]  # fmt: skip
+    assert said[0].tolist() == said[1].tolist()
+
+
+def test_a_compiled_model_is_one_graph_as_long_as_transformers_makes_no_mask(implementations):
+    ours, theirs = (llama(name, num_hidden_layers=1).eval() for name in (implementations["sdpa_flash"], "eager"))
+    torch._dynamo.reset()
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for tokens in (TOKENS, TOKENS[:, :7]):
+            close(compiled(tokens, use_cache=True).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_names_are_none_that_transformers_keeps_for_itself(implementations):
+    assert implementations["sdpa_cudnn"] == "lab_sdpa_cudnn" and implementations["flash2"] == "lab_fa2"
+    assert len(set(implementations.values())) == len(implementations)
+    assert not any("flash" in name for name in implementations.values())
+
+
+def test_a_preference_under_a_name_of_ones_own_takes_the_first_that_can():
+    from attn_lab.integrations.transformers import register_as
+
+    counting = Counting()
+    register_as("mine", ["flash2", counting])
+    with torch.no_grad():
+        close(llama("mine")(TOKENS).logits, llama("eager")(TOKENS).logits, atol=1e-5, rtol=1e-4)
+    assert len(counting.runs) == 2
+    with pytest.raises(BadRequest, match="without 'flash'"):
+        register_as("my_flash", "naive")
+
+
+def test_padding_on_the_right_needs_no_mask_and_every_causal_kernel_serves_it():
+    from attn_lab.integrations.transformers import register_as
+
+    counting = Counting()
+    register_as("counted", counting)
+    with torch.no_grad():
+        llama("counted")(TOKENS, attention_mask=RIGHT)
+        llama("counted")(TOKENS, attention_mask=RIGHT.flip(1))
+    assert [type(request.mask).__name__ for request in counting.runs] == ["Causal", "Causal", "Given", "Given"]
+    assert counting.runs[2] is counting.runs[3]  # one mask a batch, prepared once for all layers
+
+
+def test_a_backend_that_cannot_serve_says_so_through_the_model(implementations):
+    with pytest.raises(Refused, match="Flash2 refuses: devices: cuda; asked cpu"):
+        llama(implementations["flash2"])(TOKENS)
+
+
+def test_what_a_model_asks_beyond_attention_is_refused_and_not_left_out(implementations):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, head_dim=8,
+                          num_attention_heads=4, num_key_value_heads=2, attn_implementation="lab_naive")  # fmt: skip
+    with pytest.raises(BadRequest, match="softcap, which no backend"):
+        Gemma2ForCausalLM(config)(TOKENS)
+
+
+def test_attention_dropout_reaches_the_backend_in_training(implementations):
+    model = llama(implementations["naive"], attention_dropout=0.5).train()
+    assert not torch.equal(model(TOKENS).logits, model(TOKENS).logits)
+    model.eval()
+    close(model(TOKENS).logits, llama("eager").eval()(TOKENS).logits, atol=1e-5, rtol=1e-4)
+    with pytest.raises(Refused, match="dropout: none"):
+        llama(implementations["sdpa_flash"], attention_dropout=0.5).train()(TOKENS)
+
+
+# --- timm
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra timm needs a torchvision made for the "
+                    "torch that is here; PyPI's is made for CUDA's alone")  # fmt: skip
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_vision_transformer_of_timm_answers_as_its_own_attention_does(qk_norm):
+    import timm
+
+    from attn_lab.integrations.timm import attention
+
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "qk_norm": qk_norm}
+    theirs = timm.create_model("vit_tiny_patch16_224", **options)
+    ours = timm.create_model("vit_tiny_patch16_224", attn_layer=attention("sdpa_flash"), **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    for training in (True, False):
+        same_with_gradients(theirs.train(training), ours.train(training), x)
+    tokens = torch.randn(2, 9, 32)
+    for mask in ({"is_causal": True}, {"attn_mask": ~LOOK_AHEAD}, {"attn_mask": ~PADDED[:2, None, None]}):
+        close(ours.blocks[0].attn(tokens, **mask), theirs.blocks[0].attn(tokens, **mask), atol=1e-5, rtol=1e-4)
