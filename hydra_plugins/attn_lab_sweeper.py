@@ -44,11 +44,12 @@ class _Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig):
         self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
 
     def __call__(self, job: Sequence[str]) -> DictConfig:
-        parser = OverridesParser.create(config_loader=self._loader)
-        values = [each for each in parser.parse_overrides(list(job)) if self._is_plain(each)]
+        values = [each for each in self._parser.parse_overrides(list(job)) if self._is_plain(each)]
         words = {each.input_line for each in values}
         rest = tuple(word for word in job if word not in words)
         # The keys too: what one job has written must be overwritten by the next.
@@ -69,6 +70,10 @@ class _Composer:
             and override.package is None
             and not key.startswith("hydra")
             and not isinstance(override.value(), dict)
-            and not self._loader.list_groups(key)
-            and not self._loader.get_group_options(key)
+            and not self._is_group(key)
         )
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            self._groups[key] = bool(self._loader.get_group_options(key, results_filter=None))
+        return self._groups[key]

@@ -119,26 +119,35 @@ def records(
     sweep: str | None = None,
     *,
     newest: bool = True,
-    apart: Callable[[Row], Hashable] = lambda row: None,
+    same: Callable[[Row], Hashable] = lambda row: row.id,
 ) -> Reading:
     """The rows of one or more run folders (or records files); of a case run again only the newest, unless told.
 
-    Rows that `apart` tells apart are never one case.  Read as a stream: what a later line replaces is not kept.
+    `same` says which rows are one case.  Read as a stream: what a later line replaces is not kept.
     """
     rows: list[Row] = []
     broken = Broken()
     for one in [path] if isinstance(path, str | Path) else path:
         found = (row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep")))
-        # Within a file the later line is the newer, whatever the clock said, and outdoes what another version answered;
-        # between files only `started` can tell, and versions may be what is compared.
-        rows += {(apart(row), row.question, row.machine): row for row in found}.values() if newest else found
+        rows += _newest(found, same) if newest else found
     if newest:
         rows = list(
-            {
-                (apart(row), row.id): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))
-            }.values()
+            {same(row): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values()
         )
     return Reading(rows, broken)
+
+
+def _newest(found: Iterable[Row], same: Callable[[Row], Hashable]) -> list[Row]:
+    """Of one file: the later line is the newer, whatever the clock said, and outdoes what other versions answered.
+
+    Between files only `started` can tell, and versions may be what is compared.
+    """
+    latest: dict[Hashable, Row] = {}
+    for row in found:
+        latest.pop(same(row), None)
+        latest[same(row)] = row
+    answered = {(row.question, row.machine): row.id for row in latest.values()}
+    return [row for row in latest.values() if answered[row.question, row.machine] == row.id]
 
 
 def printable(value: Any) -> Any:

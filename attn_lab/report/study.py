@@ -121,7 +121,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Stud
     taken: dict[str | None, int] = {}
     for place, folder in {Path(folder).resolve(): folder for folder in folders}.items():
         try:
-            found = records(folder, apart=experiment_of)
+            found = records(folder, same=lambda row: (experiment_of(row), row.id))
         except OSError as error:
             raise BadRequest(f"report: expected run folders, each with a records.jsonl; got {error}") from None
         broken.note(found.broken[: Broken.MOST_NAMED], found.broken.total)

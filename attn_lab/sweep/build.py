@@ -20,8 +20,8 @@ NOT_THE_QUESTION = (
     "logger",
     "again",
     "baseline",
-    "resume",
     "report",
+    "resume",
 )  # where an answer is kept, never the answer
 NAMES = ("backend", "mask", "subject")
 Part = Callable[[str, Any], Any]  # a key and its resolved settings → what they describe

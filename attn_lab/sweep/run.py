@@ -21,7 +21,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.report.command import make
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
-from attn_lab.report.read import Broken, Reading, records
+from attn_lab.report.read import Broken, Reading, Row, records
 from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, last_words
 from attn_lab.sweep.folder import RunFolder, unusable
@@ -91,11 +91,11 @@ class Run:
 
         cases = plan(jobs, composed)
         config = compose(jobs[0])
-        catalogue("pages", config.report.language)  # a language we do not tell is refused now, not at the end
         check_resume(config.resume)
         self.machines = here(config.device)
         check_count(config.hydra.launcher.get("count"), self.machines)
         self.baseline, self.report = config.baseline, config.report
+        catalogue("pages", self.report.language)  # a language we do not tell is refused now, not at the end
         jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
         self.path = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
@@ -188,12 +188,13 @@ class Run:
         self.closing = self.stopping
         if self.view is not None:
             self.view.close()
+        told = ""
         rows, broken = self._answers()
-        told: list[str] = []
         try:
             if rows:
                 summary(rows, self.console, baseline=self.baseline, broken=broken)
-                told = [self._report()] if self.made else []
+            if self.made:
+                told = self._report()
         finally:
             for logger in self.loggers:
                 logger.close()
@@ -202,6 +203,14 @@ class Run:
         if self.folder is not None:
             self.folder.close()
         return int(any(row.status in FAILED for row in rows))
+
+    def _answers(self) -> Reading:
+        """The rows that the folder now has of this sweep's cases, whichever sweep made them."""
+        if self.folder is None or not (self.path / "records.jsonl").is_file():
+            return Reading([], Broken())
+        rows, broken = records(self.path, newest=False)
+        planned = {case.id for case in self.cases}
+        return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)
 
     def _report(self) -> str:
         """Make the folder's report, and say where it is, or why there is none: the records are safe either way."""
@@ -214,15 +223,7 @@ class Run:
         except BadRequest as error:
             return f"no report was made ({error}); later: {later}"
 
-    def _answers(self) -> Reading:
-        """The rows that the folder now has of this sweep's cases, whichever sweep made them."""
-        if self.folder is None or not (self.path / "records.jsonl").is_file():
-            return Reading([], Broken())
-        rows, broken = records(self.path)
-        planned = {case.id for case in self.cases}
-        return Reading([row for row in rows if row.id in planned], broken)
-
-    def _say_how_it_went(self, rows: Sequence[Any], told: Sequence[str]) -> None:
+    def _say_how_it_went(self, rows: Sequence[Row], report: str) -> None:
         wall = time.perf_counter() - self.started
         done = self.kept - self.made
         before = f", {done} of them before," * bool(done)
@@ -231,8 +232,8 @@ class Run:
             f"{count} in {wall:.1f} s, {self.probing / wall:.0%} of it inside probes",
             *last_words(rows, len(self.cases), self.command),
             *filter(None, (getattr(logger, "where", "") for logger in self.loggers)),
-            *told,
         ]
+        lines += [report] * bool(report)
         self._say("\n".join(lines))
 
     def _say(self, words: str) -> None:
