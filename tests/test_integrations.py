@@ -318,13 +318,41 @@ def test_a_backend_that_cannot_serve_says_so_through_the_model(implementations):
         llama(implementations["flash2"])(TOKENS)
 
 
-def test_what_a_model_asks_beyond_attention_is_refused_and_not_left_out(implementations):
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+def test_encoders_and_attention_across_to_them_answer_the_same(implementations, padding):
+    from transformers import BartConfig, BartModel
 
-    config = Gemma2Config(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, head_dim=8,
-                          num_attention_heads=4, num_key_value_heads=2, attn_implementation="lab_naive")  # fmt: skip
-    with pytest.raises(BadRequest, match="softcap, which no backend"):
-        Gemma2ForCausalLM(config)(TOKENS)
+    def bart(implementation):
+        config = BartConfig(vocab_size=50, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+                            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, dropout=0.0,
+                            max_position_embeddings=64, attn_implementation=implementation)  # fmt: skip
+        torch.manual_seed(0)
+        return BartModel(config)
+
+    outs = [bart(name)(TOKENS, attention_mask=PADDINGS[padding], decoder_input_ids=TOKENS[:, :5]).last_hidden_state
+            for name in ("eager", implementations["sdpa_flash"])]  # fmt: skip
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 8,
+         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "told"),
+    [
+        ("Gemma2ForCausalLM", SMALL, "softcap"),
+        ("GptOssForCausalLM", SMALL | {"num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
+        ("T5EncoderModel", {"vocab_size": 50, "d_model": 32, "d_kv": 8, "num_layers": 1, "d_ff": 48}, "position_bias"),
+    ],
+)
+def test_what_a_model_asks_beyond_attention_is_refused_and_not_left_out(implementations, family, sizes, told):
+    import transformers
+
+    made = getattr(transformers, family)
+    model = made(made.config_class(**sizes, attn_implementation=implementations["naive"]))
+    with pytest.raises(BadRequest, match=f"{told}, which no backend"):
+        model(TOKENS)
 
 
 def test_attention_dropout_reaches_the_backend_in_training(implementations):

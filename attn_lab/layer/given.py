@@ -31,8 +31,10 @@ class Given(Mask):
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         batches, heads, seq_len, seq_len_kv = self.allowed.shape
-        batch = batch if batches > 1 else batch * 0
-        head = head if heads > 1 else head[:1] * 0 if head.dim() else head * 0  # one for all is looked up once
+        if batches == 1:
+            batch = batch * 0
+        if heads == 1:
+            head = (head[:1] if head.dim() else head) * 0  # one for all heads is looked up once
         return self.allowed[batch, head, query - (seq_len_kv - seq_len), key]
 
 
