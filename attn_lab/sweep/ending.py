@@ -1,8 +1,12 @@
-"""The last words of a sweep, whatever became of it: slowest cases, failures, what is left, and how to go on."""
+"""The end of a sweep, whatever became of it: its answers, their report, and last words on how to go on."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from attn_lab.report.read import Row
+from attn_lab.bench.case import Case
+from attn_lab.core.errors import BadRequest
+from attn_lab.report.command import make
+from attn_lab.report.read import Broken, Reading, Row, records
 
 FAILED = ("wrong", "error", "timeout", "crashed")
 SLOWEST = 3
@@ -22,3 +26,25 @@ def last_words(rows: Sequence[Row], total: int, command: str) -> list[str]:
     if left := total - len(rows) + len(again):
         lines.append(f"{left} case{'s' * (left > 1)} left; to go on: {command}")
     return lines
+
+
+def answers(folder: Path, cases: Sequence[Case]) -> Reading:
+    """The rows that the folder now has of these cases, whichever sweep made them."""
+    if not (folder / "records.jsonl").is_file():
+        return Reading([], Broken())
+    rows, broken = records(folder, newest=False)
+    planned = {case.id for case in cases}
+    return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)
+
+
+def reported(folder: Path, language: str, baseline: str) -> str:
+    """Make the folder's report and say where it is, or why there is none: the records are safe either way."""
+    try:
+        page, *_ = make([folder], folder / "report", language=language, baseline=baseline)
+    except (BadRequest, OSError) as error:
+        return f"{later(folder)} ({error})"
+    return f"report: {page}"
+
+
+def later(folder: Path) -> str:
+    return f"no report was made; later: attn-lab report {folder}"

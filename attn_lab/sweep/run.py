@@ -18,12 +18,11 @@ from attn_lab.bench.case import Case
 from attn_lab.bench.examine import examine
 from attn_lab.bench.record import Logger, Record
 from attn_lab.core.errors import BadRequest
-from attn_lab.report.command import make
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
-from attn_lab.report.read import Broken, Reading, Row, records
+from attn_lab.report.read import Broken, Reading, Row
 from attn_lab.sweep.build import build
-from attn_lab.sweep.ending import FAILED, last_words
+from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
 from attn_lab.sweep.folder import RunFolder, unusable
 from attn_lab.sweep.gpus import held, here
 from attn_lab.sweep.plan import arranged, batches, plan
@@ -188,40 +187,27 @@ class Run:
         self.closing = self.stopping
         if self.view is not None:
             self.view.close()
-        told = ""
-        rows, broken = self._answers()
+        rows, broken = answers(self.path, self.cases) if self.folder is not None else Reading([], Broken())
+        report = ""
         try:
             if rows:
                 summary(rows, self.console, baseline=self.baseline, broken=broken)
-            if self.made:
-                told = self._report()
+            report = self._report()
         finally:
             for logger in self.loggers:
                 logger.close()
         if rows:
-            self._say_how_it_went(rows, told)
+            self._say_how_it_went(rows, report)
         if self.folder is not None:
             self.folder.close()
         return int(any(row.status in FAILED for row in rows))
 
-    def _answers(self) -> Reading:
-        """The rows that the folder now has of this sweep's cases, whichever sweep made them."""
-        if self.folder is None or not (self.path / "records.jsonl").is_file():
-            return Reading([], Broken())
-        rows, broken = records(self.path, newest=False)
-        planned = {case.id for case in self.cases}
-        return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)
-
     def _report(self) -> str:
-        """Make the folder's report, and say where it is, or why there is none: the records are safe either way."""
-        later = f"attn-lab report {self.path}"
+        if not self.made:
+            return ""
         if not self.report.at_end or self.stopping:
-            return f"no report was made; later: {later}"
-        try:
-            page, *_ = make([self.path], self.path / "report", language=self.report.language, baseline=self.baseline)
-            return f"report: {page}"
-        except BadRequest as error:
-            return f"no report was made ({error}); later: {later}"
+            return later(self.path)
+        return reported(self.path, self.report.language, self.baseline)
 
     def _say_how_it_went(self, rows: Sequence[Row], report: str) -> None:
         wall = time.perf_counter() - self.started
@@ -232,8 +218,8 @@ class Run:
             f"{count} in {wall:.1f} s, {self.probing / wall:.0%} of it inside probes",
             *last_words(rows, len(self.cases), self.command),
             *filter(None, (getattr(logger, "where", "") for logger in self.loggers)),
+            *filter(None, [report]),
         ]
-        lines += [report] * bool(report)
         self._say("\n".join(lines))
 
     def _say(self, words: str) -> None:
