@@ -2,15 +2,14 @@
 
 python scripts/harness_cost.py [--cases 200] [--launchers workers,basic]
 
-Prints a table: seconds until the first case began, seconds a case that no probe used (all but starting and ending),
-processor seconds of the whole command a case, and the resident memory of the command and of its worker, early (when a
-tenth of the records are there) and at the end.  A launcher that is not installed says so.
+Prints a table: seconds until the first case began, seconds a case that no probe used (all but starting and ending), and
+the resident memory of the command and of its worker, with a tenth of the records there and shortly before the end.  A
+launcher that is not installed says so.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--launchers", default="workers,basic")
     asked = parser.parse_args()
-    print("launcher  first case s  harness s/case  cpu s/case  command MB early > end  worker MB early > end")
+    print("launcher  first case s  harness s/case  command MB early > late  worker MB early > late")
     for launcher in asked.launchers.split(","):
         print(f"{launcher:8}  {_measured(launcher, asked.cases)}", flush=True)
 
@@ -34,26 +33,24 @@ def _measured(launcher: str, cases: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file, err = Path(folder, "runs/adhoc/records.jsonl"), Path(folder, "err")
         command = [sys.executable, "-m", "attn_lab", "device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]",
-                   "again=false", "backend=naive,sdpa_flash", f"shape.seq_len={lengths}",
+                   "again=false", "report.at_end=false", "backend=naive,sdpa_flash", f"shape.seq_len={lengths}",
                    f"hydra/launcher={launcher}"]  # fmt: skip
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+        start = time.time()
         with err.open("wb") as stream:
             process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=stream)
         memory: list[tuple[float, float]] = []
         while process.poll() is None:
-            if file.exists() and file.read_bytes().count(b"\n") >= cases // 10:
+            if file.exists() and cases // 10 <= file.read_bytes().count(b"\n") <= cases - 5:
                 memory.append((_resident(process.pid), _largest_other(process.pid)))
             time.sleep(0.2)
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
             return f"exit code {process.returncode}: {err.read_text().strip()[-300:]}"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
     begun = [datetime.fromisoformat(line["provenance"]["started"]).timestamp() for line in lines]
     probing = sum(line["metrics"]["harness/probes"]["value"] for line in lines[:-1])
     cost = (begun[-1] - begun[0] - probing) / (len(lines) - 1)
-    cpu = (spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime) / len(lines)
-    (first, worker), (last, worker_last) = memory[0], memory[max(len(memory) - 3, 0)]
-    return (f"{begun[0] - start:12.2f}  {cost:14.3f}  {cpu:10.3f}  {first:10.0f} > {last:<10.0f}  "
+    (first, worker), (last, worker_last) = memory[0], memory[-1]
+    return (f"{begun[0] - start:12.2f}  {cost:14.3f}  {first:10.0f} > {last:<10.0f}  "
             f"{worker:9.0f} > {worker_last:.0f}")  # fmt: skip
 
 
