@@ -11,6 +11,7 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "dashboard": "attn_lab.share.dashboard:dashboard",
     "diff": "attn_lab.report.diff:diff",
     "doctor": "attn_lab.sweep.doctor:doctor",
+    "plan": "attn_lab.cli:_plan",
     "report": "attn_lab.report.command:report",
     "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
     "wandb-sync": "attn_lab.share.sync:sync",
@@ -51,7 +52,15 @@ def _dispatch(words: list[str]) -> int:
         return 2
 
 
-def _sweep(words: list[str]) -> int:
+def _plan(words: list[str]) -> int:
+    return _sweep(words, looking=True)
+
+
+def _sweep(words: list[str], looking: bool = False) -> int:
+    from attn_lab.sweep.nursery import warm
+
+    warm()  # before the imports, to import at the same time
+
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -62,29 +71,34 @@ def _sweep(words: list[str]) -> int:
     from attn_lab.sweep.plan import register_resolvers
     from attn_lab.sweep.run import NoRoom, Run
     from attn_lab.sweep.schema import register
+    from attn_lab.sweep.todo import show
 
     register()
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
     sys.argv = ["attn-lab", *_flags_first(words)]
-    run = Run(Console())
+    run = Run(Console(), words, looking=looking)
+    trouble: BaseException | None = None
     before = signal.signal(signal.SIGINT, run.interrupt)
     try:
-        hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(run)()
-    except NoRoom as stop:
-        run.close()
-        raise BadRequest(str(stop)) from None
-    except (Exception, KeyboardInterrupt) as error:
-        if not run.stopping:  # else Ctrl-C made it, whatever it is
-            if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-                raise explained(error) from None
-            raise
+        try:
+            hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(run)()
+        except NoRoom as stop:
+            trouble = BadRequest(str(stop))
+        except (HydraException, OmegaConfBaseException, ValueError, BadRequest) as error:
+            trouble = explained(error)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  raised again below, when all is summed up
+            trouble = error
+        code = run.close()
     finally:
         signal.signal(signal.SIGINT, before)
-    code = run.close()
-    if run.stopping:
-        print(f"attn-lab: interrupted; {len(run.made)} of {len(run.cases)} cases are kept", file=sys.stderr)
+    if run.stopping:  # whatever the trouble is, Ctrl-C made it
+        print(f"attn-lab: interrupted; {run.kept} of {len(run.cases)} cases are kept", file=sys.stderr)
         return 130
+    if trouble is not None:
+        raise trouble from None
+    if looking:
+        show(run.standings, run.path, run.console)
     return code
 
 

@@ -10,7 +10,8 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from attn_lab.core.shape import Shape
-from attn_lab.sweep.plan import build, register_resolvers
+from attn_lab.sweep.build import build
+from attn_lab.sweep.plan import register_resolvers
 from attn_lab.sweep.schema import register
 
 CONF = ROOT / "conf"

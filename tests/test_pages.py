@@ -26,6 +26,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.report import export, families, html, markdown
 from attn_lab.report.charts import Figure, key
 from attn_lab.report.command import MOST_FILES, make
+from attn_lab.report.findings import claims, findings
 from attn_lab.report.fragment import Bullets, Facts, Fold, Heading, Picture, Piece, Table, Text
 from attn_lab.report.language import LANGUAGES, catalogue
 from attn_lab.report.pages import PAGES
@@ -259,29 +260,34 @@ def test_energy_is_shown_where_it_was_measured(tmp_path: Path) -> None:
 # Who wins, and who must not be told apart
 
 
-def headline(pages: Pages) -> str:
-    return words(pages["overview"]).split("- step")[1].split("\n")[0]
-
-
 def test_the_fastest_is_said_and_its_lead_taken_away_when_the_times_turn(tmp_path: Path) -> None:
     close, clear = (1.22 * 1.02, 1.22 * 1.5)  # within the 10 % that nobody measured, and beyond
     cases = {"naive": TIMES["naive"], "a": (0.3, 0.9, 1.22, 600.0)}
-    turns = {close: "among the fastest, not told apart: a 1, b 1", clear: "fastest alone: a 1",
-             1.22 / 1.5: "fastest alone: b 1"}  # fmt: skip
-    for other, said in turns.items():
+    for other, first in {close: "a", clear: "a", 1.22 / 1.5: "b"}.items():
         rivals = [record(name, times=times) for name, times in cases.items()]
         _, pages = told(tmp_path / f"{other}", *rivals, record("b", times=(0.3, 0.9, other, 600.0)))
-        assert headline(pages).startswith(f" (1 shapes): {said}")
         (line,) = tables(pages["overview"])[0]
-        first = "b" if other < 1.22 else "a"
         assert line["fastest"] == first and line["speed against naive"].startswith("16" if first == "a" else "24.6×")
         if other == close:
-            assert (
-                line["not told apart from it"].startswith("b (1.02× (")
-                and "naive" in line["next that is clearly slower"]
-            )
+            assert line["not told apart from it"].startswith("b (1.02× (")
+            assert line["next that is clearly slower"].startswith("naive (16")
         else:
             assert line["not told apart from it"] == "–"
+
+
+def test_findings_and_claims_stand_on_their_page_with_links_to_what_shows_them(tmp_path: Path) -> None:
+    study, pages = told(tmp_path, *lengths("naive", "flash2"))
+    (bullets,) = (piece for piece in pages["findings"] if isinstance(piece, Bullets))
+    assert [line for line, _ in bullets.lines] == [each.text for each in findings(study.rows)]
+    overview = next(piece for piece in pages["overview"] if isinstance(piece, Bullets))
+    assert overview.lines and set(overview.lines) < set(bullets.lines)
+    (table,) = tables(pages["findings"])
+    examined = claims(study.rows)
+    assert [line["what the numbers say"] for line in table] == [each.text for each in examined]
+    said = {"holds": "holds here", "fails": "does not hold here", "untested": "not tested"}
+    assert [line["verdict"] for line in table] == [said[each.verdict or ""] for each in examined]
+    there = {*PAGES, *(anchor for pieces in pages.values() for anchor in drawn(pieces)), ""}
+    assert {link for _, link in bullets.lines} | {each.figure for each in examined} <= there
 
 
 def test_a_speedup_that_is_noise_is_called_unclear_or_the_same(tmp_path: Path) -> None:

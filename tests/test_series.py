@@ -3,6 +3,7 @@
 from itertools import product
 from typing import Any
 
+import pytest
 from wandb_sweep import lines, record, swept
 
 from attn_lab.bench.record import Measurement, Record
@@ -101,7 +102,9 @@ def test_what_a_line_holds_fixed_is_in_its_configuration() -> None:
 
 
 def test_a_twin_and_a_refusal_have_no_line() -> None:
-    assert {one.backend: len(one.points) for one in drawn(swept())} == {"naive": 2, "flash2": 3}
+    found = {one.backend: one.points for one in drawn(swept())}
+    assert {name: len(points) for name, points in found.items()} == {"naive": 2, "flash2": 3}
+    assert found["naive"][0]["forward/time"] == pytest.approx(25.6005)  # its two rounds, not its twin's
 
 
 def test_a_noisy_number_is_named_with_its_line() -> None:

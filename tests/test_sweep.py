@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -51,8 +50,8 @@ def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
         assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance", "artifacts"]
         assert record["schema"] == 1 and record["reasons"] == []
         case = record["case"]
-        assert list(case) == ["id", "backend", "mask", "subject", "round", "twin", "shape"]
-        assert re.fullmatch("[0-9a-f]{8}", case["id"])
+        assert list(case) == ["id", "question", "backend", "mask", "subject", "round", "twin", "shape"]
+        assert re.fullmatch("[0-9a-f]{8}", case["id"]) and re.fullmatch("[0-9a-f]{8}", case["question"])
         assert (case["mask"], case["subject"], case["round"], case["twin"]) == ("causal", "kernel", 0, False)
         assert case["shape"] == {
             "batch_size": 1, "seq_len": case["shape"]["seq_len"], "num_heads": 4, "emb_dim": 128, "num_kv_heads": 4,
@@ -148,17 +147,6 @@ def test_every_line_is_one_strict_json_object(swept):
     for line in swept.lines:
         assert line.endswith(b"\n")
         json.loads(line, parse_constant=no_constant)
-
-
-def test_the_same_command_again_appends_the_same_questions(swept, lab_in, tmp_path):
-    shutil.copytree(swept.folder / "runs", tmp_path / "runs")
-    again = lab_in(tmp_path, *WORDS)
-    assert again.code == 0
-    assert again.lines[:4] == swept.lines
-    ids = [record["case"]["id"] for record in again.records]
-    assert len(ids) == 8 and ids[4:] == ids[:4]
-    assert again.records[0]["provenance"]["sweep"] != again.records[4]["provenance"]["sweep"]
-    assert "4 of 4 cases" in again.out  # the summary is of this sweep
 
 
 def test_the_name_moves_the_folder_but_is_no_part_of_the_question(swept, door):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from attn_lab.bench.trial import Probe, Subject
@@ -15,6 +16,7 @@ from attn_lab.core.errors import BadRequest
 class Case:
     """The parts of one case, built and checked, and the resolved `config` they were built from.
 
+    The `basis` is what else can change the answer: machine, driver, versions, a fingerprint of what measures.
     `backend`, `mask` and `subject` are the names people chose them by.  A `twin` is the baseline once more: the ratio
     of the two is what a sweep takes for its noise.  Raises BadRequest if a probe with a clock
     would run before the answer was verified.
@@ -32,6 +34,8 @@ class Case:
     what: Subject
     probes: Mapping[str, Probe]
     config: Mapping[str, Any]
+    basis: Mapping[str, str]
+    timeout: float  # seconds the whole case may take, where somebody stands by to end it
 
     def __post_init__(self) -> None:
         targets = {role: part.get("_target_") for role, part in self.config.items() if isinstance(part, Mapping)}
@@ -42,6 +46,8 @@ class Case:
             _expect(f"probe.{name}", targets, probe, "measure", "clocks")
         if self.slices < 1:
             raise BadRequest(f"measure.slices: expected at least 1; got {self.slices}")
+        if not self.timeout > 0:
+            raise BadRequest(f"measure.timeout: expected more than 0 (seconds); got {self.timeout}")
         self.what.check(self.request)
         names = list(self.probes)
         for index, (name, probe) in enumerate(self.probes.items()):
@@ -51,20 +57,29 @@ class Case:
                     f"got [{', '.join(names)}]"
                 )
 
-    @property
+    @cached_property
+    def question(self) -> str:
+        """8 hex digits of a hash of the resolved configuration: what is asked, whoever and whenever asks it."""
+        return _digest(self.config)
+
+    @cached_property
     def id(self) -> str:
-        """8 hex digits of a hash of the resolved configuration: the same question has the same id."""
-        canonical = json.dumps(self.config, sort_keys=True, default=str)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        """8 hex digits of a hash of all that can change the answer: the question, and the basis."""
+        return _digest({"config": self.config, "basis": self.basis})
 
     @property
     def label(self) -> str:
         again = " (again)" if self.twin else ""
-        return f"{self.backend}{again} {self.request.shape} {self.mask} {self.subject}"
+        return f"{self.backend}{again} {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        return f"{self.request.shape} {self.mask} {self.subject}"
 
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "question": self.question,
             "backend": self.backend,
             "mask": self.mask,
             "subject": self.subject,
@@ -72,6 +87,10 @@ class Case:
             "twin": self.twin,
             "shape": asdict(self.request.shape),
         }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _expect(role: str, targets: Mapping[str, Any], part: object, *names: str) -> None:

@@ -43,10 +43,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One case's outcome.  `case` holds id, backend, mask, subject, round, twin, shape; metrics are keyed `PASS/WHAT`.
+    """One case's outcome.  `case` holds id, question, backend, mask, subject, round, twin, shape.
 
-    `series` are the raw samples of some metrics, by name; whoever keeps the record puts them in a file and names that
-    among the `artifacts`, each {kind, path in the run's folder, size in bytes}.
+    Metrics are keyed `PASS/WHAT`.  `series` are the raw samples of some metrics, by name; whoever keeps the record puts
+    them in a file and names that among the `artifacts`, each {kind, path in the run's folder, size in bytes}.
     """
 
     case: Mapping[str, Any]

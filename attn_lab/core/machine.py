@@ -25,6 +25,7 @@ class Machine:
     capability: tuple[int, int] | None = None  # CUDA compute capability
     multiprocessors: int | None = None
     driver: str | None = None
+    uuid: str | None = None  # which of several cards alike
     cores: int = 1  # of the host
     threads: int = 1  # torch's, on the CPU
     packages: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -55,21 +56,28 @@ def detect(device: str = "auto") -> Machine:
         raise BadRequest(f"device: expected one of {', '.join(DEVICES)}; got {device!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    cores = os.cpu_count() or 1
     if device == "cpu":
         return Machine(
-            device="cpu", name=_processor(), memory=_host_memory(), cores=cores,
+            device="cpu", name=_processor(), memory=_host_memory(), cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(), packages=installed_packages(),
         )  # fmt: skip
     if not torch.cuda.is_available():
         built = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA GPU here"
         raise BadRequest(f"device=cuda: expected a CUDA GPU; {built} (device=cpu, or device=auto, runs here)")
-    card = torch.cuda.get_device_properties(0)
-    return Machine(
-        device="cuda", name=card.name, memory=card.total_memory, capability=(card.major, card.minor),
-        multiprocessors=card.multi_processor_count, driver=_driver(), cores=cores,
-        threads=torch.get_num_threads(), packages=installed_packages(),
-    )  # fmt: skip
+    return cards()[0]
+
+
+def cards() -> list[Machine]:
+    """Every CUDA GPU this process may see, [] where there is none.  Initialises CUDA: fork no more after it."""
+    seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [
+        Machine(
+            device="cuda", name=card.name, memory=card.total_memory, capability=(card.major, card.minor),
+            multiprocessors=card.multi_processor_count, driver=_driver(), uuid=str(getattr(card, "uuid", "")) or None,
+            cores=os.cpu_count() or 1, threads=torch.get_num_threads(), packages=installed_packages(),
+        )
+        for card in seen
+    ]  # fmt: skip
 
 
 def software(machine: Machine) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from attn_lab.report import compare
 from attn_lab.report.fragment import Cell
+from attn_lab.report.marks import noise
 from attn_lab.report.read import Row
-from attn_lab.report.study import Study, noise
+from attn_lab.report.study import Study
 from attn_lab.report.verdict import Verdict
 
 

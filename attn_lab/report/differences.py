@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attn_lab.report import compare
+from attn_lab.report.marks import noise
 from attn_lab.report.read import PASSES, Row
-from attn_lab.report.study import noise
 from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import UNMEASURED, Floor, Verdict, floor_of, judge
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,16 @@ def over_rounds(sides: Sequence[Sequence[tuple[float, Draws]]], generator: np.ra
     return middle, within if _width(within) > _width(between) else between
 
 
+def interval(draws: Draws) -> tuple[float, float]:
+    """Between which 95 % of the draws lie."""
+    edge = len(draws) // 40
+    ordered = np.partition(draws, (edge, -1 - edge))
+    return float(ordered[edge]), float(ordered[-1 - edge])
+
+
 def _width(draws: Draws) -> float:
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return float(high - low)
+    low, high = interval(draws)
+    return high - low
 
 
 def medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) -> dict[Any, tuple[float, Draws]]:
@@ -56,10 +64,17 @@ def medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) ->
         if count in FEW:
             draws = math.log(value) + _few(row, metric, count) * generator.standard_t(count - 1, size=DRAWS)
         elif count > 1:
-            ranks = generator.beta((count + 1) / 2, (count + 1) / 2, size=DRAWS)
+            ranks = _ranks(count)
             draws = np.log(np.quantile(series, ranks) if series is not None else _from_percentiles(row, metric, ranks))
+            draws = generator.permutation(draws)
         found[row.provenance.get("sweep"), row.round] = (math.log(value), draws)
     return found
+
+
+@cache
+def _ranks(count: int) -> Draws:
+    """Where the median of `count` samples may lie among them, in rising order: drawing it anew for each row is slow."""
+    return np.sort(np.random.default_rng(count).beta((count + 1) / 2, (count + 1) / 2, size=DRAWS))
 
 
 def _few(row: Row, metric: str, count: int) -> float:

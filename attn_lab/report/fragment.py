@@ -12,6 +12,7 @@ class Text(NamedTuple):
 
     words: str
     kind: str = ""
+    link: str = ""
 
 
 class Heading(NamedTuple):
@@ -33,12 +34,16 @@ class Facts(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """`number` is what it sorts by; `hover` what more there is to say; `kind` a status, to be seen from afar."""
+    """`number` is what it sorts by; `hover` what more there is to say; `link` the anchor of what shows it.
+
+    `kind` is a status, to be seen from afar, or "prose".
+    """
 
     words: str
     number: float | None = None
     hover: str = ""
     kind: str = ""
+    link: str = ""
 
 
 class Head(NamedTuple):

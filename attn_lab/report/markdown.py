@@ -49,7 +49,8 @@ def _lines(study: Study, piece: Piece, pictures: Collection[str]) -> Iterator[st
 
 
 def _table(study: Study, heads: Sequence[Head], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [[escape(cell.words) for cell in row] for row in rows[:MOST_ROWS]]
+    lines = [[f"[{escape(cell.words)}](#{cell.link})" if cell.link else escape(cell.words) for cell in row]
+             for row in rows[:MOST_ROWS]]  # fmt: skip
     right = [place for place, head in enumerate(heads) if head.right]
     told = table([escape(head.words) for head in heads], lines, right=right)
     return told + f"\n\n{study.say('more_rows', count=len(rows) - MOST_ROWS)}" * (len(rows) > MOST_ROWS)

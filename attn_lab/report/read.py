@@ -33,6 +33,7 @@ class Row:
     reasons: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    question: str = ""  # the part of the id that was asked, whatever it stood on; in older records the id is just that
     twin: bool = False  # the baseline, timed again under a second label: their ratio is the run's noise
     artifacts: Sequence[Mapping[str, Any]] = ()  # files that belong to the case: {kind, path in folder, size}
     folder: Path = Path()  # where its records.jsonl lies
@@ -128,13 +129,25 @@ def records(
     broken = Broken()
     for one in [path] if isinstance(path, str | Path) else path:
         found = (row for row in _rows(_file(Path(one)), broken) if sweep in (None, row.provenance.get("sweep")))
-        # Within a file the later line is the newer, whatever the clock said; between files only `started` can tell.
-        rows += {same(row): row for row in found}.values() if newest else found
+        rows += _newest(found, same) if newest else found
     if newest:
         rows = list(
             {same(row): row for row in sorted(rows, key=lambda row: str(row.provenance.get("started")))}.values()
         )
     return Reading(rows, broken)
+
+
+def _newest(found: Iterable[Row], same: Callable[[Row], Hashable]) -> list[Row]:
+    """Of one file: the later line is the newer, whatever the clock said, and outdoes what other versions answered.
+
+    Between files only `started` can tell, and versions may be what is compared.
+    """
+    latest: dict[Hashable, Row] = {}
+    for row in found:
+        latest.pop(same(row), None)
+        latest[same(row)] = row
+    answered = {(row.question, row.machine): row.id for row in latest.values()}
+    return [row for row in latest.values() if answered[row.question, row.machine] == row.id]
 
 
 def printable(value: Any) -> Any:
@@ -198,6 +211,7 @@ def _row(record: Mapping[str, Any], folder: Path) -> Row:
     names["backend"] += AGAIN * twin
     return Row(
         **names,
+        question=str(case.get("question", case["id"])),
         twin=twin,
         artifacts=artifacts,
         folder=folder,

@@ -10,11 +10,10 @@ from typing import Any
 from attn_lab.core.errors import BadRequest
 from attn_lab.report import compare
 from attn_lab.report.families import Family, experiment_of, families
+from attn_lab.report.findings import Finding, findings
 from attn_lab.report.language import catalogue
 from attn_lab.report.read import PASSES, Broken, Row, printable, records
 from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
-
-NOISY = "noisy:"
 
 
 @dataclass
@@ -91,6 +90,10 @@ class Study:
         return f"{self.words[one]} {self.words.get(what, what)}" if one in PASSES else self.words.get(name, name)
 
     @cached_property
+    def findings(self) -> list[Finding]:
+        return findings(self.rows, self.language, self.baseline)
+
+    @cached_property
     def rows(self) -> list[Row]:
         return [row for experiment in self.experiments for row in experiment.rows]
 
@@ -133,30 +136,6 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Stud
         told = f"{broken.total} lines, none of them whole" if broken else "no line at all"
         raise BadRequest(f"report: expected records in {', '.join(map(str, folders))}; got {told}")
     return Study(experiments, broken, baseline, language)
-
-
-def noise(row: Row, metric: str) -> str:
-    """Why a number must not be trusted as it stands; nothing where it may."""
-    note = str(row.metrics.get(metric, {}).get("note") or "")
-    if note.startswith(NOISY):
-        return note
-    one, _, what = metric.partition("/")
-    return str(row.metrics.get(f"{one}/precision", {}).get("note") or "") if what in ("time", "tflops") else ""
-
-
-def mixtures(rows: Sequence[Row]) -> list[str]:
-    """What differs between rows that a fair comparison holds fixed, each as `torch: 2.11.0, 2.12.0`.
-
-    A record names the packages its own backend uses: two rows differ only where one package has two versions.
-    """
-    seen: dict[str, set[str]] = {}
-    for row in rows:
-        machine = {f"machine.{name}": row.provenance["machine"].get(name) for name in ("name", "driver", "memory")}
-        about = {**machine, **row.provenance["versions"], "attn_lab (commit)": row.provenance.get("commit")}
-        for name, value in about.items():
-            if value is not None:
-                seen.setdefault(name, set()).add(str(value)[:40])
-    return [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
 
 
 def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:

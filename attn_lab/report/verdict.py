@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from attn_lab.report.draws import DRAWS, Draws, medians, over_rounds
+from attn_lab.report.draws import DRAWS, Draws, interval, medians, over_rounds
 from attn_lab.report.read import Row
 
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
@@ -68,7 +68,7 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
     if logs is None:
         return None
     middle, draws = logs
-    low, high = (float(np.exp(each)) for each in np.quantile(draws, (0.025, 0.975)))
+    low, high = map(math.exp, interval(draws))
     if math.isnan(low):
         low, high = 0.0, math.inf
     ratio, noise = math.exp(middle), max(floor.share, LEAST)

@@ -1,70 +1,41 @@
 """From Hydra's configuration to cases, every one of them checked before the first runs."""
 
 import inspect
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
-from attn_lab.core.backend import Request
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.machine import detect
-from attn_lab.core.shape import Shape
+from attn_lab.sweep.build import build
 from attn_lab.sweep.explain import explained
-from attn_lab.sweep.schema import Config, unknown_keys
+from attn_lab.sweep.gpus import here
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
-NOT_THE_QUESTION = ("name", "logger", "again", "baseline", "report")  # change where an answer is kept, never the answer
 
 
 def register_resolvers() -> None:
     """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand."""
     OmegaConf.register_new_resolver(
-        "by_device", lambda device, values: values[detect(device).device], replace=True, use_cache=False
+        "by_device", lambda device, values: values[here(device)[0].device], replace=True, use_cache=False
     )
-
-
-def build(config: DictConfig, choices: Mapping[str, str]) -> Case:
-    """One case from one composed configuration; `choices` are the options chosen by group."""
-    if unknown := unknown_keys(config):
-        raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}")
-    machine = detect(config.device)
-    request = Request(
-        shape=Shape(**OmegaConf.to_container(config.shape, resolve=True)),  # type: ignore[arg-type]
-        mask=instantiate(config.mask),
-        passes=tuple(config.passes),
-    )
-    question: dict[str, Any] = {}
-    for key in Config.__dataclass_fields__:
-        if key not in NOT_THE_QUESTION:
-            node = config[key]
-            question[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    question["device"] = machine.device
-    return Case(
-        backend=choices["backend"], mask=choices["mask"], subject=choices["subject"],
-        round=config.round, twin=config.twin, seed=config.seed, slices=config.measure.slices, request=request,
-        who=instantiate(config.backend), what=instantiate(config.subject),
-        probes={name: instantiate(each) if OmegaConf.is_config(each) else each for name, each in config.probe.items()},
-        config=question,
-    )  # fmt: skip
 
 
 def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[Case]:
     """Every case of a sweep, built before the first runs.  Raises BadRequest, one line, naming the case at fault."""
-    cases = []
+    cases, made = [], dict[str, Any]()
     for number, job in enumerate(jobs, 1):
         try:
             config = compose(job)
             _check_keeping(config)
-            cases.append(build(config, config.hydra.runtime.choices))
+            cases.append(build(config, config.hydra.runtime.choices, made))
         except (BadRequest, HydraException, OmegaConfBaseException, ValueError) as error:
             where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
             raise BadRequest(f"{explained(error)}{where}") from None
@@ -95,6 +66,13 @@ def arranged(
     return [job for job, _ in ordered], [case for _, case in ordered]
 
 
+def batches(cases: Sequence[Case]) -> list[list[Case]]:
+    """Cases that are held against each other, rivals and twins of one round: they belong on one and the same device."""
+    apart = {"backend", "twin"}
+    key = lambda case: {name: value for name, value in case.config.items() if name not in apart}  # noqa: E731
+    return [list(batch) for _, batch in groupby(cases, key=key)]
+
+
 def _but_for_backend(case: Case) -> dict[str, Any]:
     return {key: value for key, value in case.config.items() if key != "backend"}
 
@@ -112,15 +90,3 @@ def _check_keeping(config: DictConfig) -> None:
         taken = [key for key in inspect.signature(get_object(settings._target_)).parameters if key not in GIVEN]
         if strange := [str(key) for key in settings if key not in (*taken, "_target_")]:
             raise BadRequest(f"logger.{name}.{strange[0]}: no such key; expected {', '.join(taken) or 'nothing'}")
-
-
-def sweep_folder(folder: str) -> None:
-    """Make the run folder, or raise BadRequest if nothing can be written there."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as error:
-        raise BadRequest(
-            f"run folder {folder}: expected a folder to write to; got {error.strerror} (name=… moves it)"
-        ) from None

@@ -1,18 +1,24 @@
-"""Which source, which machine and which sweep a record comes from."""
+"""Which source, which machine and which sweep a record comes from, and what of it an answer stands on."""
 
+import hashlib
+import inspect
 import os
 import re
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from attn_lab import __version__
 from attn_lab.bench.case import Case
 from attn_lab.bench.record import Provenance
+from attn_lab.core.backend import Backend
 from attn_lab.core.machine import Machine, software
 
+HOUSE = Path(__file__).resolve().parents[1]
 TOOLS = ("hydra-core", "omegaconf", "wandb")
+MEASURES = ("core", "bench", "layer", "probes", "subjects", "backends/_*", "masks/__init__")  # shared by all cases
 
 
 def now() -> str:
@@ -26,13 +32,49 @@ def new_sweep_id(name: str) -> str:
 
 def provenance_of(case: Case, machine: Machine, sweep: str) -> Provenance:
     commit, dirty = source()
-    versions = {"attn_lab": __version__, **software(machine)}
-    backend = [name for limits in case.who.limits.values() for name in limits.packages]
-    versions |= {name: machine.packages[name] for name in (*TOOLS, *backend) if name in machine.packages}
+    versions = {name: version for name, version in case.basis.items() if name not in _of_machine(machine)}
+    versions |= {name: machine.packages[name] for name in TOOLS if name in machine.packages}
     return Provenance(
         machine=machine.as_json(), versions=versions, commit=commit, dirty=dirty, config=case.config,
         started=now(), sweep=sweep,
     )  # fmt: skip
+
+
+def basis_of(who: Backend, parts: Iterable[object], machine: Machine) -> dict[str, str]:
+    """What can change the answer to a question: the machine, versions, and the sources of all that measures.
+
+    Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
+    in turn does not.
+    """
+    limits = getattr(who, "limits", {})  # that it has any is checked later, with all else it must have
+    packages = {name for each in limits.values() for name in each.packages}
+    return {
+        **_of_machine(machine),
+        "attn_lab": __version__,
+        "source": _fingerprint(frozenset(map(type, [who, *parts]))),
+        **software(machine),
+        **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
+    }
+
+
+def _of_machine(machine: Machine) -> dict[str, str]:
+    own = {"driver": str(machine.driver)} if machine.device == "cuda" else {"threads": str(machine.threads)}
+    return {"machine": machine.name, **own}
+
+
+@cache
+def _fingerprint(kinds: frozenset[type]) -> str:
+    """8 hex digits of a hash of the files that measure, and of those that define `kinds`."""
+    files = {file for place in MEASURES for file in HOUSE.glob(f"{place}/*.py" if "/" not in place else f"{place}.py")}
+    for kind in kinds:
+        try:
+            files.add(Path(inspect.getfile(kind)).resolve())
+        except (TypeError, OSError):  # built in, or made without a file
+            continue
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 @lru_cache(maxsize=1)
@@ -42,8 +84,7 @@ def source() -> tuple[str, bool]:
     From git where the package is a checkout; else from ATTN_LAB_COMMIT, in the form of `git describe --always
     --abbrev=40 --dirty`, for a copy taken somewhere without its history; else the release's version, as clean.
     """
-    here = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(here)]
+    git = ["git", "-C", str(HOUSE)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
         described = subprocess.run(

@@ -1,7 +1,7 @@
-"""One invocation of attn-lab: it plans the cases, examines each, keeps the records and sums them up."""
+"""One invocation of attn-lab: it plans the cases, has the undone ones examined, keeps the records and sums them up."""
 
 import gc
-import shutil
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +18,21 @@ from attn_lab.bench.case import Case
 from attn_lab.bench.examine import examine
 from attn_lab.bench.record import Logger, Record
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.machine import detect
 from attn_lab.report.command import make
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
-from attn_lab.report.read import records
-from attn_lab.sweep.plan import arranged, build, plan, sweep_folder
+from attn_lab.report.read import Broken, Reading, Row, records
+from attn_lab.sweep.build import build
+from attn_lab.sweep.ending import FAILED, last_words
+from attn_lab.sweep.folder import RunFolder, unusable
+from attn_lab.sweep.gpus import held, here
+from attn_lab.sweep.plan import arranged, batches, plan
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
+from attn_lab.sweep.resume import Standing, check_resume, standings
 from attn_lab.sweep.view import View
+from attn_lab.sweep.workers import check_count, hired, work
+
+HERE = "here"  # where a case is that is examined in this very process
 
 
 class NoRoom(BaseException):
@@ -33,22 +40,33 @@ class NoRoom(BaseException):
 
 
 class Run:
-    """The task function Hydra calls once a case, with `plan` called before and `close` after them all."""
+    """Hydra's task function: its sweeper calls `plan`, then its launcher either `spread`, or this, once a case.
 
-    def __init__(self, console: Console):
-        self.console = console
+    `close` comes after them all.  `looking`, a run plans and runs nothing.
+    """
+
+    def __init__(self, console: Console, words: Sequence[str], *, looking: bool = False):
+        self.console, self.looking = console, looking
+        self.command = shlex.join(["attn-lab", *words])
         self.started = time.perf_counter()
         self.cases: list[Case] = []
-        self.made: list[Record] = []
+        self.standings: list[Standing] = []
+        self.todo: list[Case] = []
+        self.made = 0
+        self.probing = 0.0
+        self.folder: RunFolder | None = None
         self.loggers: list[Logger] = []
         self.view: View | None = None
-        self.stopping = False
+        self.stopping = self.closing = False
 
     def interrupt(self, *_: object) -> None:
-        """What SIGINT does while this run goes on: the case at hand is finished; a second one stops at once.
+        """What SIGINT does while this run goes on: the cases at hand are finished; a second one stops at once.
 
         Not KeyboardInterrupt at once: omegaconf, caught while it composes the next case, raises nonsense in its place.
         """
+        if self.closing:
+            self.closing = False  # meant for cases that have ended by now; the summary they leave is soon told
+            return
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
@@ -62,9 +80,9 @@ class Run:
     def plan(
         self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]
     ) -> list[Sequence[str]]:
-        """Build every case, then make the folder, open the loggers and begin the view.  Raises BadRequest.
+        """Build every case, see which are done, then take the folder and open the loggers.  Raises BadRequest.
 
-        Returns the jobs in the order they are to be run, the baseline's twins among them.
+        Returns the jobs that are left, in the order they are to be run, the baseline's twins among them.
         """
 
         def composed(job: Sequence[str]) -> DictConfig:
@@ -73,94 +91,153 @@ class Run:
 
         cases = plan(jobs, composed)
         config = compose(jobs[0])
+        check_resume(config.resume)
+        self.machines = here(config.device)
+        check_count(config.hydra.launcher.get("count"), self.machines)
         self.baseline, self.report = config.baseline, config.report
         catalogue("pages", self.report.language)  # a language we do not tell is refused now, not at the end
         jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
-        self.folder = Path(config.hydra.sweep.dir)
+        self.path = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
-        fresh = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        sweep_folder(str(self.folder))
+        if self.looking:
+            self.standings = standings(self.path, self.cases, config.resume)
+            return []
+        self.folder = RunFolder(self.path)
+        if torn := self.folder.repair():
+            self._say(torn)
+        self.standings = standings(self.path, self.cases, config.resume)
+        left = [(job, each.case) for job, each in zip(jobs, self.standings, strict=True) if each.state != "done"]
+        self.todo = [case for _, case in left]
+        if self.todo:
+            self._open(config.logger)
+        done = len(self.cases) - len(self.todo)
+        self._say(
+            f"{len(self.cases)} case{'s' if len(self.cases) != 1 else ''} on {self._where} -> {self.path}"
+            + (f"; {done} done before (resume={config.resume})" if done else "")
+        )
+        return [job for job, _ in left]
+
+    def _open(self, settings: DictConfig) -> None:
         try:
-            self.loggers += (_opened(settings, self.folder, self.sweep) for settings in config.logger.values())
+            self.loggers += (_opened(each, self.path, self.sweep) for each in settings.values())
         except BadRequest:
-            if fresh:
-                shutil.rmtree(self.folder)
-                for parent in fresh[1:]:
-                    parent.rmdir()
+            assert self.folder is not None
+            self.folder.take_back()
+            self.folder = None
             raise
-        machine = detect(config.device)
-        self.console.print(
-            f"{len(self.cases)} case{'s' if len(self.cases) != 1 else ''} on {machine.name} ({machine.device}) "
-            f"-> {self.folder}", highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        self.view = View(self.console, len(self.cases))
-        return jobs
+
+    @property
+    def _where(self) -> str:
+        machine, count = self.machines[0], len(self.machines)
+        return f"{machine.name} ({machine.device})" + f" and {count - 1} more" * (count > 1)
 
     def __call__(self, config: DictConfig) -> str:
-        """Examine the case `config` describes and keep its record.  Returns its status."""
-        assert self.view is not None
+        """Examine the case `config` describes in this process, and keep its record.  Returns its status."""
         self._heed()
+        self.view = self.view or View(self.console, self.todo)
         case = build(config, HydraConfig.get().runtime.choices)
-        machine = detect(config.device)
-        self.view.begin(case)
-        record = examine(case, machine, provenance_of(case, machine, self.sweep), self.view.probe)
+        self.view.begin(HERE, case)
+        origin = provenance_of(case, self.machines[0], self.sweep)
+        record = examine(case, self.machines[0], origin, lambda name: self.view.probe(HERE, name))  # type: ignore[union-attr]
+        if not self.made:
+            gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
+        self._keep(HERE, case, record)
+        self._heed()
+        return record.status
+
+    def spread(self, count: int | None) -> None:
+        """Have worker processes examine all that is left: `count` of them, or as many as there are GPUs."""
+        workers = hired(self.machines, count)
+        try:
+            gpus = [worker.machine.uuid for worker in workers if worker.machine.uuid]
+            with held(gpus, self._heed, self._say):
+                self.view = View(self.console, self.todo, len(workers))
+                work(
+                    workers, batches(self.todo),
+                    origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep),
+                    keep=self._keep, stopping=lambda: self.stopping, view=self.view,
+                )  # fmt: skip
+        finally:
+            for worker in workers:
+                worker.close()
+        self._heed()
+
+    def _keep(self, worker: str, case: Case, record: Record) -> None:
+        assert self.view is not None
         try:
             for logger in self.loggers:
                 logger.write(record)
         except OSError as error:  # Hydra would go on with the next case; nothing it finds could be kept
             raise NoRoom(
-                f"{error.filename or self.folder}: expected room for a record; got {error.strerror}; "
-                f"{len(self.made)} of {len(self.cases)} cases are kept"
+                f"{error.filename or self.path}: expected room for a record; got {error.strerror}; "
+                f"{self.kept} of {len(self.cases)} cases are kept"
             ) from None
-        if not self.made:
-            gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
-        self.made.append(record)
-        self.view.record(record)
-        self._heed()
-        return record.status
+        self.made += 1
+        self.probing += record.metrics.get("harness/probes", {}).get("value", 0.0)
+        self.view.record(worker, case, record)
+
+    @property
+    def kept(self) -> int:
+        return len(self.cases) - len(self.todo) + self.made
 
     def close(self) -> int:
         """Stop the view, print the summary, make the report, close the loggers (which may take the report along).
 
-        Returns 1 if any case was wrong or an error.
+        Returns 1 if any case was wrong or failed.
         """
+        self.closing = self.stopping
         if self.view is not None:
             self.view.close()
         told = ""
+        rows, broken = self._answers()
         try:
-            if self.made:
-                rows, broken = records(self.folder, sweep=self.sweep)
+            if rows:
                 summary(rows, self.console, baseline=self.baseline, broken=broken)
+            if self.made:
                 told = self._report()
         finally:
             for logger in self.loggers:
                 logger.close()
-        if self.made:
-            self._say_where_and_how_long(told)
-        return int(any(record.status in ("wrong", "error") for record in self.made))
+        if rows:
+            self._say_how_it_went(rows, told)
+        if self.folder is not None:
+            self.folder.close()
+        return int(any(row.status in FAILED for row in rows))
+
+    def _answers(self) -> Reading:
+        """The rows that the folder now has of this sweep's cases, whichever sweep made them."""
+        if self.folder is None or not (self.path / "records.jsonl").is_file():
+            return Reading([], Broken())
+        rows, broken = records(self.path, newest=False)
+        planned = {case.id for case in self.cases}
+        return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)
 
     def _report(self) -> str:
         """Make the folder's report, and say where it is, or why there is none: the records are safe either way."""
-        later = f"attn-lab report {self.folder}"
+        later = f"attn-lab report {self.path}"
         if not self.report.at_end or self.stopping:
             return f"no report was made; later: {later}"
         try:
-            page, *_ = make(
-                [self.folder], self.folder / "report", language=self.report.language, baseline=self.baseline
-            )
+            page, *_ = make([self.path], self.path / "report", language=self.report.language, baseline=self.baseline)
             return f"report: {page}"
         except BadRequest as error:
             return f"no report was made ({error}); later: {later}"
 
-    def _say_where_and_how_long(self, report: str) -> None:
+    def _say_how_it_went(self, rows: Sequence[Row], report: str) -> None:
         wall = time.perf_counter() - self.started
-        probing = sum(record.metrics["harness/probes"]["value"] for record in self.made)
+        done = self.kept - self.made
+        before = f", {done} of them before," * bool(done)
+        count = f"{self.kept} of {len(self.cases)} cases{before}"
         lines = [
-            f"{len(self.made)} of {len(self.cases)} cases in {wall:.1f} s, {probing / wall:.0%} of it inside probes"
+            f"{count} in {wall:.1f} s, {self.probing / wall:.0%} of it inside probes",
+            *last_words(rows, len(self.cases), self.command),
+            *filter(None, (getattr(logger, "where", "") for logger in self.loggers)),
         ]
-        lines += filter(None, (getattr(logger, "where", "") for logger in self.loggers))
-        lines.append(report)
-        self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+        lines += [report] * bool(report)
+        self._say("\n".join(lines))
+
+    def _say(self, words: str) -> None:
+        self.console.print(words, highlight=False, soft_wrap=True, markup=False)
 
 
 def _opened(settings: Any, folder: Path, sweep: str) -> Logger:
@@ -171,5 +248,5 @@ def _opened(settings: Any, folder: Path, sweep: str) -> Logger:
         if isinstance(cause, BadRequest):
             raise cause from None
         if isinstance(cause, OSError):
-            raise BadRequest(f"run folder {folder}: expected a folder to write to; got {cause.strerror}") from None
+            raise unusable(folder, cause) from None
         raise

@@ -35,6 +35,7 @@ class Measure:
     seconds: float = MISSING  # clock time for each pass
     precision: float = MISSING  # % of the median that its 95 % interval may reach to either side
     slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
+    timeout: float = MISSING  # seconds after which a worker process, and with it the case, is ended
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Config:
     twin: bool = False  # set by the sweep: this case is the baseline once more
     again: bool = True  # whether a sweep over backends times its baseline twice, and so its own noise
     baseline: str = "naive"  # that others are compared with; a sweep without it takes its first backend
+    resume: str = "auto"  # which cases of this run folder are not run again: RESUME of sweep/resume.py
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]
     measure: Measure = field(default_factory=Measure)

@@ -1,57 +1,105 @@
-"""What a person sees while a sweep runs: one live line on a terminal, one plain line a case anywhere else."""
+"""What a person sees while a sweep runs: on a terminal a bar and a line a worker, elsewhere one plain line a case."""
 
-from collections import Counter
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
 
 from attn_lab.bench.case import Case
 from attn_lab.bench.record import Record
 
-COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow"}
+COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
+PASSES = {"forward_backward": "step", "forward": "forward", "backward": "backward"}  # the first measured is compared
 
 
 class View:
-    """Begun with the number of cases; told of each case, each probe, and each record."""
+    """Begun with the cases to come; told, with a worker's label each, of every case, probe and record."""
 
-    def __init__(self, console: Console, total: int):
-        self._console = console
-        self._total = total
+    def __init__(self, console: Console, cases: Sequence[Case], workers: int = 1):
+        self._console, self._workers = console, workers
+        self._coming = Counter(case.backend for case in cases)
+        self._total = len(cases)
         self._counts: Counter[str] = Counter()
-        self._progress = None
+        self._at: dict[str, tuple[Case, str, float]] = {}  # by worker: its case, its probe, since when
+        self._took: dict[str, list[float]] = defaultdict(list)  # by backend: count and sum of the seconds of a case
+        self._best: dict[str, tuple[float, str]] = {}  # by what was asked: the least ms, and a word on it
+        self._live = None
         if console.is_terminal:
-            self._progress = Progress(
-                SpinnerColumn(), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(),
-                TextColumn("{task.description}"), console=console, transient=True,
-            )  # fmt: skip
-            self._task = self._progress.add_task("", total=total)
-            self._progress.start()
+            self._spinner = Spinner("dots")
+            self._live = Live(console=console, transient=True, get_renderable=self._panel, refresh_per_second=8)
+            self._live.start()
 
-    def begin(self, case: Case) -> None:
-        self._case = case
-        self.probe("prepare")
+    def begin(self, worker: str, case: Case) -> None:
+        self._at[worker] = case, "prepare", time.monotonic()
 
-    def probe(self, name: str) -> None:
-        if self._progress:
-            self._progress.update(self._task, description=f"{escape(self._case.label)} · {escape(name)}")
+    def probe(self, worker: str, name: str) -> None:
+        case, _, since = self._at[worker]
+        self._at[worker] = case, name, since
 
-    def record(self, record: Record) -> None:
+    def record(self, worker: str, case: Case, record: Record) -> None:
+        """A case is over.  Its worker may be at the next by now."""
         self._counts[record.status] += 1
+        self._coming[case.backend] -= 1
+        self._took[case.backend].append(record.metrics["harness/case"]["value"])
+        if self._at.get(worker, (None,))[0] is case:
+            del self._at[worker]
         done = sum(self._counts.values())
-        colour = COLOURS.get(record.status, "red")
+        where = f" [dim]{escape(worker)}[/]" if self._workers > 1 else ""
         said = _times(record) if record.status == "ok" else "; ".join(record.reasons)
         self._console.print(
-            f"[dim]{done:>{len(str(self._total))}}/{self._total}[/] {escape(self._case.label)} "
-            f"[{colour}]{record.status}[/] {escape(said)}",
+            f"[dim]{done:>{len(str(self._total))}}/{self._total}[/]{where} {escape(case.label)} "
+            f"[{COLOURS.get(record.status, 'red')}]{record.status}[/] {escape(' '.join(said.split()))}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        if self._progress:
-            self._progress.advance(self._task)
+        self._compare(case, record)
 
     def close(self) -> None:
-        if self._progress:
-            self._progress.stop()
+        if self._live:
+            self._live.stop()
+
+    def _compare(self, case: Case, record: Record) -> None:
+        for name, word in PASSES.items():
+            if record.status == "ok" and (metric := record.metrics.get(f"{name}/time")):
+                mine = metric["value"], f"{case.backend} {metric['value']:.3g} ms {word}"
+                self._best[case.setting] = min(mine, self._best.get(case.setting, mine))
+                return
+
+    @property
+    def _left(self) -> str:
+        """The time to go, from what the finished cases of each backend took; `` before there are any."""
+        known = [seconds for times in self._took.values() for seconds in times]
+        if not known:
+            return ""
+        usual = sum(known) / len(known)
+        means = {backend: sum(times) / len(times) for backend, times in self._took.items()}
+        ahead = sum(count * means.get(backend, usual) for backend, count in self._coming.items())
+        now = time.monotonic()
+        spent = sum(min(now - since, means.get(case.backend, usual)) for case, _, since in self._at.values())
+        minutes, seconds = divmod(int(max(ahead - spent, 0) / self._workers), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+
+    def _panel(self) -> Group:
+        done = sum(self._counts.values())
+        told = Text(" ").join(Text(f"{count} {status}", COLOURS.get(status, "red"))
+                              for status, count in self._counts.most_common())  # fmt: skip
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(self._spinner, f"{done}/{self._total}", ProgressBar(self._total, done, width=20), self._left, told)
+        workers = Table.grid(padding=(0, 1))
+        for worker, (case, probe, since) in sorted(self._at.items()):
+            best = self._best.get(case.setting)
+            workers.add_row(
+                Text(worker, "dim"), Text(case.label, overflow="ellipsis", no_wrap=True), Text(probe, "cyan"),
+                f"{time.monotonic() - since:.0f} s", Text(f"best {best[1]}" if best else "", "green"),
+            )  # fmt: skip
+        return Group(bar, workers)
 
 
 def _times(record: Record) -> str:

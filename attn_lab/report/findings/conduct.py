@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from attn_lab.bench.record import STATUSES
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
+from attn_lab.report.marks import noise
 from attn_lab.report.read import PASSES
-from attn_lab.report.study import noise
 
 CLAUSE = 90  # characters of a reason that a sentence has room for
 

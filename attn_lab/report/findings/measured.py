@@ -8,8 +8,8 @@ from attn_lab.report import compare
 from attn_lab.report.draws import FEW
 from attn_lab.report.families import families
 from attn_lab.report.findings.finding import Span
+from attn_lab.report.marks import noise
 from attn_lab.report.read import AXES, PASSES, Row
-from attn_lab.report.study import noise
 from attn_lab.report.variants import told_apart
 from attn_lab.report.verdict import Floor, Verdict, Word, floor_of, judge
 

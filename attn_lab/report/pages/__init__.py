@@ -3,10 +3,22 @@
 from collections.abc import Mapping
 
 from attn_lab.report.fragment import Page
-from attn_lab.report.pages import accuracy, energy, figures, memory, overview, provenance, roofline, scaling, support
+from attn_lab.report.pages import (
+    accuracy,
+    energy,
+    figures,
+    findings,
+    memory,
+    overview,
+    provenance,
+    roofline,
+    scaling,
+    support,
+)
 
 PAGES: Mapping[str, Page] = {
     "overview": overview,
+    "findings": findings,
     "figures": figures,
     "support": support,
     "memory": memory,

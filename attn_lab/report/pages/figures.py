@@ -7,8 +7,9 @@ from attn_lab.report.cells import number
 from attn_lab.report.charts import Figure, bars, curves
 from attn_lab.report.families import Family
 from attn_lab.report.fragment import Bullets, Cell, Fold, Head, Heading, Picture, Piece, Table, Text
+from attn_lab.report.marks import mixtures, noise
 from attn_lab.report.read import PASSES, Row
-from attn_lab.report.study import Experiment, Study, mixtures, noise
+from attn_lab.report.study import Experiment, Study
 
 title = "page_figures"
 LONGEST = 96  # characters of a list of kernels: what comes after, nobody compares by eye

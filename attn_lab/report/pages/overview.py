@@ -7,9 +7,10 @@ from attn_lab.report import compare
 from attn_lab.report.cells import compared, number
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
+from attn_lab.report.marks import mixtures
 from attn_lab.report.pages.provenance import warnings
 from attn_lab.report.read import Row
-from attn_lab.report.study import Study, mixtures
+from attn_lab.report.study import Study
 from attn_lab.report.winners import Winner, winners
 
 title = "page_overview"
@@ -25,16 +26,12 @@ def render(study: Study) -> Iterator[Piece]:
     if not study.passes:
         yield Text(study.words["nothing_measured"], "warning")
         return
-    tables, lines = [], []
-    for one in reversed(study.passes):
-        found = list(winners(study, one))
-        lines += _headline(study, one, found)
-        tables.append(_table(study, one, found))
-    yield Bullets(lines)
+    yield Bullets([(each.text, each.figure) for each in study.findings if each.key == "fastest"])
     yield Text(study.words["winners_how"], "note")
-    yield tables[0]
-    if tables[1:]:
-        yield Fold(study.words["other_passes"], tables[1:])
+    first, *others = (_table(study, one, list(winners(study, one))) for one in reversed(study.passes))
+    yield first
+    if others:
+        yield Fold(study.words["other_passes"], others)
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -65,20 +62,6 @@ def _floor(study: Study, one: str) -> str:
     floors = dict.fromkeys(each.floor(one) for each in study.experiments)
     keys = ((("floor_measured" if floor.measured else "floor_assumed"), f"{100 * floor.share:.2g}") for floor in floors)
     return ", ".join(study.say(key, share=share) for key, share in keys)
-
-
-def _headline(study: Study, one: str, found: list[Winner]) -> list[tuple[str, str]]:
-    """`step, 24 shapes: fastest alone: flash4 14; …`, ties said as ties."""
-    alone = Counter(each.first.backend for each in found if not each.level)
-    shared = Counter(row.backend for each in found if each.level
-                     for row in (each.first, *(other for other, _ in each.level)))  # fmt: skip
-    parts = []
-    for key, counts in (("fastest_alone", alone), ("fastest_shared", shared)):
-        if counts:
-            names = (f"{name} {count}" for name, count in counts.most_common())
-            parts.append(study.say(key, told=study.words["list_comma"].join(names)))
-    told = study.words["list_semicolon"].join(parts)
-    return [(study.say("fastest", what=study.words[one], total=len(found), told=told), "")]
 
 
 def _table(study: Study, one: str, found: list[Winner]) -> Table:

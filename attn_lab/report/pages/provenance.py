@@ -8,8 +8,9 @@ from attn_lab.bench.record import STATUSES
 from attn_lab.report.compare import digits
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
+from attn_lab.report.marks import mixtures
 from attn_lab.report.read import Row
-from attn_lab.report.study import Experiment, Study, mixtures
+from attn_lab.report.study import Experiment, Study
 
 title = "page_provenance"
 

@@ -1,0 +1,84 @@
+"""One case from its configuration: resolved and checked where it is planned, made once more where it is examined."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from attn_lab.bench.case import Case
+from attn_lab.core.backend import Request
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.shape import Shape
+from attn_lab.sweep.gpus import here
+from attn_lab.sweep.provenance import basis_of
+from attn_lab.sweep.schema import Config, unknown_keys
+
+NOT_THE_QUESTION = (
+    "name",
+    "logger",
+    "again",
+    "baseline",
+    "report",
+    "resume",
+)  # where an answer is kept, never the answer
+NAMES = ("backend", "mask", "subject")
+Part = Callable[[str, Any], Any]  # a key and its resolved settings → what they describe
+
+
+def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] | None = None) -> Case:
+    """One case from one composed configuration; `choices` are the options chosen by group.
+
+    Parts that `made` holds, by what they were made from, are not made again.
+    """
+    if unknown := unknown_keys(config):
+        raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}")
+    question: dict[str, Any] = {}
+    for key in Config.__dataclass_fields__:
+        if key not in NOT_THE_QUESTION:
+            node = config[key]
+            question[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    question["device"] = here(config.device)[0].device
+    timeout = question["measure"].pop("timeout")  # may keep an answer from coming, never change it
+    made = {} if made is None else made
+
+    def part(key: str, settings: Any) -> Any:
+        known = json.dumps(settings, sort_keys=True, default=str)
+        if known not in made:
+            made[known] = instantiate(OmegaConf.select(config, key))
+        return made[known]
+
+    return _assembled(question, {name: choices[name] for name in NAMES}, timeout, part)
+
+
+def packed(case: Case) -> dict[str, Any]:
+    """A case as plain values, for another process: its parts may be anything, and not everything can be sent."""
+    return {"question": dict(case.config), "names": {name: getattr(case, name) for name in NAMES},
+            "basis": dict(case.basis), "timeout": case.timeout}  # fmt: skip
+
+
+def unpacked(plain: Mapping[str, Any]) -> Case:
+    return _assembled(**plain, part=lambda _, settings: instantiate(settings))
+
+
+def _assembled(
+    question: dict[str, Any],
+    names: Mapping[str, str],
+    timeout: float,
+    part: Part,
+    basis: Mapping[str, str] | None = None,
+) -> Case:
+    request = Request(
+        shape=Shape(**question["shape"]), mask=part("mask", question["mask"]), passes=tuple(question["passes"])
+    )
+    who, what = part("backend", question["backend"]), part("subject", question["subject"])
+    probes = {name: part(f"probe.{name}", each) if isinstance(each, Mapping) else each
+              for name, each in question["probe"].items()}  # fmt: skip
+    if basis is None:
+        basis = basis_of(who, (what, request.mask, *probes.values()), here(question["device"])[0])
+    return Case(
+        **names, round=question["round"], twin=question["twin"], seed=question["seed"],
+        slices=question["measure"]["slices"], request=request, who=who, what=what, probes=probes, config=question,
+        basis=basis, timeout=timeout,
+    )  # fmt: skip

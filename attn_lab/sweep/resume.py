@@ -1,0 +1,61 @@
+"""What a run folder already answers: each planned case is done, stale or to do, and why."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attn_lab.bench.case import Case
+from attn_lab.core.errors import BadRequest
+from attn_lab.report.read import Row, records
+from attn_lab.sweep.provenance import TOOLS
+
+RESUME = {  # by resume=…, the outcomes that are not run again
+    "auto": ("ok", "refused", "wrong", "oom"),  # an answer; error, crashed and timeout may be the machine's doing
+    "failed": ("ok", "refused"),
+    "never": (),
+}
+
+
+class Standing(NamedTuple):
+    """A planned case: done, stale (answered on another basis: it is run again) or todo."""
+
+    case: Case
+    state: str
+    why: str
+
+
+def check_resume(mode: str) -> None:
+    if mode not in RESUME:
+        raise BadRequest(f"resume: expected one of {', '.join(RESUME)}; got {mode!r}")
+
+
+def standings(folder: Path, cases: Sequence[Case], mode: str) -> list[Standing]:
+    """Where each case stands, in order.  A folder that is not there has answered nothing."""
+    rows = records(folder, newest=False).rows if (folder / "records.jsonl").is_file() else []
+    by_id = {row.id: row for row in rows}  # later lines are newer
+    by_question = {row.question: row for row in rows}
+    return [_standing(case, by_id.get(case.id), by_question.get(case.question), mode) for case in cases]
+
+
+def _standing(case: Case, same: Row | None, alike: Row | None, mode: str) -> Standing:
+    if same is not None:
+        if same.status in RESUME[mode]:
+            return Standing(case, "done", same.status)
+        return Standing(case, "todo", f"was {same.status}; resume={mode} runs it again")
+    if alike is not None:
+        return Standing(case, "stale", _difference(_basis(alike.provenance), case.basis))
+    return Standing(case, "todo", "not run yet")
+
+
+def _basis(provenance: Mapping[str, Any]) -> dict[str, str]:
+    machine = provenance["machine"]
+    of_machine = {"machine": machine.get("name"), "driver": machine.get("driver"), "threads": machine.get("threads")}
+    versions = {name: version for name, version in provenance["versions"].items() if name not in TOOLS}
+    return {name: str(value) for name, value in {**of_machine, **versions}.items()}
+
+
+def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`torch 2.11.0 → 2.13.0, source none → 3fa2b1c0`."""
+    return ", ".join(
+        f"{name} {before.get(name, 'none')} → {now[name]}" for name in now if before.get(name) != now[name]
+    )

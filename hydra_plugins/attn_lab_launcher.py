@@ -1,0 +1,33 @@
+"""Hydra's door to attn_lab's worker processes: a launcher that hands a sweep over whole, to be spread over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class WorkersConf:
+    _target_: str = "hydra_plugins.attn_lab_launcher.WorkersLauncher"
+    count: int | None = None  # worker processes; null: one for each visible GPU, one on the CPU
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="workers", node=WorkersConf, provider="attn_lab")
+
+
+class WorkersLauncher(Launcher):
+    """Calls the task function's `spread`, which knows the cases from when they were planned: none is composed again."""
+
+    def __init__(self, count: int | None = None):
+        self.count = count
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.task_function = task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        self.task_function.spread(self.count)  # type: ignore[attr-defined]
+        return []
