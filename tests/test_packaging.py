@@ -22,9 +22,9 @@ CONF = sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "conf").rglo
 WHO_AM_I = """
 import json, attn_lab.conf
 from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-sweepers = [found.__name__ for found in Plugins.instance().discover(Sweeper)]
-print(json.dumps([attn_lab.__file__, list(attn_lab.conf.__path__), sweepers]))
+from hydra.plugins.plugin import Plugin
+plugins = [found.__name__ for found in Plugins.instance().discover(Plugin)]
+print(json.dumps([attn_lab.__file__, list(attn_lab.conf.__path__), plugins]))
 """
 
 
@@ -113,15 +113,16 @@ def test_the_wheel_holds_the_package_the_plugin_and_the_whole_of_conf(wheel: Pat
         *template,
         "attn_lab/conf/__init__.py",
         *(f"attn_lab/{file}" for file in CONF),
+        "hydra_plugins/attn_lab_launcher.py",
         "hydra_plugins/attn_lab_sweeper.py",
     }
 
 
-def test_it_is_itself_and_hydra_finds_its_plugin(installed: Installed, tmp_path: Path) -> None:
-    module, conf, sweepers = json.loads(installed.run(installed.python, "-c", WHO_AM_I, cwd=tmp_path))
+def test_it_is_itself_and_hydra_finds_its_plugins(installed: Installed, tmp_path: Path) -> None:
+    module, conf, plugins = json.loads(installed.run(installed.python, "-c", WHO_AM_I, cwd=tmp_path))
     assert Path(module) == installed.source / "attn_lab" / "__init__.py"
     assert [Path(path) for path in conf] == [installed.source / "attn_lab" / "conf"]
-    assert sweepers.count("CaseSweeper") == 1
+    assert plugins.count("CaseSweeper") == plugins.count("WorkersLauncher") == 1
 
 
 def test_it_helps(installed: Installed, tmp_path: Path) -> None:
