@@ -53,7 +53,8 @@ def record(backend: str = "flash2", status: str = "ok", reasons: tuple[str, ...]
     seen.append(Measurement(name="witness/kernels", value=1, unit="launches", note="forward: flash::flash_fwd<64>"))
     case = {"backend": backend, "mask": mask, "subject": "kernel", "round": round, "shape": shape}
     provenance = {"machine": H100, "versions": {"torch": "2.11.0"}, "commit": "1a47a66d0c11", "dirty": False,
-                  "config": {}, "started": "2026-11-22T10:00:00+00:00", "sweep": "first", **given}  # fmt: skip
+                  "config": {}, "started": "2026-11-22T10:00:00+00:00", "sweep": "first",
+                  "command": "", **given}  # fmt: skip
     metrics = {one.name: one.as_json() for one in seen if drop not in one.name}
     case["id"] = id or f"{hash(str(case)) & 0xFFFFFFFF:08x}"
     return Record(case=case, status=status, reasons=list(reasons), metrics={**metrics, **extra},

@@ -102,7 +102,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
         case = {"id": f"{number:08x}", "backend": name, "mask": "causal", "subject": "kernel", "round": number // 4}
         metric = {"value": float(np.median(times)), "unit": "ms", "low": None, "high": None, "samples": 20, "note": ""}
         origin = Provenance(
-            machine={"name": "none"}, versions={}, commit="", dirty=False, config={}, started="", sweep=""
+            machine={"name": "none"}, versions={}, commit="", dirty=False, config={}, started="", sweep="", command=""
         )
         logger.write(Record(case={**case, "twin": twin, "shape": shape}, status="ok", provenance=origin,
                             metrics={METRIC: metric}, series={METRIC: list(times)}))  # fmt: skip

@@ -112,11 +112,11 @@ def test_an_answer_is_within_what_is_allowed_and_its_kernels_are_named(swept):
 def test_no_number_comes_without_its_provenance(swept):
     for record in swept.records:
         kept = record["provenance"]
-        assert list(kept) == ["machine", "versions", "commit", "dirty", "config", "started", "sweep"]
+        assert list(kept) == ["machine", "versions", "commit", "dirty", "config", "started", "sweep", "command"]
         assert kept["machine"]["device"] == "cpu" and kept["machine"]["name"]
         assert {"memory", "cores", "threads"} <= set(kept["machine"])
         assert {"python", "torch", "attn_lab", "hydra-core", "omegaconf"} <= set(kept["versions"])
-        assert isinstance(kept["dirty"], bool)
+        assert isinstance(kept["dirty"], bool) and "backend=naive,sdpa_flash" in kept["command"]
         started = datetime.fromisoformat(kept["started"])
         assert started.utcoffset() == timedelta(0)
         config = kept["config"]

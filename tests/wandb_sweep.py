@@ -94,6 +94,7 @@ def record(
             config=config,
             started="2026-11-22T08:21:05Z",
             sweep="a sweep",
+            command="attn-lab backend=flash2",
         ),
     )
 

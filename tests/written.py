@@ -58,7 +58,8 @@ def line(
         seen["memory/peak"] = {"value": peak, "unit": "MB", "low": None, "high": None, "samples": 1, "note": ""}
     config = {"backend": {"_target_": f"attn_lab.backends.{backend}", **options}, "passes": list(times)}
     provenance = {"machine": H100, "versions": {"torch": "2.11.0"}, "commit": "1a47a66d0c11", "dirty": False,
-                  "config": config, "started": "2026-11-22T10:00:00+00:00", "sweep": "first", **given}  # fmt: skip
+                  "config": config, "started": "2026-11-22T10:00:00+00:00", "sweep": "first",
+                  "command": "", **given}  # fmt: skip
     case = {"backend": backend, "mask": mask, "subject": subject, "round": round, "shape": shape}
     if twin:
         case["twin"] = True

@@ -39,6 +39,7 @@ class Provenance:
     config: Mapping[str, Any]
     started: str  # ISO 8601, UTC
     sweep: str  # the run of `attn-lab` that made it
+    command: str  # what was typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,9 @@ class Floor(NamedTuple):
 
     @property
     def percent(self) -> str:
+        """`0.42 %`; how much noise there is past a doubling, nobody needs to know."""
+        if self.share > 1:
+            return "> 100 %"
         return f"{100 * self.share:.{0 if self.share >= 0.1 else 1 if self.share >= 0.01 else 2}f} %"
 
     def __str__(self) -> str:

@@ -37,7 +37,9 @@ class Ordinary:
         return build(config, {**config.hydra.runtime.choices, "backend": name})
 
     def record(self, case: Case) -> Record:
-        record = examine(case, self.machine, provenance_of(case, self.machine, "selfcheck"), lambda _: None)
+        record = examine(
+            case, self.machine, provenance_of(case, self.machine, "selfcheck", "attn-lab selfcheck"), lambda _: None
+        )
         if self._first:
             gc.freeze()  # as a sweep does, and for its reason
         self._first = False

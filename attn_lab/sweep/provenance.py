@@ -30,13 +30,13 @@ def new_sweep_id(name: str) -> str:
     return f"{name.replace('/', '-')}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
-def provenance_of(case: Case, machine: Machine, sweep: str) -> Provenance:
+def provenance_of(case: Case, machine: Machine, sweep: str, command: str) -> Provenance:
     commit, dirty = source()
     versions = {name: version for name, version in case.basis.items() if name not in _of_machine(machine)}
     versions |= {name: machine.packages[name] for name in TOOLS if name in machine.packages}
     return Provenance(
         machine=machine.as_json(), versions=versions, commit=commit, dirty=dirty, config=case.config,
-        started=now(), sweep=sweep,
+        started=now(), sweep=sweep, command=command,
     )  # fmt: skip
 
 

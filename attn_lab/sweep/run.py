@@ -136,7 +136,7 @@ class Run:
         self.view = self.view or View(self.console, self.todo)
         case = build(config, HydraConfig.get().runtime.choices)
         self.view.begin(HERE, case)
-        origin = provenance_of(case, self.machines[0], self.sweep)
+        origin = provenance_of(case, self.machines[0], self.sweep, self.command)
         record = examine(case, self.machines[0], origin, lambda name: self.view.probe(HERE, name))  # type: ignore[union-attr]
         if not self.made:
             gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
@@ -153,7 +153,7 @@ class Run:
                 self.view = View(self.console, self.todo, len(workers))
                 work(
                     workers, batches(self.todo),
-                    origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep),
+                    origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep, self.command),
                     keep=self._keep, stopping=lambda: self.stopping, view=self.view,
                 )  # fmt: skip
         finally:

@@ -60,7 +60,7 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
     floors = {one: measured.floor(one) for one in measured.passes}
     known = {one: floor for one, floor in floors.items() if floor.measured}
     if known:
-        told = words.all(f"{words(f'pass.{one}')} {words.percent(floor.share)}" for one, floor in known.items())
+        told = words.all(f"{words(f'pass.{one}')} {floor.percent}" for one, floor in known.items())
         numbers = {one: floor.share for one, floor in known.items()}
         yield words.finding("noise.floor", "overview", numbers, floors=told, baseline=measured.baseline)
     unknown = {one: floor for one, floor in floors.items() if not floor.measured}

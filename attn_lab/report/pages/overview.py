@@ -60,7 +60,10 @@ def _machine(row: Row) -> str:
 
 def _floor(study: Study, one: str) -> str:
     floors = dict.fromkeys(each.floor(one) for each in study.experiments)
-    keys = ((("floor_measured" if floor.measured else "floor_assumed"), f"{100 * floor.share:.2g}") for floor in floors)
+    keys = (
+        (("floor_measured" if floor.measured else "floor_assumed"), floor.percent.removesuffix(" %"))
+        for floor in floors
+    )
     return ", ".join(study.say(key, share=share) for key, share in keys)
 
 
