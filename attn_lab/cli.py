@@ -90,8 +90,8 @@ def _sweep(words: list[str], looking: bool = False) -> int:
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  raised again below, when all is summed up
             trouble = error
         code = run.close()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    finally:  # interrupted once, all is said, and another must not upset the interpreter's own end
+        signal.signal(signal.SIGINT, signal.SIG_IGN if run.stopping else before)
     if run.stopping:  # whatever the trouble is, Ctrl-C made it
         print(f"attn-lab: interrupted; {run.kept} of {len(run.cases)} cases are kept", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -103,12 +104,16 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
 
+    before = signal.getsignal(signal.SIGINT)
+
     def run(*words: str) -> Told:
         capfd.readouterr()
+        signal.signal(signal.SIGINT, before)
         with pytest.raises(SystemExit) as stop:
             main(words_with_defaults(words, {**DEFAULTS, **IN_PROCESS}))
         code = stop.value.code
         assert isinstance(code, int), f"exit code {code!r}"
         return Told(code, *capfd.readouterr(), tmp_path)
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, before)

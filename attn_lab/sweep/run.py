@@ -70,7 +70,8 @@ class Run:
             raise KeyboardInterrupt
         self.stopping = True
         signs = "attn-lab: interrupted; finishing the case at hand (Ctrl-C again stops at once)"
-        print(signs, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{signs}\n")  # in one call: the second may come between two
+        sys.stderr.flush()
 
     def _heed(self) -> None:
         if self.stopping:
