@@ -8,6 +8,7 @@ import xml.etree.ElementTree as xml
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from attn_lab.report.language import LANGUAGES, catalogue
 from attn_lab.report.pages import PAGES
 from attn_lab.report.pages.scaling import fit
 from attn_lab.report.read import AXES
-from attn_lab.report.study import Study, read
+from attn_lab.report.study import MOST_FAMILIES, Study, read
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 Pages = dict[str, list[Piece]]
@@ -612,3 +613,15 @@ def test_asking_for_no_report_makes_none_and_says_how_later(door: Any, tmp_path:
     ended = door("name=mine")
     assert ended.code == 0 and "attn-lab report runs/mine" in ended.out
     assert not (tmp_path / "runs/mine/report").exists()
+
+
+def test_of_a_grid_s_families_the_first_are_drawn_and_the_rest_counted(tmp_path: Path) -> None:
+    sizes = product((1, 2, 4, 8, 16, 32), (256, 512, 1024), (4, 8, 16, 32))
+    study, pages = told(tmp_path, *many.grid(sizes))
+    wanted = {"batch_size": 3 * 4, "seq_len": 6 * 4, "num_heads": 6 * 3}
+    (experiment,) = study.experiments
+    for axis, count in wanted.items():
+        assert sum(family.axis == axis for family in experiment.families) == min(count, MOST_FAMILIES)
+        said = f"{axis}: {count - MOST_FAMILIES} more groups of cases are not drawn"
+        assert (said in words(pages["figures"])) == (count > MOST_FAMILIES)
+    assert len(study.rows) == 72

@@ -15,6 +15,8 @@ from attn_lab.report.language import catalogue
 from attn_lab.report.read import PASSES, Broken, Row, printable, records
 from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
 
+MOST_FAMILIES = 16  # along one axis of one experiment that get figures: a grid has hundreds, which nobody looks at
+
 
 @dataclass
 class Experiment:
@@ -24,7 +26,8 @@ class Experiment:
     baseline: str
     rows: list[Row]  # all rounds, and the baseline's twin
     cases: list[Row]  # pooled, without the twin
-    families: list[Family]
+    families: list[Family]  # those that are drawn
+    undrawn: Counter[str | None]  # by axis, how many there are beside them
     _rounds: dict[Any, list[Row]] = field(default_factory=dict)
     _floors: dict[str, Floor] = field(default_factory=dict)
     _verdicts: dict[Any, Verdict | None] = field(default_factory=dict)
@@ -141,4 +144,10 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Stud
 def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:
     rows = compare.distinct(rows)
     cases = compare.pooled(row for row in rows if not row.twin)
-    return Experiment(name, baseline, rows, cases, families(cases, taken))
+    drawn: list[Family] = []
+    seen: Counter[str | None] = Counter()
+    for family in families(cases, taken):
+        seen[family.axis] += 1
+        if seen[family.axis] <= MOST_FAMILIES:
+            drawn.append(family)
+    return Experiment(name, baseline, rows, cases, drawn, seen - Counter(family.axis for family in drawn))

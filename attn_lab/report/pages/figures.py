@@ -22,6 +22,8 @@ def render(study: Study) -> Iterator[Piece]:
     yield Text(study.words["figures_how"], "note")
     for experiment in study.experiments:
         yield Heading(experiment.name)
+        for axis, count in experiment.undrawn.items():
+            yield Text(study.say("more_families", axis=axis or study.words["point"], count=count), "note")
         for family in experiment.families:
             if not any(row.status == "ok" for row in family.rows):
                 continue
