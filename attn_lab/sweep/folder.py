@@ -27,7 +27,7 @@ class RunFolder:
             raise unusable(path, error) from None
         try:
             self._hold()
-        except BaseException:
+        except (BadRequest, OSError):
             self._lock.close()
             raise
 
