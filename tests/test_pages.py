@@ -28,8 +28,10 @@ from attn_lab.report import export, families, html, markdown
 from attn_lab.report.charts import Figure, key
 from attn_lab.report.command import MOST_FILES, make
 from attn_lab.report.findings import claims, findings
+from attn_lab.report.findings.places import places
 from attn_lab.report.fragment import Bullets, Facts, Fold, Heading, Picture, Piece, Table, Text
 from attn_lab.report.language import LANGUAGES, catalogue
+from attn_lab.report.marks import mixtures
 from attn_lab.report.pages import PAGES
 from attn_lab.report.pages.scaling import fit
 from attn_lab.report.read import AXES
@@ -592,6 +594,9 @@ def test_a_sweep_ends_with_its_report(door: Any, tmp_path: Path) -> None:
     assert ended.code == 0 and "report: runs/mine/report/report.html" in ended.out
     page = (tmp_path / "runs/mine/report/report.html").read_text("utf-8")
     assert 'lang="zh-Hant"' in page and "sdpa_flash" in page and "顯示" in page
+    rows = read([tmp_path / "runs/mine"], language="en", baseline="naive").rows
+    assert mixtures(rows) == [], "rivals of one sweep were made alike"
+    assert len(places(rows)) == 1
 
 
 def test_a_sweep_without_the_extra_ends_well_and_says_how_to_get_it(

@@ -92,7 +92,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, set[str]]:
         machine = {"machine" if name == "name" else f"machine {name}": value
                    for name, value in row.provenance["machine"].items() if value is not None}  # fmt: skip
         source = {"commit": f"{str(row.provenance.get('commit'))[:12]}{' (dirty)' * bool(row.provenance.get('dirty'))}"}
-        for name, value in {**machine, **row.provenance["versions"], **source}.items():
+        for name, value in {**machine, **row.packages, **source}.items():
             found.setdefault(name, set()).add(str(value))
     return found
 

@@ -24,7 +24,7 @@ def mixtures(rows: Sequence[Row]) -> list[str]:
     seen: dict[str, set[str]] = {}
     for row in rows:
         machine = {f"machine.{name}": row.provenance["machine"].get(name) for name in ("name", "driver", "memory")}
-        about = {**machine, **row.provenance["versions"], "attn_lab (commit)": row.provenance.get("commit")}
+        about = {**machine, **row.packages, "attn_lab (commit)": row.provenance.get("commit")}
         for name, value in about.items():
             if value is not None:
                 seen.setdefault(name, set()).add(str(value)[:40])

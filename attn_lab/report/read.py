@@ -67,6 +67,11 @@ class Row:
         return kept
 
     @property
+    def packages(self) -> dict[str, Any]:
+        """Versions of what is installed.  Not `source`, of the files each backend is made of: rivals differ in it."""
+        return {name: value for name, value in self.provenance["versions"].items() if name != "source"}
+
+    @property
     def machine(self) -> str:
         return str(self.provenance["machine"].get("name") or self.provenance["machine"].get("device") or "unknown")
 

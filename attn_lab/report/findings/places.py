@@ -38,7 +38,7 @@ def _place(apart: Sequence[str], values: Sequence[str], rows: Sequence[Row]) -> 
 def _facts(row: Row) -> dict[str, str]:
     machine = {f"machine.{name}": json.dumps(value) if not isinstance(value, str) else value
                for name, value in row.provenance["machine"].items()}  # fmt: skip
-    return machine | {name: str(version) for name, version in row.provenance["versions"].items()}
+    return machine | {name: str(version) for name, version in row.packages.items()}
 
 
 def _sweep(row: Row) -> str:

@@ -46,7 +46,7 @@ def origin(study: Study) -> list[tuple[str, str]]:
     """Label and value of what the rows were measured on and with: several values where there were several."""
     found: dict[str, dict[str, None]] = {"name": {}, "device": {}, "capability": {}, "memory": {}, "driver": {}}
     for row in study.rows:
-        for name, value in {**row.provenance["machine"], **row.provenance["versions"]}.items():
+        for name, value in {**row.provenance["machine"], **row.packages}.items():
             told = ".".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
             if name == "memory" and isinstance(value, int):
                 told = f"{digits(value / 2**30)} GiB"
