@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attn_lab.core.backend import Attend, Split
 
@@ -24,8 +23,9 @@ def joined(forward: Split, backward: Split) -> Attend:
             return out
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                raise RuntimeError("attention: expected a first derivative only; its kernels have no second")
             return back(dout, *ctx.saved_tensors)  # type: ignore[misc]  # the limits promised one
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
