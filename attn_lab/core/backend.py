@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import lcm
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,9 +12,9 @@ from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask, has_empty_rows, kind
 from attn_lab.core.shape import Shape
 
-Pass = Literal["forward", "backward", "forward_backward"]
 WHOLE = "its kernels cannot be had by halves"
-PASSES: tuple[str, ...] = get_args(Pass)
+PASSES = ("forward", "backward", "forward_backward")
+TRAIN_STEP = "train_step"  # of subjects with parameters: forward, backward and the optimizer's step
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated."""
@@ -47,9 +47,10 @@ class Request:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.passes if name not in PASSES]
+        known = (*PASSES, TRAIN_STEP)
+        unknown = [name for name in self.passes if name not in known]
         if unknown or not self.passes or len(set(self.passes)) != len(self.passes):
-            raise BadRequest(f"passes: expected some of {', '.join(PASSES)}, each once; got {list(self.passes)}")
+            raise BadRequest(f"passes: expected some of {', '.join(known)}, each once; got {list(self.passes)}")
         if not 0 <= self.dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {self.dropout!r}")
 

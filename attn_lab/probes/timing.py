@@ -11,6 +11,7 @@ import torch
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
+from attn_lab.core.backend import TRAIN_STEP
 from attn_lab.core.errors import BadRequest
 
 L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
@@ -107,6 +108,8 @@ def _stages(trial: Trial, name: str) -> tuple[Callable[[], Any], Callable[[Any],
     """What comes before the clock and what it times.  Results are dropped after it has stopped."""
     if name == "backward":
         return trial.forward, trial.backward
+    if name == TRAIN_STEP:
+        return trial.clear_gradients, lambda _: trial.train_step()
     if name == "forward":
         return lambda: None, lambda _: trial.forward()
     return lambda: None, lambda _: trial.forward_backward()
