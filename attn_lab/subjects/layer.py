@@ -76,5 +76,5 @@ class Layer(Subject):
         return Trial(
             request=request, machine=machine, backend=backend, leaves={"x": x, **dict(layer.named_parameters())},
             forward=lambda: layer(x), cotangent=cotangent, flops={name: core[name] + around[name] for name in core},
-            cut=cut, reference=reference,
+            cut=cut, reference=reference, module=layer,
         )  # fmt: skip
