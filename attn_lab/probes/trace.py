@@ -17,7 +17,7 @@ from attn_lab.inside.recording import Stage, recorded
 class Trace(Probe):
     """`active` runs of each pass, after two that are not looked at; on the CPU operators stand for kernels.
 
-    PASS/kernels: launches.  PASS/kernel_time: of all of them together, per run.  PASS/attention_share: of that, what
+    PASS/kernels: launches.  PASS/kernel_time: of all of them together, per run.  PASS/attention_kernels: of that, what
     the kernels take that the witness recognises.  PASS/busy: of the time from the first kernel's start to the last's
     end, what they fill; the rest waits for the host.  Files: trace.json.gz, kernels.json, kernels.md.
     """
@@ -44,7 +44,7 @@ class Trace(Probe):
             passes[name] = one
             yield Measurement(name=f"{name}/kernels", value=one.count, unit="launches", samples=self.active)
             yield Measurement(name=f"{name}/kernel_time", value=one.ms, unit="ms", samples=self.active)
-            yield Measurement(name=f"{name}/attention_share", value=one.attention, unit="%", samples=self.active)
+            yield Measurement(name=f"{name}/attention_kernels", value=one.attention, unit="%", samples=self.active)
             yield Measurement(name=f"{name}/busy", value=100 * one.ms / one.span, unit="%", samples=self.active)
         tables = {"kernels.json": json.dumps(as_json(passes), indent=1), "kernels.md": as_markdown(passes)}
         for name, text in tables.items():
