@@ -227,3 +227,23 @@ def test_phases_of_a_case_add_up_and_are_kept_beside_it(door: Lab) -> None:
     alone = {name for name in rows if name.startswith("phases/") and rows[name]["unit"] == "ms"}
     assert {"phases/forward/attention", "phases/backward/attention"} <= alone
     assert not any("projection" in name for name in alone)
+
+
+def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
+    told = door("backend=naive", "+profile=memory", "subject=layer", "shape.seq_len=256", "shape.num_heads=8")
+    metrics = told.records[0]["metrics"]
+    assert metrics["snapshot/peak"]["value"] == pytest.approx(metrics["memory/peak"]["value"], rel=0.001)
+    assert 95 <= metrics["snapshot/explained"]["value"] <= 100.1
+    (live,), (timeline,) = artifact(told, "live"), artifact(told, "timeline")
+    largest = json.loads(live.read_text())["largest"]
+    assert len(largest) == 10
+    scores = 8 * 256 * 256 * 4  # what naive attention materialises, and nobody else in this step has as much
+    assert [each["bytes"] for each in largest[:3]] == [scores] * 3 and largest[3]["bytes"] < scores
+    for each in largest[:3]:
+        assert re.search(r"attn_lab/backends/_materialised.py:\d+ attend", each["line"])
+        assert each["part"] in ("attention", "attention, backward") and each["operator"].startswith("aten::")
+    given = {each["line"]: each["bytes"] for each in largest if each["part"] == "before the step"}
+    assert given["x, given"] == 256 * 128 * 4
+    html = timeline.read_text()
+    assert html.count("<polygon") >= 4 and "attend" in html
+    assert not re.search(r"https?://|<script|@import", html), "a page that opens anywhere needs nothing from elsewhere"

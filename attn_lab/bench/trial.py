@@ -84,6 +84,12 @@ class Trial:
         """One true step: a fresh graph, forward and backward."""
         return self.backward(self.forward())
 
+    @property
+    def largest_pass(self) -> str:
+        """The pass with most in it; of two alike, the one asked first."""
+        order = ("forward", "backward", "forward_backward", "train_step")
+        return max(self.passes, key=order.index)
+
     def stages(self, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         """What comes before a pass, and the pass itself, which is given what the first returned."""
         if name == "backward":

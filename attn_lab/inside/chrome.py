@@ -10,6 +10,7 @@ from typing import Any
 
 OPERATOR, RANGE, PYTHON = "cpu_op", "user_annotation", "python_function"
 LAUNCHES = ("cuda_runtime", "cuda_driver")
+ROUNDING = 0.01  # µs
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
@@ -127,8 +128,9 @@ def _nested(events: Iterator[Event]) -> list[Event]:
         stack = open_ones.setdefault(event.thread, [])
         while stack and stack[-1].end <= event.start:
             stack.pop()
-        if stack:
-            event.parent = stack[-1]
-            stack[-1].children.append(event)
+        # Not simply the topmost: a range that a hook opens outlasts the function that opened it.
+        event.parent = next((each for each in reversed(stack) if each.end >= event.end - ROUNDING), None)
+        if event.parent:
+            event.parent.children.append(event)
         stack.append(event)
     return ordered

@@ -51,7 +51,7 @@ def phases_of(trace: Trace, name: str, device: str) -> Phases | None:
     An operator of a backward has the sequence number of the forward operator it belongs to, and with it its part.
     """
     ranges = trace.ranges(PASS + name)
-    asked = _Attribution(trace)
+    asked = Attribution(trace)
     times: dict[tuple[str, str], float] = defaultdict(float)
     step = 0.0
     for one in ranges:
@@ -99,7 +99,7 @@ def as_markdown(passes: Mapping[str, Phases]) -> str:
     return "\n\n".join(pieces) + "\n"
 
 
-class _Attribution:
+class Attribution:
     """Which part an event of the host belongs to, and in which direction."""
 
     def __init__(self, trace: Trace):
@@ -115,10 +115,14 @@ class _Attribution:
             part = part or _named(each)
         return part or ELSEWHERE, "forward"
 
-    def _of_forward(self, backward: Event) -> str:
-        """The part of the newest forward operator with the sequence number of a backward one."""
+    def forward_of(self, backward: Event) -> Event | None:
+        """The newest forward operator with the sequence number of a backward one."""
         earlier = [each for each in self._forwards.get(backward.sequence, []) if each.start < backward.start]
-        return next(filter(None, map(_named, earlier[-1].around)), "") if earlier else ""
+        return earlier[-1] if earlier else None
+
+    def _of_forward(self, backward: Event) -> str:
+        forward = self.forward_of(backward)
+        return next(filter(None, map(_named, forward.around)), "") if forward else ""
 
     @cached_property
     def _forwards(self) -> Mapping[int | None, list[Event]]:

@@ -42,6 +42,26 @@ def part(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def parts(steps: Any) -> Iterator[None]:
+    """The parts of `steps.module` in ranges; where that is None, `steps.forward` is attention, all of it."""
+    if steps.module is not None:
+        with ranged(steps.module):
+            yield
+        return
+    forward = steps.forward
+
+    def attention() -> Any:
+        with part("attention"):
+            return forward()
+
+    steps.forward = attention
+    try:
+        yield
+    finally:
+        steps.forward = forward
+
+
 class _Block:
     """One attention block: its parts, and what lies between them, from the end of one until the next begins."""
 

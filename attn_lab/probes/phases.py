@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.phases import as_json, as_markdown, phases_of
-from attn_lab.inside.ranges import part, ranged
+from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, recorded
 
 L2_FLUSH_BYTES = 256 * 2**20  # as before a timed step: else what is read first is read faster than it was timed
@@ -39,10 +38,10 @@ class Phases(Probe):
             raise BadRequest(f"probe.phases.active: expected a whole number of at least 1; got {self.active!r}")
 
     def measure(self, trial: Trial) -> Iterator[Measurement | File]:
-        name, device = max(trial.passes, key=_size), trial.machine.device
+        name, device = trial.largest_pass, trial.machine.device
         before, run = trial.stages(name)
         path = trial.scratch / "phases.trace.json.gz"
-        with _parts(trial):
+        with parts(trial):
             recorded([Stage(name, _cold(before, device), run)], device, path, active=self.active)
         found = phases_of(Trace(path), name, device)
         path.unlink()
@@ -59,31 +58,6 @@ class Phases(Probe):
         for file, text in tables.items():
             (trial.scratch / file).write_text(text, encoding="utf-8")
             yield File("phases", trial.scratch / file)
-
-
-def _size(name: str) -> int:
-    order = ("forward", "backward", "forward_backward", "train_step")
-    return order.index(name) if name in order else -1
-
-
-@contextmanager
-def _parts(trial: Trial) -> Iterator[None]:
-    """The module's parts in ranges; a subject that has no module is attention, all of it."""
-    if trial.module is not None:
-        with ranged(trial.module):
-            yield
-        return
-    forward = trial.forward
-
-    def attention() -> torch.Tensor:
-        with part("attention"):
-            return forward()
-
-    trial.forward = attention
-    try:
-        yield
-    finally:
-        trial.forward = forward
 
 
 def _cold(before: Callable[[], Any], device: str) -> Callable[[], Any]:
