@@ -11,7 +11,6 @@ import torch
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.core.backend import TRAIN_STEP
 from attn_lab.core.errors import BadRequest
 
 L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
@@ -53,7 +52,7 @@ class Timing(Probe):
         clock = _CudaClock() if trial.machine.device == "cuda" else _WallClock()
         for name in trial.passes:
             with torch.compiler.set_stance("fail_on_recompile"):
-                times = self._sample(clock, *_stages(trial, name))
+                times = self._sample(clock, *trial.stages(name))
             low, median, high = (_quantile(times, share) for share in (0.05, 0.5, 0.95))
             reached = precision(times)
             short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
@@ -102,17 +101,6 @@ class Gap:
         if abs(self.percent) <= AGREES + self.noise:
             return ""
         return f"noisy: forward and backward alone add up to {self.alone:.3g} ms, {self.percent:+.0f} % to the step"
-
-
-def _stages(trial: Trial, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """What comes before the clock and what it times.  Results are dropped after it has stopped."""
-    if name == "backward":
-        return trial.forward, trial.backward
-    if name == TRAIN_STEP:
-        return trial.clear_gradients, lambda _: trial.train_step()
-    if name == "forward":
-        return lambda: None, lambda _: trial.forward()
-    return lambda: None, lambda _: trial.forward_backward()
 
 
 class _WallClock:
