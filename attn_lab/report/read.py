@@ -19,9 +19,9 @@ PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One case's record.  All its texts are printable: control characters arrive here escaped."""
+    """One case's record, equal to itself alone.  All its texts are printable: control characters arrive here escaped."""
 
     id: str
     backend: str
@@ -45,8 +45,10 @@ class Row:
 
     def number(self, metric: str, part: str = "value") -> float | None:
         """A metric's value, low or high; None where it is absent, not finite, or the case is not ok."""
-        value = self.metrics.get(metric, {}).get(part) if self.status == "ok" else None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if self.status != "ok" or metric not in self.metrics:
+            return None
+        value = self.metrics[metric].get(part)
+        if type(value) is not float and type(value) is not int:  # a bool is no number
             return None
         return float(value) if abs(value) < 1e300 else None  # false for NaN as well
 
