@@ -2,7 +2,7 @@
 
 python scripts/report_cost.py [--records 3000] [--grid] [--runs FOLDER]
 
-Without a folder it tells of `tests/many.py`'s records: the published ones again in other dtypes, masks and rounds, or of
+Without a folder it tells of `tests/many.py`'s records: the published ones again in other dtypes, masks and rounds, or
 a grid of one backend.  A shared machine's clock says little: compare seconds of CPU, and look at the load beside them.
 """
 
@@ -51,7 +51,7 @@ def _measure(runs: Path, out: Path) -> None:
         setattr(owner, name, _told(f"{owner.__name__.rpartition('.')[2]}.{name}", getattr(owner, name)))
     for name, page in PAGES.items():
         render = page.render
-        page.render = _told(f"page {name}", lambda study, render=render: list(render(study)))  # type: ignore
+        page.render = _told(f"page {name}", lambda study, render=render: list(render(study)))  # type: ignore[attr-defined]
     command.make([runs], out)
     ended = os.times()
     wall, own = time.perf_counter() - begun[0], time.process_time() - begun[1]

@@ -25,7 +25,9 @@ def over_rounds(sides: Sequence[Sequence[tuple[float, Draws]]]) -> tuple[float, 
     do not; the wider of Student's (Welch's for two sides) and the samples' own spread covers it 19 times in 20 in both.
     """
     middle = float(sum(np.mean([middle for middle, _ in rounds]) for rounds in sides))
-    within: Draws = sum(sum(draws for _, draws in rounds) / len(rounds) for rounds in sides)  # type: ignore[assignment]
+    within = np.zeros(DRAWS)
+    for rounds in sides:
+        within += sum((draws for _, draws in rounds), np.zeros(DRAWS)) / len(rounds)
     several = [np.array([middle for middle, _ in rounds]) for rounds in sides if len(rounds) > 1]
     errors = [(rounds.var(ddof=1) / len(rounds), len(rounds) - 1) for rounds in several]
     error = sum(square for square, _ in errors)
