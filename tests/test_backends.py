@@ -27,7 +27,9 @@ from attn_lab.sweep.doctor import _diagnosis
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS: dict[str, Backend] = {
-    file.stem: instantiate(OmegaConf.load(file)) for file in sorted((CONF / "backend").glob("*.yaml"))
+    file.stem: instantiate(OmegaConf.load(file))
+    for file in sorted((CONF / "backend").glob("*.yaml"))
+    if file.stem != "auto"
 }
 MASKS: dict[str, Mask] = {
     "full": Full(),

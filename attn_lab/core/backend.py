@@ -1,7 +1,7 @@
 """Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor
@@ -140,6 +140,22 @@ class Backend(Protocol):
         return self.limits.get(machine.device) or next(iter(self.limits.values()))
 
     def prepare(self, request: Request, machine: Machine) -> Attend: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+
+    attend: Attend
+    by: Backend
+    why: str = ""  # of a choice
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+
+
+def take(backend: Backend, request: Request, machine: Machine) -> Taken:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+    choose = getattr(backend, "take", None)
+    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -11,15 +11,12 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 
 BackendLike = Backend | str
-AUTO = (
-    "backend: 'auto' needs a plan made by measurement, which this version cannot follow; name one, or give a list "
-    "of which the first that can serve is taken, as backend=['flash4', 'sdpa_cudnn', 'sdpa_flash']"
-)
+AUTO = "auto"  # whoever a plan, or a measurement on the spot, has as the fastest
 
 
 def backend_names() -> list[str]:
-    """Every backend there is, one a file."""
-    return _files(backends)
+    """Every backend there is, one a file, and `auto`, which chooses among them."""
+    return sorted([AUTO, *_files(backends)])
 
 
 def mask_names() -> list[str]:
@@ -44,10 +41,13 @@ def _made(what: str, asked: Any, kind: type, room: Any) -> Any:
     """`asked` itself, or the one class of that kind in the file of that name, made with its defaults."""
     if kind in type(asked).__mro__:
         return asked
-    if asked == "auto" and what == "backend":
-        raise BadRequest(AUTO)
+    if asked == AUTO and what == "backend":
+        from attn_lab.layer.auto import Auto  # which names those it chooses among
+
+        return Auto()
     if asked not in _files(room):
-        raise BadRequest(f"{what}: expected {', '.join(_files(room))}, or an object of that kind; got {asked!r}")
+        known = backend_names() if what == "backend" else _files(room)
+        raise BadRequest(f"{what}: expected {', '.join(known)}, or an object of that kind; got {asked!r}")
     module = importlib.import_module(f"{room.__name__}.{asked}")
     (found,) = (
         each
