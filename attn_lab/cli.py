@@ -15,6 +15,7 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "plan-backends": "attn_lab.report.planner:plan_backends",
     "report": "attn_lab.report.command:report",
     "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
+    "why": "attn_lab.sweep.why:why",
     "wandb-sync": "attn_lab.share.sync:sync",
 }
 

@@ -60,6 +60,11 @@ class Auto(Backend):
         """All it may choose, on whatever machine."""
         return tuple(backend for name in KNOWN if (backend := _named(name)))
 
+    def told(self, machine: Machine) -> str:
+        """What it does on this machine, in a line."""
+        plan = self.followed(machine)
+        return f"follows the plan {plan.source}" if plan else "no plan for this machine: measures on the spot, once"
+
     def plan_digest(self, machine: Machine) -> str:
         plan = self.followed(machine)
         return plan.digest if plan else "measured on the spot"

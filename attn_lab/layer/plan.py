@@ -59,7 +59,7 @@ class Bucket:
     def __str__(self) -> str:
         keys = "" if self.square else f" over {self.seq_len_kv} keys"
         return (
-            f"{self.mask} {self.dtype}, head_dim {self.head_dim}, {self.kv_ratio} query heads a kv head, "
+            f"{self.mask} {self.dtype}, head_dim {self.head_dim}, kv_ratio {self.kv_ratio}, "
             f"batch×heads {self.batch_heads}, seq_len {self.seq_len}{keys}"
         )
 
