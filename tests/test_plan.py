@@ -137,11 +137,11 @@ def test_who_was_not_verified_is_not_planned_however_fast(tmp_path):
 
 
 def noise(*ratios):
-    """A baseline and its twin in as many sweeps, that far apart."""
+    """A baseline and its twin in as many rounds, that far apart."""
     for number, ratio in enumerate(ratios):
         for twin in (False, True):
             yield line(
-                "naive", 10.0 * (ratio if twin else 1), twin=twin, sweep=f"s{number}", samples=2000, spread=0.001
+                "naive", 10.0 * (ratio if twin else 1), twin=twin, round=number, samples=2000, spread=0.001
             )
 
 
