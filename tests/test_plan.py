@@ -140,9 +140,7 @@ def noise(*ratios):
     """A baseline and its twin in as many rounds, that far apart."""
     for number, ratio in enumerate(ratios):
         for twin in (False, True):
-            yield line(
-                "naive", 10.0 * (ratio if twin else 1), twin=twin, round=number, samples=2000, spread=0.001
-            )
+            yield line("naive", 10.0 * (ratio if twin else 1), twin=twin, round=number, samples=2000, spread=0.001)
 
 
 def test_within_the_noise_one_library_is_taken_before_two_and_less_memory_before_more(tmp_path):

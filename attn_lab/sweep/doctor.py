@@ -32,7 +32,8 @@ def doctor(words: Sequence[str]) -> int:
     table = Table("backend", "state", "package", "runs / why not", box=None, pad_edge=False)
     cures = set()
     for file in sorted(Path(conf.__path__[0], "backend").glob("*.yaml")):
-        backend: Backend = instantiate(OmegaConf.load(file))
+        config = OmegaConf.create({"plan": None, "backend": OmegaConf.load(file)})  # what `auto` would follow: none
+        backend: Backend = instantiate(config.backend)
         if isinstance(backend, Auto):
             table.add_row(file.stem, Text("ready", "green"), "", Text(backend.told(machine)))
             continue
