@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from conftest import ROOT, environment
+from conftest import environment
 from torch.utils.checkpoint import checkpoint
 from written import line, run
 
