@@ -56,7 +56,7 @@ class Auto(Backend):
         return self.plan or shipped(machine.name)
 
     @property
-    def parts(self) -> tuple[Backend, ...]:
+    def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
         """All it may choose, on whatever machine."""
         return tuple(backend for name in KNOWN if (backend := _named(name)))
 
@@ -157,8 +157,8 @@ def _able(request: Request, machine: Machine, passed_over: dict[str, Sequence[st
     for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):
         able = {}
         for name in names:
-            if name in passed_over:
-                continue
+            if name in passed_over or ("+" in name and not request.needs_backward):
+                continue  # a pair's forward is one of the others'
             if reasons := _refusals(name, request, machine):
                 passed_over[name] = reasons
             elif backend := _named(name):

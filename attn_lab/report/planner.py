@@ -111,7 +111,7 @@ def _ranking(one: str, names: Sequence[str], settings: Sequence[Rounds], floor: 
     times: dict[str, float] = {}
     for name in names:
         each = [compare.pooled(rounds[name])[0].number(metric) for rounds in settings]
-        if all(each):
+        if all(each) and (one == "forward_backward" or "+" not in name):  # a pair's passes are those of others
             times[name] = math.exp(sum(math.log(time or 1) for time in each) / len(each))
     if not times:
         return None
