@@ -2,18 +2,20 @@
 
 import json
 import math
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT, environment
 from hypothesis import given
 from hypothesis import strategies as st
 from written import A100, line, rows, run
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.plan import Bucket, Entry, Plan, Ranking
+from attn_lab.layer.plan import SHIPPED, Bucket, Entry, Plan, Ranking, shipped
 from attn_lab.report.planner import plan_backends, plan_of
 
-PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
+PUBLISHED = ROOT / "results/h100-2026-11-22-seed"
 STEP = "forward_backward"
 sizes = st.integers(1, 2**20)
 powers = st.sampled_from([1 << power for power in range(18)])
@@ -213,3 +215,33 @@ def test_the_published_study_makes_a_plan(tmp_path, capsys):
     before = (tmp_path / "plan.json").read_bytes()
     plan_backends([str(PUBLISHED), "-o", str(tmp_path / "plan.json")])
     assert (tmp_path / "plan.json").read_bytes() == before  # of the same records the same plan
+
+
+def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_of_committed_source(tmp_path, monkeypatch):
+    for file in SHIPPED.glob("*.json"):
+        made = Plan.read(file)
+        assert made.text == file.read_text(encoding="utf-8"), "edited by hand"
+        assert not any(commit.endswith("-dirty") for commit in made.made["commit"])
+        assert shipped(made.gpu).digest == made.digest
+    monkeypatch.setattr("attn_lab.layer.plan.SHIPPED", tmp_path)
+    shipped.cache_clear()
+    plan(Bucket.of("causal", shape())).write(tmp_path / "h100.json")
+    assert shipped("H100").source == "shipped for H100" and shipped("H100").entries
+    assert shipped("A100") is None
+    shipped.cache_clear()
+
+
+def test_the_table_tells_where_auto_is_slower_than_the_best_single(tmp_path):
+    def rivals(seq_len, auto):
+        note = {"choice/rank": {"value": 1, "unit": "", "note": "sdpa_cudnn+flash4, by plan.json: …"}}
+        yield line("auto", auto, seq_len=seq_len, metrics=note)
+        for name, time in (("flash2", 2.0), ("flash4", 1.0), ("sdpa_cudnn+flash4", 0.8)):
+            yield line(name, time, seq_len=seq_len)
+
+    run(tmp_path, *rivals(512, 0.8), *rivals(1024, 1.0), *rivals(2048, 1.25))
+    told = subprocess.run([sys.executable, ROOT / "scripts/auto_table.py", tmp_path], env=environment(tmp_path, {}),
+                          text=True, capture_output=True, check=True).stdout  # fmt: skip
+    assert "| 16×512×32×2048 float16 | causal | 2.00 | 1.00 | **0.800** | 0.800 | sdpa_cudnn+flash4 | 1.2" in told
+    assert "on 3 shapes" in told and "slower than the best single at 1, faster at 1" in told
+    assert "2.00× the speed of flash2, the geometric mean over 3 of them" in told
+    assert "! 0.800× the best single at 16×2048×32×2048 float16 causal: slower" in told

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ SECONDS = 0.5  # after which no further round begins
 CUSHION_CYCLES = 500_000  # the GPU waits a quarter of a millisecond, for the host to queue the call before it starts
 CHECKED = 64  # of the last queries, of one head group, held against plain attention
 LEVEL = 1.02  # closer than this, so few calls cannot tell: the order of the candidates decides
+Made = TypeVar("Made")
 
 
 class Kept:
@@ -61,7 +62,7 @@ class Kept:
         known = entry.passes.get(one)
         if known and any(name in able for name in known.ms):
             return known
-        times, fallen = _outside(lambda: race(able, request, machine))
+        times, fallen = _outside(lambda: race(able, request, machine), machine)
         passed_over |= fallen
         ranking = _ranked(times)
         if times:
@@ -132,19 +133,19 @@ def _ranked(times: Mapping[str, float]) -> Ranking:
     return Ranking({name: times[name] for name in order}, f"{times[first]:.3g} ms, {ahead}")
 
 
-def _outside(measure: Callable[[], Any]) -> Any:
+def _outside(measure: Callable[[], Made], machine: Machine) -> Made:
     """In a thread of its own: what the caller traces, autocasts or checkpoints is a thread's, and this no part of it.
 
     A GPU's stream that is being captured is no thread's: there nothing may be measured.
     """
-    cuda = torch.cuda.is_available()
+    cuda = machine.device == "cuda"
     if cuda and torch.cuda.is_current_stream_capturing():
         raise BadRequest("backend='auto': expected a question asked before, in a CUDA graph's capture; got a new one "
                          "(call the layer once before capturing)")  # fmt: skip
-    device = torch.cuda.current_device() if cuda else None
+    cards = [torch.cuda.current_device()] if cuda else []
 
-    def apart() -> Any:
-        with nullcontext() if device is None else torch.cuda.device(device), torch.random.fork_rng():
+    def apart() -> Made:
+        with torch.cuda.device(cards[0]) if cards else nullcontext(), torch.random.fork_rng(devices=cards):
             return measure()
 
     with ThreadPoolExecutor(1) as thread:
