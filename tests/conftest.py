@@ -71,6 +71,14 @@ def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(folder), "COLUMNS": "200", **more}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is measured on the spot is kept for these tests alone, in this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 Lab = Callable[..., Told]
 
 

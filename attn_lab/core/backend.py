@@ -1,7 +1,7 @@
 """Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import lcm
 from typing import Protocol
 
@@ -200,6 +200,22 @@ def _of_machine(by_device: Mapping[str, Limits], machine: Machine) -> list[str]:
     elsewhere = machine.device not in by_device
     reasons = [f"devices: {', '.join(by_device)}; asked {machine.device}"] if elsewhere else []
     return reasons + _there(by_device, machine).of_machine(machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+
+    attend: Attend
+    by: Backend
+    why: str = ""  # of a choice
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+
+
+def take(backend: Backend, request: Request, machine: Machine) -> Taken:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+    choose = getattr(backend, "take", None)
+    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -67,8 +67,8 @@ class Row:
 
     @property
     def packages(self) -> dict[str, Any]:
-        """Versions of what is installed.  Not `source`, of the files each backend is made of: rivals differ in it."""
-        return {name: value for name, value in self.provenance["versions"].items() if name != "source"}
+        """Versions of what is installed.  Not what rivals differ in: the `source` each is made of, a `plan`."""
+        return {name: value for name, value in self.provenance["versions"].items() if name not in ("source", "plan")}
 
     @property
     def machine(self) -> str:

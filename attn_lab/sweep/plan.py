@@ -22,7 +22,13 @@ GIVEN = ("folder", "sweep")  # what every logger is given by the run
 
 
 def register_resolvers() -> None:
-    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand."""
+    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand.
+
+    `${by:${shape.head_dim},{64: 16, 128: 8},4}`: one for another value, and for all that are not named.
+    """
+    OmegaConf.register_new_resolver(
+        "by", lambda value, values, otherwise: values.get(value, otherwise), replace=True, use_cache=False
+    )
     OmegaConf.register_new_resolver(
         "by_device", lambda device, values: values[here(device)[0].device], replace=True, use_cache=False
     )
