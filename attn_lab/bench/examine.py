@@ -54,7 +54,7 @@ def _run(
             prepared = time.perf_counter() - start
             if taken.why:
                 rank = 1 + len(taken.passed_over)
-                metrics.append(Measurement(name="choice/rank", value=rank, unit="of those preferred", note=taken.why))
+                found.append(Measurement(name="choice/rank", value=rank, unit="of those preferred", note=taken.why))
             trial = case.what.stage(case.request, taken.by, taken.attend, machine, seed=case.seed, slices=case.slices)
             trial.prepare_seconds, trial.scratch = prepared, place
             for name, probe in case.probes.items():
