@@ -150,7 +150,7 @@ def test_every_line_is_one_strict_json_object(swept):
 
 
 def test_the_name_moves_the_folder_but_is_no_part_of_the_question(swept, door):
-    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory,ceiling]")
+    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory,ceiling,training]")
     assert (told.folder / "runs/deep/er/records.jsonl").exists()
     assert [record["case"]["id"] for record in told.records] == [record["case"]["id"] for record in swept.records]
 
