@@ -138,6 +138,7 @@ CONF = Path(__file__).parents[1] / "conf"
 @pytest.mark.parametrize("group", ["backend", "mask"])
 def test_a_name_is_the_same_here_and_on_the_command_line(group):
     files = {file.stem: yaml.safe_load(file.read_text("utf-8"))["_target_"] for file in (CONF / group).glob("*.yaml")}
+    files.pop("paired", None)  # made of two others: tests/test_paired.py
     names, named = {"backend": (backend_names, lambda name: backends_named(name)[0]),
                     "mask": (mask_names, mask_named)}[group]  # fmt: skip
     assert names() == sorted(files)

@@ -30,7 +30,7 @@ class Choice:
     passed_over: Mapping[str, Sequence[str]]
 
     def __str__(self) -> str:
-        told = f"{self.request.shape} {type(self.request.mask).__name__}: {type(self.backend).__name__}"
+        told = f"{self.request.shape} {type(self.request.mask).__name__}: {_called(self.backend)}"
         return "; ".join([told, *(f"{who} refuses: {'; '.join(why)}" for who, why in self.passed_over.items())])
 
 
@@ -126,10 +126,14 @@ class Serving:
                 reasons, attend = _asked(backend, request, machine)
                 if attend is not None:
                     return Choice(request, backend, passed_over), attend
-                passed_over[type(backend).__name__] = reasons
+                passed_over[_called(backend)] = reasons
         if len(self.backends) == 1:
-            raise Refused(type(self.backends[0]).__name__, reasons)
+            raise Refused(next(iter(passed_over)), reasons)
         raise Refused("every backend preferred", [f"{who}: {'; '.join(why)}" for who, why in passed_over.items()])
+
+
+def _called(backend: Backend) -> str:
+    return backend.label or type(backend).__name__
 
 
 def _asked(backend: Backend, request: Request, machine: Machine) -> tuple[Sequence[str], Attend | None]:

@@ -77,6 +77,8 @@ def _assembled(
               for name, each in question["probe"].items()}  # fmt: skip
     if basis is None:
         basis = basis_of(who, (what, request.mask, *probes.values()), here(question["device"])[0])
+    if label := getattr(who, "label", None):
+        names = {**names, "backend": label}
     return Case(
         **names, round=question["round"], twin=question["twin"], seed=question["seed"],
         slices=question["measure"]["slices"], request=request, who=who, what=what, probes=probes, config=question,

@@ -46,12 +46,14 @@ def basis_of(who: Backend, parts: Iterable[object], machine: Machine) -> dict[st
     Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
     in turn does not.
     """
-    limits = getattr(who, "limits", {})  # that it has any is checked later, with all else it must have
-    packages = {name for each in limits.values() for name in each.packages}
+    backends = [who, *getattr(who, "parts", ())]
+    # That a backend has limits is checked later, with all else it must have.
+    every = [limits for each in backends for limits in getattr(each, "limits", {}).values()]
+    packages = {name for limits in every for name in limits.packages}
     return {
         **_of_machine(machine),
         "attn_lab": __version__,
-        "source": _fingerprint(frozenset(map(type, [who, *parts]))),
+        "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }
