@@ -16,7 +16,7 @@ from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
 from attn_lab.sweep.ordinary import Ordinary
 
-ROUNDS = 5
+ROUNDS = 3
 KERNELS = {
     "naive": "naive.Naive", "sdpa_flash": "sdpa_flash.SdpaFlash", "sdpa_efficient": "sdpa_efficient.SdpaEfficient",
     "sdpa_cudnn": "sdpa_cudnn.SdpaCudnn", "flash2": "flash2.Flash2", "flash4": "flash4.Flash4",

@@ -12,6 +12,7 @@ from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
+from attn_lab.probes._clock import Before, Timed, stages
 
 BATCH = 0.02  # s of calls between two looks at the counter
 STILL = 100  # looks at which it has not moved: it moves every 20 to 100 ms, or never
@@ -71,12 +72,14 @@ class Spent(NamedTuple):
 
 def _loops(trial: Trial) -> dict[str, Callable[[], object]]:
     """What is run again and again for the passes asked."""
-    loops: dict[str, Callable[[], object]] = {}
-    if {"forward", "backward"} & set(trial.passes):
-        loops["forward"] = trial.forward
-    if {"backward", "forward_backward"} & set(trial.passes):
-        loops["forward_backward"] = trial.forward_backward
-    return loops
+    names = [name for name in trial.passes if name != "backward"]
+    if "backward" in trial.passes:
+        names += ["forward", "forward_backward"]
+    return {name: _whole(*stages(trial, name)) for name in dict.fromkeys(names)}
+
+
+def _whole(before: Before, timed: Timed) -> Callable[[], object]:
+    return lambda: timed(before())
 
 
 def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float) -> Spent | None:

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch.autograd import DeviceType
@@ -13,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.probes._clock import L2_FLUSH_BYTES, CudaClock, launches, precision, stages, summed
+from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, launches, precision, stages, summed
 
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
 BETWEEN = 3e-3  # ms from one kernel to the next in a stream, and around an event
@@ -103,26 +102,24 @@ def _graph(trial: Trial, name: str, count: int) -> list[float]:
     return clock.time(before, timed, count, lambda: None)
 
 
-def _captured(trial: Trial, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
+    before, timed = stages(trial, name)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
-            trial.forward_backward() if trial.request.needs_backward else trial.forward()
+            timed(before())
     torch.cuda.synchronize()
-    first = torch.cuda.CUDAGraph()
+    first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(first, stream=stream):
+        result = before() if name == "backward" else timed(before())
     if name != "backward":
-        with torch.cuda.graph(first, stream=stream):
-            result = trial.forward() if name == "forward" else trial.forward_backward()
         del result
         return lambda: None, lambda _: first.replay()
     # A backward frees what its forward kept, so each replay needs another forward, which the clock does not see.
-    second = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(first, stream=stream):
-        out = trial.forward()
     with torch.cuda.graph(second, stream=stream, pool=first.pool()):
-        result = trial.backward(out)
-    del out, result
+        result = timed(result)
+    del result
     return first.replay, lambda _: second.replay()
 
 
