@@ -23,7 +23,6 @@ DEFAULTS = {
     "measure": "measure=quick",
     "device": "device=cpu",
     "again": "again=false",
-    "hydra/launcher": "hydra/launcher=workers",
     "report.at_end": "report.at_end=false",
 }
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
