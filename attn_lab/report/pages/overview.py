@@ -7,7 +7,7 @@ from attn_lab.report import compare
 from attn_lab.report.cells import compared, number
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
-from attn_lab.report.marks import mixtures
+from attn_lab.report.marks import chosen, mixtures
 from attn_lab.report.pages.provenance import warnings
 from attn_lab.report.read import Row
 from attn_lab.report.study import Study
@@ -81,11 +81,10 @@ def _table(study: Study, one: str, found: list[Winner]) -> Table:
             f"{row.backend} ({verdict} {study.words[verdict.word]})" for row, verdict in each.level
         )
         following = each.following and f"{each.following[0].backend} ({each.following[1]})"
-        rows.append(
-            [Cell(each.experiment.name)] * several
-            + [Cell(where, place), Cell(each.first.backend), number(each.first, f"{one}/time"),
-               number(each.first, f"{one}/tflops"), _beside(study, each), Cell(level or "–"), Cell(following or "–")]
-        )  # fmt: skip
+        cells = [Cell(where, place), Cell(each.first.backend, hover=chosen(each.first)),
+                 number(each.first, f"{one}/time"), number(each.first, f"{one}/tflops"), _beside(study, each),
+                 Cell(level or "–"), Cell(following or "–")]  # fmt: skip
+        rows.append([Cell(each.experiment.name)] * several + cells)
     return Table(study.say("winners_caption", what=study.words[one]), heads, rows, 1 + several)
 
 
