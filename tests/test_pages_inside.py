@@ -124,7 +124,7 @@ def test_the_parts_of_a_step_are_stacked_and_add_up_to_it(tmp_path: Path) -> Non
     slow, fast = record("naive", metrics=phases(4.0)), record("flash2", metrics=phases(0.5))
     _, pages = told(tmp_path, slow, fast)
     found = parts(tables(pages["inside"])[0], "naive")
-    assert found == {"forward qkv_projection": "1.00", "forward attention": "4.00", "backward attention": "8.00",
+    assert found == {"forward qkv": "1.00", "forward attention": "4.00", "backward attention": "8.00",
                      "– optimizer": "1.00", "– idle": "0.500"}  # fmt: skip
     figure = drawn(pages["inside"])["inside-point"]
     for backend, whole in (("naive", 14.5), ("flash2", 4.0)):

@@ -109,7 +109,7 @@ class Study:
     @cached_property
     def more(self) -> list[str]:
         """What cases differ in beside their shape."""
-        return [name for name in compare.vary(self.cases) if name not in self.cases[0].shape]
+        return [name for name in compare.several(self.cases) if name not in self.cases[0].shape]
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -84,6 +84,7 @@ def _stacked(
 def of_phases(study: Study, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
     """Where the time of a step goes, one bar a backend; a panel for each place on the axis."""
     parts = _largest([each for _, phases in steps for each in phases], study.words["other_parts"])
+    named = tuple(study.words.get(f"part_{part}", part) for part in parts)
     values: list[dict[str, Any]] = []
     for place, (row, phases) in enumerate(steps):
         sizes: dict[tuple[int, int], float] = {}
@@ -93,11 +94,11 @@ def of_phases(study: Study, family: Family, steps: Sequence[tuple[Row, Sequence[
         for rank, ((direction, part), size) in enumerate(sorted(sizes.items())):
             values.append({
                 "backend": row.backend, "place": place, "at": row.shape[family.axis] if family.axis else 0,
-                "part": parts[part], "direction": study.words.get(DIRECTIONS[direction], ""),
+                "part": named[part], "direction": study.words.get(DIRECTIONS[direction], ""),
                 "pale": int(DIRECTIONS[direction] == "backward"), "rank": rank, "size": rounded(size),
                 "peak": rounded(sum(sizes.values())),
             })  # fmt: skip
-    return _stacked(study, family, f"inside-{family.anchor}", study.words["alt_phases"], values, parts, "ms",
+    return _stacked(study, family, f"inside-{family.anchor}", study.words["alt_phases"], values, named, "ms",
                     study.words["step_together"])  # fmt: skip
 
 
@@ -136,7 +137,10 @@ def stack(parts: tuple[str, ...], unit: str, whole: str) -> Spec:
     y = alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES)
     # Three are told apart by lightness alone; for more the theme's colours.
     shades: Any = list(look.PARTS) if len(parts) <= len(look.PARTS) else alt.Undefined
-    scale, legend = alt.Scale(domain=list(parts), range=shades), alt.Legend(orient="top", title=None, columns=4)
+    scale, legend = (
+        alt.Scale(domain=list(parts), range=shades),
+        alt.Legend(orient="top", title=None, columns=3 if len(parts) <= 3 else 2),
+    )
     drawn = base.mark_bar(height={"band": 0.72}).encode(
         y=y, x=alt.X("size:Q", title=unit, stack="zero", axis=AXIS, scale=ROOM), order="rank:Q",
         color=alt.Color("part:N", scale=scale, legend=legend), opacity=look.paler(),

@@ -40,7 +40,7 @@ def kinds(title: str, kinds: tuple[str, ...]) -> Spec:
     x = alt.X("ms:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=10)).axis(format="~r", tickCount=5)
     told = [alt.Tooltip("backend:N"), alt.Tooltip("kind:N"), alt.Tooltip("ms:Q", title=title, format=".3r"),
             alt.Tooltip("note:N")]  # fmt: skip
-    legend = alt.Legend(orient="top", title=None, columns=3)
+    legend = alt.Legend(orient="top", title=None, columns=2)
     drawn = base.mark_point(filled=True, size=70).encode(
         y=y, x=x, tooltip=told, opacity=look.faint(0.85),
         color=alt.Color("kind:N", scale=alt.Scale(domain=list(kinds), range=list(TENSORS)), legend=legend),

@@ -40,10 +40,10 @@ def _parts(study: Study, family: Family, steps: list[tuple[Row, list[Phase]]]) -
     for row, found in steps:
         whole = row.number("phases/step") or sum(each.ms for each in found)
         for each in found:
-            share = 100 * each.ms / whole if whole else None
+            share, part = 100 * each.ms / whole if whole else None, study.words.get(f"part_{each.part}", each.part)
             lines.append([
-                *(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
-                Cell(each.part), Cell(study.words.get(each.direction, "–")), Cell(compare.digits(each.ms), each.ms),
+                *(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend), Cell(part),
+                Cell(study.words.get(each.direction, "–")), Cell(compare.digits(each.ms), each.ms),
                 Cell("–" if share is None else f"{share:.1f} %", share),
             ])  # fmt: skip
     heads = [*(Head(name, True) for name in start), Head(study.words["backend"]), Head(study.words["part"]),

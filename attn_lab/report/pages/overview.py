@@ -26,12 +26,21 @@ def render(study: Study) -> Iterator[Piece]:
     if not study.passes:
         yield Text(study.words["nothing_measured"], "warning")
         return
-    yield Bullets([(each.text, each.figure) for each in study.findings if each.key == "fastest"])
+    yield Bullets([(each.text, each.figure) for each in study.findings if each.key.startswith("fastest")])
     yield Text(study.words["winners_how"], "note")
-    first, *others = (_table(study, one, list(winners(study, one))) for one in reversed(study.passes))
-    yield first
-    if others:
+    tables = {one: _table(study, one, list(winners(study, one))) for one in reversed(study.passes)}
+    longest = _longest(study)
+    yield from (table for one, table in tables.items() if one in longest)
+    if others := [table for one, table in tables.items() if one not in longest]:
         yield Fold(study.words["other_passes"], others)
+
+
+def _longest(study: Study) -> set[str]:
+    """Passes that are the whole of what was asked at some setting: the step of a kernel, the training of a model."""
+    timed: dict[object, set[str]] = {}
+    for row in study.cases:
+        timed.setdefault(row.setting, set()).update(one for one in study.passes if row.number(f"{one}/time"))
+    return {max(passes, key=study.passes.index) for passes in timed.values() if passes}
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
