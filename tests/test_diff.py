@@ -52,6 +52,16 @@ def test_a_changed_time_is_told_with_its_verdict(tmp_path: Path, times: float, k
     assert (each.before, each.after) == pytest.approx((2.0, 2.0 * times))
 
 
+def test_what_only_some_cases_have_is_not_said_of_all(pull: Any) -> None:
+    model = {"subject": {"_target_": "x", "layers": 16}}
+    lines = [line("naive", 2.0, subject="model", config=model), line("naive", 2.0)]
+    _, text, _ = pull(lines, lines)
+    (said,) = (each for each in text.splitlines() if each.startswith("All cases"))
+    assert "causal" in said and "layers" not in said
+    _, text, _ = pull(lines[:1], lines[:1])
+    assert "subject.layers 16" in text
+
+
 @pytest.mark.parametrize(("peak", "kind"), [(1009.0, "same"), (1011.0, "more memory"), (989.0, "less memory")])
 def test_memory_is_exact_and_a_percent_counts(tmp_path: Path, peak: float, kind: str) -> None:
     found = of(tmp_path, [line("flash2", peak=1000.0)], [line("flash2", peak=peak)])

@@ -136,6 +136,18 @@ def test_nothing_is_held_against_what_ran_elsewhere(tmp_path: Path, other: Mappi
     assert len(examined) == 48 and {each.verdict for each in examined} == {"untested"}
 
 
+def test_a_place_goes_by_its_name_and_by_what_else_sets_two_of_a_name_apart(tmp_path: Path) -> None:
+    """An A100 beside two H100s with two torches: the A100 is told by that alone, the H100s by their torch."""
+    alike = {"driver": "580.9", "cores": 16}
+    found = rows(
+        tmp_path, *(line(name, 1.0, machine={**A100, **alike, "cores": 8}, sweep="a") for name in ("naive", "flash2")),
+        *(line(name, 1.0, machine={**H100, **alike}, versions={"torch": torch}, sweep=torch, seq_len=length)
+          for torch, length in (("2.11.0", 512), ("2.12.0", 256)) for name in ("naive", "flash2")),
+    )  # fmt: skip
+    named = {re.match(r"\[(.*?)\]", each.text)[1] for each in findings(found)[1:]}
+    assert named == {A100["name"], f"{H100['name']}, torch 2.11.0", f"{H100['name']}, torch 2.12.0"}
+
+
 def test_a_package_that_only_one_backend_names_keeps_a_sweep_together(tmp_path: Path) -> None:
     """Two versions of flash-attn in two sweeps: naive, which does not name it, stays with its own sweep."""
     lines = [line(name, time, sweep=sweep, round=round, versions={"torch": "2.11.0",

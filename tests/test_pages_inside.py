@@ -169,9 +169,7 @@ def test_kernels_and_snapshots_are_told_where_somebody_looked(tmp_path: Path) ->
             **measured("snapshot/peak", 640.0, "MB"), **measured("snapshot/explained", 98.2, "%")}  # fmt: skip
     _, pages = told(tmp_path, record("naive"), record("flash2", metrics=seen))
     kernels, peaks = tables(pages["inside"])
-    assert [(line["backend"], line["launches"], line["GPU busy (%)"]) for line in kernels] == [
-        ("flash2", "3.00", "97.0")
-    ]
+    assert [(line["backend"], line["launches"], line["busy (%)"]) for line in kernels] == [("flash2", "3.00", "97.0")]
     assert peaks[0]["explained (%)"] == "98.2"
 
 

@@ -29,7 +29,8 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
         parts.append(f"**Not read: {len(broken)} broken line(s):** {'; '.join(map(escape, broken[:5]))}.")
     rows = [each.row for each in found]
     names = [name for name in compare.several(rows) if name != "machine"]
-    fixed = compare.text(rows[0], [name for name in asked(rows[0]) if name not in names])
+    varying = compare.vary(rows)
+    fixed = compare.text(rows[0], [name for name in asked(rows[0]) if name not in varying])
     parts.append(f"All cases: {escape(fixed)}.")
     parts += _doubts(found, a_rows, b_rows)
     for title, kinds in (("Worse", WORSE), ("Better", BETTER)):

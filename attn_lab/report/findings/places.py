@@ -26,12 +26,16 @@ def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
         found.setdefault(tuple(values), []).append(row)
     if len(found) <= 1:
         return [("", list(rows))]
-    return [(_place(apart, values, part), part) for values, part in found.items()]
+    return [(_place(apart, values, list(found), part), part) for values, part in found.items()]
 
 
-def _place(apart: Sequence[str], values: Sequence[str], rows: Sequence[Row]) -> str:
-    told = [f"{name} {value}" for name, value in zip(apart, values, strict=True) if value and name != "machine.name"]
-    return ", ".join([rows[0].machine, *(each.removeprefix("machine.") for each in told)])
+def _place(apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Sequence[str]], rows: Sequence[Row]) -> str:
+    """Its name; and of two places of one name what else sets them apart."""
+    machine = apart.index("machine.name") if "machine.name" in apart else None
+    alike = [values for values in all_values if machine is None or values[machine] == mine[machine]]
+    told = [f"{name.removeprefix('machine.')} {mine[at]}" for at, name in enumerate(apart)
+            if mine[at] and len({values[at] for values in alike}) > 1]  # fmt: skip
+    return ", ".join([rows[0].machine, *told])
 
 
 def _facts(row: Row) -> dict[str, str]:

@@ -61,7 +61,7 @@ def _kernels(study: Study) -> Iterator[Piece]:
     if lines:
         heads = [Head(study.words["case"]), Head(study.words["backend"]), Head(study.words["pass"]),
                  *(Head(study.words[f"inside_{what}"], True) for what in KERNELS)]  # fmt: skip
-        yield Heading(study.words["kernels"])
+        yield Heading(study.words["kernels_head"])
         yield Table(study.words["kernels_caption"], heads, lines, 2)
 
 
