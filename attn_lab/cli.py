@@ -13,7 +13,9 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "doctor": "attn_lab.sweep.doctor:doctor",
     "plan": "attn_lab.cli:_plan",
     "report": "attn_lab.report.command:report",
+    "nsight": "attn_lab.sweep.nsight:nsight",
     "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
+    "show": "attn_lab.sweep.show:show",
     "wandb-sync": "attn_lab.share.sync:sync",
 }
 
