@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -18,10 +19,10 @@ ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it ha
 
 
 def command(record: Mapping[str, Any]) -> str:
-    """`attn-lab backend=… …`.  Raises BadRequest where no command can say it: of parts that are yours, or another version's."""
+    """`attn-lab backend=… …`.  Raises BadRequest where none says it: of parts that are yours, or another version's."""
     words = list(_words(record))
     try:
-        case = composed(words)
+        case, _ = composed(words)
     except (BadRequest, HydraException, OmegaConfBaseException, ValueError) as error:
         raise BadRequest(f"no command of this version asks that: {' '.join(str(error).split())[:200]}") from None
     if case.question != record["case"]["question"]:
@@ -32,13 +33,13 @@ def command(record: Mapping[str, Any]) -> str:
     return shlex.join(["attn-lab", *words, *ALWAYS])
 
 
-def composed(words: list[str]) -> Case:
-    """One case as the command line would have it."""
+def composed(words: list[str]) -> tuple[Case, Path]:
+    """One case as the command line would have it, and the run folder it would go to."""
     register()
     register_resolvers()
     with initialize_config_module("attn_lab.conf", version_base="1.3"):
         config = compose("config", words, return_hydra_config=True)
-    return build(config, config.hydra.runtime.choices)
+    return build(config, config.hydra.runtime.choices), Path(f"runs/{config.name}")
 
 
 def _words(record: Mapping[str, Any]) -> Iterator[str]:

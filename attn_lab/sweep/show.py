@@ -144,17 +144,22 @@ def _phases(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
 def _memory(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     table = _table("MB", "share", "part", "operator", "made by", right=(0, 1))
     for each in content["largest"]:
-        table.add_row(compare.digits(each["bytes"] / MB), f"{100 * each['bytes'] / content['peak']:.1f} %", each["part"],
-                      each["operator"], each["line"])  # fmt: skip
+        share = f"{100 * each['bytes'] / content['peak']:.1f} %"
+        table.add_row(compare.digits(each["bytes"] / MB), share, each["part"], each["operator"], each["line"])
     yield f"largest at the peak of {compare.digits(content['peak'] / MB)} MB", table
 
 
 def _counters(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Table]]:
+    yield "Nsight Compute", counters_table(content)
+
+
+def counters_table(content: Sequence[Mapping[str, Any]]) -> Table:
+    """A column for each kernel that was counted."""
     table = _table("counter", *(f"{each['pass']} {each['name'][:40]}" for each in content), right=())
     for name in dict.fromkeys(name for each in content for name in each["counters"]):
         values = [each["counters"].get(name) for each in content]
         table.add_row(name, *("–" if each is None else compare.digits(each) for each in values))
-    yield "Nsight Compute", table
+    return table
 
 
 def _files(kept: Kept) -> Table:
