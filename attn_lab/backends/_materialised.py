@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Request
+from attn_lab.core.backend import Attend, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import FULL, dense
 
@@ -29,3 +29,40 @@ def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype 
         return (weights @ v).transpose(1, 2)
 
     return attend
+
+
+def materialised_split(request: Request, machine: Machine, softmax_dtype: torch.dtype | None) -> Split:
+    """The same by halves.  The backward makes the weights again, from the scores and what they were divided by."""
+    shape, scale, group = request.shape, request.softmax_scale, request.shape.group_size
+    forbidden = None
+    if request.mask.band != FULL:
+        forbidden = ~dense(request.mask, shape, machine.device)
+
+    def scores_of(q: Tensor, k: Tensor) -> Tensor:
+        scores = (q * scale) @ k.transpose(-2, -1)
+        return scores if forbidden is None else scores.masked_fill(forbidden, float("-inf"))
+
+    def repeated(kv: Tensor) -> Tensor:
+        return kv.transpose(1, 2).repeat_interleave(group, dim=1) if group > 1 else kv.transpose(1, 2)
+
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        scores = scores_of(q.transpose(1, 2), repeated(k))
+        weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(q.dtype)
+        return (weights @ repeated(v)).transpose(1, 2), torch.logsumexp(scores.float(), dim=-1)
+
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = softmax_dtype or q.dtype
+        turned, keys, dout = q.transpose(1, 2), repeated(k), dout.transpose(1, 2)
+        weights = (scores_of(turned, keys).float() - lse[..., None]).exp().to(wide)
+        dweights = (dout @ repeated(v).transpose(-2, -1)).to(wide)
+        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, wide).to(q.dtype)
+        dq = (dscores @ keys) * scale
+        dk = (dscores.transpose(-2, -1) @ turned) * scale
+        dv = weights.to(q.dtype).transpose(-2, -1) @ dout
+        if group > 1:
+            dk, dv = (grad.unflatten(1, (-1, group)).sum(2) for grad in (dk, dv))
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+    return Split(forward, backward)

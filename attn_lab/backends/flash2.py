@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 
@@ -19,6 +19,17 @@ class Flash2(Backend):
             empty_rows=True,
             dropout=True,
             head_dim=(1, 256),
+            capability=(8, 0),
+            packages=("flash-attn",),
+            pip="flash-attn>=2.7",
+        )
+    }
+    split_limits = {
+        "cuda": Limits(
+            dtypes=("float16", "bfloat16"),
+            masks=("full", "causal", "band"),
+            head_dim=(8, 256),
+            head_dim_multiple=8,  # else the package pads q, k and v
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
@@ -53,3 +64,25 @@ class Flash2(Backend):
             return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, **options).unsqueeze(0)
 
         return attend_documents
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        from flash_attn import flash_attn_interface
+
+        left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
+        is_causal = request.mask.band == CAUSAL
+        window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
+        options = (0.0, request.softmax_scale, is_causal, *window, 0.0, None)  # no dropout, no softcap, no alibi
+        ops = torch.ops.flash_attn if hasattr(torch.ops.flash_attn, "_flash_attn_forward") else flash_attn_interface
+
+        def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            out, lse, *_ = ops._flash_attn_forward(q, k, v, *options, False)
+            return out, lse
+
+        def backward(
+            dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            dq, dk, dv = (torch.empty_like(tensor) for tensor in (q, k, v))
+            ops._flash_attn_backward(dout, q, k, v, out, lse, dq, dk, dv, *options, False)
+            return dq, dk, dv
+
+        return Split(forward, backward)

@@ -1,10 +1,12 @@
 """FlashAttention 3 (Shah et al. 2024), Hopper only, from a package that installs flash_attn_interface."""
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 
@@ -27,6 +29,19 @@ class Flash3(Backend):
             pip="tokenspeed-fa3",
         )
     }
+    split_limits = {
+        "cuda": Limits(
+            dtypes=("float16", "bfloat16"),
+            masks=("full", "causal", "band"),
+            backward=False,
+            head_dim=(8, 256),
+            head_dim_multiple=8,
+            capability=(9, 0),
+            capability_below=(10, 0),
+            packages=WHOLE + FORWARD_ONLY,
+            pip="tokenspeed-fa3",
+        )
+    }
     kernels = {"forward": r"flash::.*FlashAttnFwdSm90", "backward": r"flash::.*FlashAttnBwdSm90"}
 
     def refusals(self, request: Request, machine: Machine) -> list[str]:
@@ -40,13 +55,30 @@ class Flash3(Backend):
     def prepare(self, request: Request, machine: Machine) -> Attend:
         from flash_attn_interface import flash_attn_func
 
-        left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
-        is_causal = request.mask.band == CAUSAL
-        window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
-        scale = request.softmax_scale
+        options = _options(request)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)
+            out = flash_attn_func(q, k, v, **options)
             return out[0] if isinstance(out, tuple) else out  # some builds return (out, lse)
 
         return attend
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        from flash_attn_interface import _flash_attn_forward
+
+        # Builds differ in what else it takes, and it has few defaults.
+        takes = inspect.signature(_flash_attn_forward).parameters.values()
+        options = {each.name: None for each in takes if each.default is each.empty} | _options(request)
+
+        def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            out, lse, *_ = _flash_attn_forward(**options | {"q": q, "k": k, "v": v})
+            return out, lse
+
+        return Split(forward, None)
+
+
+def _options(request: Request) -> dict[str, Any]:
+    left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
+    is_causal = request.mask.band == CAUSAL
+    window = (-1, -1) if is_causal else (-1 if left is None else left, -1 if right is None else right)
+    return {"softmax_scale": request.softmax_scale, "causal": is_causal, "window_size": window}

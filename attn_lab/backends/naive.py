@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 
-from attn_lab.backends._materialised import materialised
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.backends._materialised import materialised, materialised_split
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 
 
 @dataclass(frozen=True)
 class Naive(Backend):
     limits = {"cuda": Limits(dropout=True), "cpu": Limits(dropout=True)}
+    split_limits = {"cuda": Limits(), "cpu": Limits()}
     kernels = {"forward": "(?i)softmax", "backward": "(?i)softmax"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return materialised(request, machine, softmax_dtype=None)
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        return materialised_split(request, machine, softmax_dtype=None)

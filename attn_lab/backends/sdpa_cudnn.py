@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import one_sdpa
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
+from attn_lab.core.mask import CAUSAL
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,49 @@ class SdpaCudnn(Backend):
             capability=(8, 0),
         )
     }
+    split_limits = {
+        "cuda": Limits(
+            dtypes=("float16", "bfloat16"),
+            masks=("full", "causal"),
+            square_masks=("causal",),
+            head_dim=(8, 128),
+            head_dim_multiple=8,
+            least_keys=2,
+            capability=(8, 0),
+        )
+    }
     kernels = {"forward": "cudnn.*sdpa.*fprop", "backward": "cudnn.*sdpa.*bprop"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        is_causal, scale, shape = request.mask.band == CAUSAL, request.softmax_scale, request.shape
+        ops = torch.ops.aten
+
+        def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+            out, lse, *_ = ops._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, is_causal, scale=scale)
+            return out.transpose(1, 2), lse.view(shape.batch_size, shape.num_heads, shape.seq_len)
+
+        def backward(
+            dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            # torch keeps cuDNN's graphs by the layout of q, k and v, and reads out, dout and lse as laid out when it
+            # built one: they come as its own forward would have laid them, or would be silently misread.
+            out, dout = _laid_as(q, out), _laid_as(q, dout)
+            dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
+            random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
+            dq, dk, dv = ops._scaled_dot_product_cudnn_attention_backward(
+                dout, q, k, v, out, lse.contiguous().unsqueeze(-1), random, random, None, None, None, shape.seq_len,
+                shape.seq_len_kv, 0.0, is_causal, scale=scale,
+            )  # fmt: skip
+            return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+        return Split(forward, backward)
+
+
+def _laid_as(q: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` with its axes in memory in the order of q's, without gaps; itself where it is so already."""
+    laid = torch.empty_like(q, device="meta").stride()
+    return tensor if tensor.stride() == laid else tensor.new_empty_strided(q.shape, laid).copy_(tensor)

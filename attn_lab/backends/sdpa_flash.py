@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import one_sdpa
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
+from attn_lab.core.mask import CAUSAL, FULL, dense
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,17 @@ class SdpaFlash(Backend):
         ),
         "cpu": Limits(),
     }
+    split_limits = {
+        "cuda": Limits(
+            dtypes=("float16", "bfloat16"),
+            masks=("full", "causal"),
+            square_masks=("causal",),
+            head_dim=(8, 256),
+            head_dim_multiple=8,  # else torch pads q, k and v before it comes here
+            capability=(8, 0),
+        ),
+        "cpu": Limits(),
+    }
     kernels = {
         "forward": "pytorch_flash::flash_fwd|_flash_attention_for_cpu$",
         "backward": "pytorch_flash::flash_bwd|_flash_attention_for_cpu_backward$",
@@ -29,3 +43,57 @@ class SdpaFlash(Backend):
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        return _on_cuda(request) if machine.device == "cuda" else _on_cpu(request)
+
+
+def _on_cuda(request: Request) -> Split:
+    is_causal, scale, shape = request.mask.band == CAUSAL, request.softmax_scale, request.shape
+    ops = torch.ops.aten
+
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)
+        return out.transpose(1, 2), lse
+
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
+        random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
+        dq, dk, dv = ops._scaled_dot_product_flash_attention_backward(
+            dout, q, k, v, out, lse, None, None, shape.seq_len, shape.seq_len_kv, 0.0, is_causal, random, random,
+            scale=scale,
+        )  # fmt: skip
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+    return Split(forward, backward)
+
+
+def _on_cpu(request: Request) -> Split:
+    is_causal, scale = request.mask.band == CAUSAL and request.shape.offset == 0, request.softmax_scale
+    added = None
+    if request.mask.band != FULL and not is_causal:
+        forbidden = ~dense(request.mask, request.shape, "cpu")
+        added = torch.zeros(forbidden.shape, dtype=getattr(torch, request.shape.dtype))
+        added.masked_fill_(forbidden, float("-inf"))
+    ops = torch.ops.aten
+
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, attn_mask=added, scale=scale
+        )
+        return out.transpose(1, 2), lse
+
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
+        dq, dk, dv = ops._scaled_dot_product_flash_attention_for_cpu_backward(
+            dout, q, k, v, out, lse, 0.0, is_causal, attn_mask=added, scale=scale
+        )
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+    return Split(forward, backward)

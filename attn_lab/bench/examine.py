@@ -12,6 +12,7 @@ import torch
 from attn_lab.bench.case import Case
 from attn_lab.bench.files import File, scratch
 from attn_lab.bench.record import Measurement, Provenance, Record, Status
+from attn_lab.core.backend import take
 from attn_lab.core.errors import Refused, Wrong
 from attn_lab.core.machine import Machine
 
@@ -49,9 +50,12 @@ def _run(
             if reasons := case.who.refusals(case.request, machine):
                 return "refused", reasons
             start = time.perf_counter()
-            attend = case.who.prepare(case.request, machine)
+            taken = take(case.who, case.request, machine)
             prepared = time.perf_counter() - start
-            trial = case.what.stage(case.request, case.who, attend, machine, seed=case.seed, slices=case.slices)
+            if taken.why:
+                rank = 1 + len(taken.passed_over)
+                found.append(Measurement(name="choice/rank", value=rank, unit="of those preferred", note=taken.why))
+            trial = case.what.stage(case.request, taken.by, taken.attend, machine, seed=case.seed, slices=case.slices)
             trial.prepare_seconds, trial.scratch = prepared, place
             for name, probe in case.probes.items():
                 notice(name)

@@ -1,7 +1,8 @@
 """A case made ready to run: the tensors, the step, and the two answers to compare; what every probe drives."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from attn_lab.bench.files import File, scratch
 from attn_lab.bench.record import Measurement
-from attn_lab.core.backend import Attend, Backend, Request
+from attn_lab.bench.spans import Spans
+from attn_lab.core.backend import TRAIN_STEP, Attend, Backend, Request
 from attn_lab.core.machine import Machine
 
 Answer = Mapping[str, Tensor]
@@ -20,10 +22,16 @@ Answer = Mapping[str, Tensor]
 class Trial:
     """A staged case.  Gradients are asked of autograd and returned, never accumulated: there is nothing to clear.
 
+    But in a training step, which leaves them in the leaves for the optimizer; they are cleared before the next one,
+    off the clock.
+
     leaves     tensors whose gradients a step computes, by name: all it needs and no more
     forward    one forward pass
     cotangent  what the backward pass starts from; the shape of the output
     flops      operations per pass, from the exact pair count
+    parameters what a training step changes; nothing, for a subject that has none
+    recomputes a backward computes its forward again, from checkpoints
+    spans      attention's own time inside a step, where the subject has more in it
     cut        the checked slices of a whole answer (out, and d + name of each leaf)
     reference  the same slices from the oracle, computed in the dtype asked
     found      what the probes before have measured, by name
@@ -42,6 +50,9 @@ class Trial:
     flops: Mapping[str, int]
     cut: Callable[[Answer], Answer]
     reference: Callable[[torch.dtype], Answer]
+    parameters: Sequence[nn.Parameter] = ()
+    recomputes: bool = False
+    spans: Spans | None = None
     prepare_seconds: float = 0.0
     found: dict[str, Measurement] = field(default_factory=dict)
     module: nn.Module | None = None
@@ -85,9 +96,41 @@ class Trial:
         return self.backward(self.forward())
 
     @property
+    def trains(self) -> bool:
+        return TRAIN_STEP in self.passes
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with so short a step that who is timed last still has the weights that were proven right.
+
+        The large eps is for float16, in which the squares of small gradients are zero.
+        """
+        return torch.optim.AdamW(self.parameters, lr=1e-6, eps=1e-4, fused=True)
+
+    def train_step(self) -> None:
+        """One step of training: forward, backward, and the parameters are others."""
+        self.learn(self.forward())
+
+    def learn(self, out: Tensor) -> None:
+        """The rest of a training step after its forward."""
+        torch.autograd.backward(out, self.cotangent)
+        self.optimizer.step()
+
+    def clear_gradients(self) -> None:
+        for leaf in self.leaves.values():
+            leaf.grad = None
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of what the optimizer remembers from step to step; 0 before the first."""
+        states = self.optimizer.state.values() if self.trains else ()
+        tensors = [each for state in states for each in state.values() if isinstance(each, Tensor)]
+        return sum(each.numel() * each.element_size() for each in tensors)
+
+    @property
     def largest_pass(self) -> str:
         """The pass with most in it; of two alike, the one asked first."""
-        order = ("forward", "backward", "forward_backward", "train_step")
+        order = ("forward", "backward", "forward_backward", TRAIN_STEP)
         return max(self.passes, key=order.index)
 
     def least_bytes(self, name: str) -> int:
@@ -99,6 +142,8 @@ class Trial:
         """What comes before a pass, and the pass itself, which is given what the first returned."""
         if name == "backward":
             return self.forward, self.backward
+        if name == TRAIN_STEP:
+            return self.clear_gradients, lambda _: self.train_step()
         if name == "forward":
             return lambda: None, lambda _: self.forward()
         return lambda: None, lambda _: self.forward_backward()

@@ -1,21 +1,36 @@
 """Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import lcm
+from typing import Protocol
 
 from torch import Tensor
 
-from attn_lab.core.errors import BadRequest
+from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask, has_empty_rows, kind
 from attn_lab.core.shape import Shape
 
-Pass = Literal["forward", "backward", "forward_backward"]
-PASSES: tuple[str, ...] = get_args(Pass)
+WHOLE = "its kernels cannot be had by halves"
+PASSES = ("forward", "backward", "forward_backward")
+TRAIN_STEP = "train_step"  # of subjects with parameters: forward, backward and the optimizer's step
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Attention in its two halves, neither known to autograd: one backend's forward goes with another's backward.
+
+    forward   q, k, v → out, lse: of each query's scores the natural logarithm of their exponentials' sum, float32
+              (batch, heads, seq_len)
+    backward  dout, q, k, v, out, lse → dq, dk, dv; None for a backend that has none
+    """
+
+    forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +47,10 @@ class Request:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.passes if name not in PASSES]
+        known = (*PASSES, TRAIN_STEP)
+        unknown = [name for name in self.passes if name not in known]
         if unknown or not self.passes or len(set(self.passes)) != len(self.passes):
-            raise BadRequest(f"passes: expected some of {', '.join(PASSES)}, each once; got {list(self.passes)}")
+            raise BadRequest(f"passes: expected some of {', '.join(known)}, each once; got {list(self.passes)}")
         if not 0 <= self.dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {self.dropout!r}")
 
@@ -66,6 +82,24 @@ class Limits:
     capability_below: tuple[int, int] = (1000, 0)
     packages: tuple[str, ...] = ()  # distributions, any one of which will do
     pip: str = ""  # what cures a missing package
+
+    def __and__(self, other: "Limits") -> "Limits":
+        """What both can do."""
+        return Limits(
+            dtypes=tuple(each for each in self.dtypes if each in other.dtypes),
+            masks=tuple(each for each in self.masks if each in other.masks),
+            square_masks=tuple({*self.square_masks, *other.square_masks}),
+            grouped_heads=self.grouped_heads and other.grouped_heads,
+            empty_rows=self.empty_rows and other.empty_rows,
+            backward=self.backward and other.backward,
+            dropout=self.dropout and other.dropout,
+            head_dim=(max(self.head_dim[0], other.head_dim[0]), min(self.head_dim[1], other.head_dim[1])),
+            head_dim_multiple=lcm(self.head_dim_multiple, other.head_dim_multiple),
+            least_keys=max(self.least_keys, other.least_keys),
+            capability=max(self.capability, other.capability),
+            capability_below=min(self.capability_below, other.capability_below),
+            packages=self.packages + other.packages,
+        )
 
     def of_machine(self, machine: Machine) -> list[str]:
         """Reasons this machine cannot serve any request at all."""
@@ -120,26 +154,68 @@ class Backend(Protocol):
              must match, and that every other attention kernel launched is caught by not matching
     prepare  imports, builds masks, wraps in torch.compile; never timed.  Returns the function that is timed, or
              raises Refused for what only an import can tell (a package built for another CUDA)
+
+    One whose kernels can be had by halves says what those can do, by device, in `split_limits`, and gives `split`.
     """
 
-    limits: ClassVar[Mapping[str, Limits]]
-    kernels: ClassVar[Mapping[str, str]]
+    limits: Mapping[str, Limits]
+    kernels: Mapping[str, str]
+    split_limits: Mapping[str, Limits] = {}
+    label: str | None = None  # what records call it, where its file's name does not tell it from others
+    parts: "tuple[Backend, ...]" = ()  # others it is made of
 
     def refusals(self, request: Request, machine: Machine) -> list[str]:
         """Every reason this request cannot be served; [] is a promise to run it.  Pure: imports and runs nothing."""
-        return self.machine_refusals(machine) + self._limits(machine).of_request(request)
+        return self.machine_refusals(machine) + _there(self.limits, machine).of_request(request)
 
     def machine_refusals(self, machine: Machine) -> list[str]:
         """The reasons among them that hold for every request on this machine."""
-        elsewhere = machine.device not in self.limits
-        reasons = [f"devices: {', '.join(self.limits)}; asked {machine.device}"] if elsewhere else []
-        return reasons + self._limits(machine).of_machine(machine)
-
-    def _limits(self, machine: Machine) -> Limits:
-        """The limits on this device; on one that is not served, those on another, for the rest of the reasons."""
-        return self.limits.get(machine.device) or next(iter(self.limits.values()))
+        return _of_machine(self.limits, machine)
 
     def prepare(self, request: Request, machine: Machine) -> Attend: ...
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        """As `prepare`, by halves."""
+        raise Refused(called(self), [WHOLE])
+
+    def split_refusals(self, request: Request, machine: Machine) -> list[str]:
+        """Every reason this request cannot be served by halves; [] is a promise, as that of `refusals`."""
+        if not self.split_limits:
+            return [WHOLE]
+        limits = _there(self.split_limits, machine)
+        return _of_machine(self.split_limits, machine) + limits.of_request(request)
+
+
+def called(backend: Backend) -> str:
+    """The name of the file it comes from, as `backend=` has it; a pair's label."""
+    return backend.label or type(backend).__module__.rpartition(".")[2]
+
+
+def _there(by_device: Mapping[str, Limits], machine: Machine) -> Limits:
+    """The limits on this device; on one that is not served, those on another, for the rest of the reasons."""
+    return by_device.get(machine.device) or next(iter(by_device.values()))
+
+
+def _of_machine(by_device: Mapping[str, Limits], machine: Machine) -> list[str]:
+    elsewhere = machine.device not in by_device
+    reasons = [f"devices: {', '.join(by_device)}; asked {machine.device}"] if elsewhere else []
+    return reasons + _there(by_device, machine).of_machine(machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+
+    attend: Attend
+    by: Backend
+    why: str = ""  # of a choice
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+
+
+def take(backend: Backend, request: Request, machine: Machine) -> Taken:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+    choose = getattr(backend, "take", None)
+    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -20,6 +20,7 @@ NOT_THE_QUESTION = (
     "logger",
     "again",
     "baseline",
+    "plan",
     "report",
     "resume",
 )  # where an answer is kept, never the answer
@@ -77,6 +78,8 @@ def _assembled(
               for name, each in question["probe"].items()}  # fmt: skip
     if basis is None:
         basis = basis_of(who, (what, request.mask, *probes.values()), here(question["device"])[0])
+    if label := getattr(who, "label", None):
+        names = {**names, "backend": label}
     return Case(
         **names, round=question["round"], twin=question["twin"], seed=question["seed"],
         slices=question["measure"]["slices"], request=request, who=who, what=what, probes=probes, config=question,

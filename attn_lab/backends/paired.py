@@ -1,0 +1,56 @@
+"""The forward of one backend with the backward of another: all flash-type kernels save the same (q, k, v, out, lse)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from attn_lab.backends._joined import joined
+from attn_lab.core.backend import Attend, Backend, Limits, Request, called
+from attn_lab.core.machine import Machine
+
+
+@dataclass(frozen=True)
+class Paired(Backend):
+    """Where no backward is asked for, the forward one answers alone, as it would by itself."""
+
+    forward: Backend
+    backward: Backend
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"{called(self.forward)}+{called(self.backward)}"
+
+    @property
+    def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
+        return self.forward, self.backward
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:  # type: ignore[override]
+        """What both can do."""
+        into, back = self.forward.split_limits, self.backward.split_limits
+        return {device: into[device] & back[device] for device in into if device in back}
+
+    @property
+    def kernels(self) -> Mapping[str, str]:  # type: ignore[override]
+        return {"forward": self.forward.kernels["forward"], "backward": self.backward.kernels["backward"]}
+
+    def refusals(self, request: Request, machine: Machine) -> list[str]:
+        ahead = replace(request, passes=("forward",))
+        if request.needs_backward:
+            into, back = self.forward.split_refusals(ahead, machine), self.backward.split_refusals(request, machine)
+        else:
+            into, back = self.forward.refusals(ahead, machine), self.backward.machine_refusals(machine)
+        return _told("forward", self.forward, into) + _told("backward", self.backward, back)
+
+    def machine_refusals(self, machine: Machine) -> list[str]:
+        return _told("forward", self.forward, self.forward.machine_refusals(machine)) + _told(
+            "backward", self.backward, self.backward.machine_refusals(machine)
+        )
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        if not request.needs_backward:
+            return self.forward.prepare(request, machine)
+        return joined(self.forward.split(request, machine), self.backward.split(request, machine))
+
+
+def _told(half: str, backend: Backend, reasons: list[str]) -> list[str]:
+    return [f"{half} {called(backend)}: {reason}" for reason in reasons]
