@@ -28,7 +28,9 @@ from attn_lab.sweep.doctor import _diagnosis
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS: dict[str, Backend] = {
-    file.stem: instantiate(OmegaConf.load(file)) for file in sorted((CONF / "backend").glob("*.yaml"))
+    file.stem: instantiate(OmegaConf.load(file))
+    for file in sorted((CONF / "backend").glob("*.yaml"))
+    if file.stem != "auto"
 }
 PAIRS = ("naive+sdpa_flash", "sdpa_flash+naive", "naive_fp32+naive", "flash2+sdpa_cudnn", "flash4+flash2",
          "sdpa_flash+flash4", "sdpa_cudnn+sdpa_cudnn", "sdpa_cudnn+sdpa_flash")  # fmt: skip

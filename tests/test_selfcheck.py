@@ -34,9 +34,11 @@ def path() -> Ordinary:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant, device):
+    if device not in plant.devices:
+        pytest.skip("there is nothing to plant it in")
     path = Ordinary(detect(device))
     record = path.record(plant.case(path))
-    assert plant.found(record).fate == ("passed" if plant.status == "ok" else "caught"), record.reasons
+    assert plant.found(record).fate == ("passed" if plant.sound else "caught"), record.reasons
     assert (METRIC in record.metrics) == (plant.status == "ok")
 
 

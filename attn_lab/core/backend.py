@@ -1,9 +1,9 @@
 """Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import lcm
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,9 +12,9 @@ from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask, has_empty_rows, kind
 from attn_lab.core.shape import Shape
 
-Pass = Literal["forward", "backward", "forward_backward"]
 WHOLE = "its kernels cannot be had by halves"
-PASSES: tuple[str, ...] = get_args(Pass)
+PASSES = ("forward", "backward", "forward_backward")
+TRAIN_STEP = "train_step"  # of subjects with parameters: forward, backward and the optimizer's step
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated."""
@@ -50,9 +50,10 @@ class Request:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.passes if name not in PASSES]
+        known = (*PASSES, TRAIN_STEP)
+        unknown = [name for name in self.passes if name not in known]
         if unknown or not self.passes or len(set(self.passes)) != len(self.passes):
-            raise BadRequest(f"passes: expected some of {', '.join(PASSES)}, each once; got {list(self.passes)}")
+            raise BadRequest(f"passes: expected some of {', '.join(known)}, each once; got {list(self.passes)}")
         if not 0 <= self.dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {self.dropout!r}")
 
@@ -202,6 +203,22 @@ def _of_machine(by_device: Mapping[str, Limits], machine: Machine) -> list[str]:
     elsewhere = machine.device not in by_device
     reasons = [f"devices: {', '.join(by_device)}; asked {machine.device}"] if elsewhere else []
     return reasons + _there(by_device, machine).of_machine(machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+
+    attend: Attend
+    by: Backend
+    why: str = ""  # of a choice
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+
+
+def take(backend: Backend, request: Request, machine: Machine) -> Taken:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+    choose = getattr(backend, "take", None)
+    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

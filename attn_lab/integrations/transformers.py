@@ -1,15 +1,16 @@
 """transformers 5: every backend as an `attn_implementation`, with the mask it needs for padded batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from attn_lab.core.backend import Backend
+from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.layer.given import Given, Recall, allowed_by
 from attn_lab.layer.names import BackendLike, backend_names, backends_named
@@ -18,6 +19,8 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 
 UNSERVED = ("softcap", "s_aux", "position_bias", "cache")  # what some models ask of attention, and no backend here has
+PREPARED = "lab_prepared"
+_functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
 
 
 def register() -> dict[str, str]:
@@ -38,6 +41,43 @@ def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None
                          f"keeps for itself; got {name!r}")  # fmt: skip
     AttentionInterface.register(name, _attention(name, backends_named(backend)))
     AttentionMaskInterface.register(name, mask)
+
+
+def use(model: PreTrainedModel, attend: Attend) -> None:
+    """Have all attention in `model` computed by one prepared function, for inputs of the sizes it was prepared for.
+
+    Mask, scale and dropout are the function's: transformers makes no mask then, and padding would not be seen.
+    """
+    AttentionInterface.register(PREPARED, _prepared)
+    AttentionMaskInterface.register(PREPARED, lambda *_, **__: None)
+    model.set_attn_implementation(PREPARED)
+    for module in model.modules():
+        _functions[module] = attend
+
+
+def _prepared(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **others: Any
+) -> tuple[Tensor, None]:
+    _check_served(PREPARED, key, value, others)
+    return _functions[module](*_as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))), None
+
+
+def _check_served(name: str, key: Tensor, value: Tensor, others: Mapping[str, Any]) -> None:
+    """Raise BadRequest for what a model asks of attention beyond attention."""
+    unserved = [word for word in UNSERVED if others.get(word) is not None]
+    unserved += ["output_attentions"] if others.get("output_attentions") else []
+    if unserved or key.shape[-1] != value.shape[-1]:
+        unserved = unserved or ["values of another head_dim than the keys"]
+        raise BadRequest(f"{name}: this model asks for {', '.join(unserved)}, which no backend of attn_lab has "
+                         "(attn_implementation='eager' has)")  # fmt: skip
+
+
+def _as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
+    """Under autocast rotations leave q and k in float32 beside a v that is not: as attention of torch's, cast all."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
 
 
 def mask(
@@ -80,17 +120,12 @@ def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Te
         dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None, **others: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """query (batch, heads, seq, head_dim), key and value alike with their own heads → (batch, seq, heads, …)."""
-        unserved = [word for word in UNSERVED if others.get(word) is not None]
-        unserved += ["output_attentions"] if others.get("output_attentions") else []
-        if unserved or key.shape[-1] != value.shape[-1]:
-            unserved = unserved or ["values of another head_dim than the keys"]
-            raise BadRequest(f"{name}: this model asks for {', '.join(unserved)}, which no backend of attn_lab has "
-                             "(attn_implementation='eager' has)")  # fmt: skip
+        _check_served(name, key, value, others)
         length, keys = index(query.shape[2]), index(key.shape[2])  # index: constants to torch.compile
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         if attention_mask is None and causal and 1 < length < keys:
             key, value = key[:, :, :length], value[:, :, :length]  # room in a static cache that is not yet filled
-        q, k, v = (each.transpose(1, 2) for each in (query, key, value))
+        q, k, v = _as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))
         kind = (bool(causal) and length > 1, dropout, scaling)
         ensure(*kind)
         if attention_mask is None:

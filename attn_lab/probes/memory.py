@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from attn_lab.bench.record import Measurement
@@ -17,12 +18,20 @@ MB = 2**20
 class Memory(Probe):
     """peak and forward are absolute, with everything live counted; step is peak above what was live before it.
 
+    Of a case that trains it is the training step that is looked at, and what its optimizer remembers is live.
+
     On CUDA from the caching allocator; on the CPU from the allocations the profiler sees, inputs added.
     """
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
+        if trial.trains:
+            trial.clear_gradients()
+            trial.train_step()  # the first makes what the optimizer remembers
+            trial.clear_gradients()
         seen = self._cuda(trial) if trial.machine.device == "cuda" else self._cpu(trial)
         seen["inputs"] = trial.inputs_bytes
+        if trial.trains:
+            seen["optimizer"] = trial.optimizer_bytes
         for name, size in seen.items():
             yield Measurement(name=f"memory/{name}", value=size / MB, unit="MB")
 
@@ -37,8 +46,7 @@ class Memory(Probe):
         seen: dict[str, float] = {"forward": torch.cuda.max_memory_allocated()}
         if trial.request.needs_backward:
             seen["saved"] = torch.cuda.memory_allocated() - before - out.untyped_storage().nbytes()
-            grads = trial.backward(out)
-            del grads
+            _rest(trial, out)
         seen["peak"] = torch.cuda.max_memory_allocated()
         seen["step"] = seen["peak"] - before
         for name in ("forward", "peak"):
@@ -46,7 +54,7 @@ class Memory(Probe):
         return seen
 
     def _cpu(self, trial: Trial) -> dict[str, float]:
-        inputs = trial.inputs_bytes
+        inputs = trial.inputs_bytes + trial.optimizer_bytes
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
             out = trial.forward()
         held, forward = _running(profiler)
@@ -54,11 +62,18 @@ class Memory(Probe):
         if trial.request.needs_backward:
             seen["saved"] = held - out.untyped_storage().nbytes()
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-                grads = trial.backward(out)
-            del grads
+                _rest(trial, out)
             seen["peak"] = inputs + max(forward, held + _running(profiler)[1])
         seen["step"] = seen["peak"] - inputs
         return seen
+
+
+def _rest(trial: Trial, out: Tensor) -> None:
+    """What follows a forward: the backward, or in training the backward and the optimizer's step."""
+    if trial.trains:
+        trial.learn(out)
+    else:
+        trial.backward(out)
 
 
 def _running(profiler: profile) -> tuple[int, int]:

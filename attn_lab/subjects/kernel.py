@@ -9,7 +9,8 @@ from torch import Tensor
 from attn_lab.bench.inputs import check_inputs, draw
 from attn_lab.bench.oracle import oracle
 from attn_lab.bench.trial import Answer, Subject, Trial
-from attn_lab.core.backend import Attend, Backend, Request
+from attn_lab.core.backend import TRAIN_STEP, Attend, Backend, Request
+from attn_lab.core.errors import BadRequest
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import Machine
 
@@ -20,6 +21,11 @@ class Kernel(Subject):
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs)
+
+    def check(self, request: Request) -> None:
+        if TRAIN_STEP in request.passes:
+            raise BadRequest("passes: train_step needs parameters, and subject=kernel has none "
+                             "(subject=layer and subject=model have)")  # fmt: skip
 
     def stage(
         self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attn_lab.bench.inputs import check_inputs, draw
 from attn_lab.bench.oracle import oracle
+from attn_lab.bench.spans import Spans
 from attn_lab.bench.trial import Answer, Subject, Trial
 from attn_lab.core.backend import Attend, Backend, Request
 from attn_lab.core.errors import BadRequest
@@ -53,7 +54,8 @@ class Layer(Subject):
         size = (shape.batch_size, shape.seq_len, shape.emb_dim)
         x = draw(self.inputs, size, generator, dtype).requires_grad_(request.needs_backward)
         cotangent = draw(self.inputs, size, generator, dtype)
-        layer.use(attend, x)
+        spans = Spans(machine.device)
+        layer.use(spans.around(attend), x)
         # Batch elements are independent, so that one alone is an exact check of itself; the last, where overruns show.
         batch = slice(shape.batch_size - 1, shape.batch_size)
 
@@ -76,5 +78,5 @@ class Layer(Subject):
         return Trial(
             request=request, machine=machine, backend=backend, leaves={"x": x, **dict(layer.named_parameters())},
             forward=lambda: layer(x), cotangent=cotangent, flops={name: core[name] + around[name] for name in core},
-            cut=cut, reference=reference,
+            cut=cut, reference=reference, parameters=tuple(layer.parameters()), spans=spans, module=layer,
         )  # fmt: skip

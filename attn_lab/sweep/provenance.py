@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,7 +18,16 @@ from attn_lab.core.machine import Machine, software
 
 HOUSE = Path(__file__).resolve().parents[1]
 TOOLS = ("hydra-core", "omegaconf", "wandb")
-MEASURES = ("core", "bench", "layer", "probes", "subjects", "backends/_*", "masks/__init__")  # shared by all cases
+MEASURES = (
+    "core",
+    "bench",
+    "layer",
+    "probes",
+    "subjects",
+    "backends/_*",
+    "masks/__init__",
+    "integrations/transformers",
+)  # shared by all cases
 
 
 def now() -> str:
@@ -40,7 +49,7 @@ def provenance_of(case: Case, machine: Machine, sweep: str, command: str) -> Pro
     )  # fmt: skip
 
 
-def basis_of(who: Backend, parts: Iterable[object], machine: Machine) -> dict[str, str]:
+def basis_of(who: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
     """What can change the answer to a question: the machine, versions, and the sources of all that measures.
 
     Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
@@ -50,10 +59,12 @@ def basis_of(who: Backend, parts: Iterable[object], machine: Machine) -> dict[st
     # That a backend has limits is checked later, with all else it must have.
     every = [limits for each in backends for limits in getattr(each, "limits", {}).values()]
     packages = {name for limits in every for name in limits.packages}
+    packages |= {name for part in parts for name in getattr(part, "packages", ())}
     return {
         **_of_machine(machine),
         "attn_lab": __version__,
         "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
+        **({"plan": who.plan_digest(machine)} if hasattr(who, "plan_digest") else {}),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }

@@ -16,7 +16,8 @@ from attn_lab.bench.case import Case
 from attn_lab.bench.record import Record
 
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
-PASSES = {"forward_backward": "step", "forward": "forward", "backward": "backward"}  # the first measured is compared
+PASSES = {"train_step": "train step", "forward_backward": "step", "forward": "forward", "backward": "backward"}
+"""The first measured is compared."""
 
 
 class View:
@@ -103,7 +104,7 @@ class View:
 
 
 def _times(record: Record) -> str:
-    words = {"forward": "forward", "backward": "backward", "forward_backward": "step"}
+    words = {"forward": "forward", "backward": "backward", "forward_backward": "step", "train_step": "train step"}
     return " · ".join(
         f"{word} {record.metrics[f'{name}/time']['value']:.3g} ms"
         for name, word in words.items()
