@@ -53,9 +53,9 @@ class Kinds(Probe):
                 for kind, take in (("hot", _hot), ("graph", _graph), ("host", _host)):
                     try:
                         times, note = take(trial, name, self._count(trial, name)), ""
-                    except RuntimeError as error:  # whatever forbids a capture: the reason is the record
+                    except Exception as error:
                         if kind != "graph":
-                            raise
+                            raise  # each library forbids a capture with an error of its own: that is on record
                         times, note = [math.nan], f"cannot be captured: {_one_line(error)}"
                     yield Measurement(**summed(f"{name}/time_{kind}", times, note))
             yield from self._kernels(trial)
@@ -72,14 +72,14 @@ class Kinds(Probe):
             seen = Measurement(**summed(f"{name}/time_kernels", sums))
             note = f"{launched} kernels a call"
             if clock := trial.found.get(f"{name}/time"):
-                apart = 100 * (clock.value / seen.value - 1) if seen.value else math.inf
+                ratio = clock.value / max(seen.value, 1e-6)
                 noise = AGREES + 100 * BETWEEN * (launched + 1) / max(seen.value, BETWEEN)
                 noise += min(precision(clock.series), 100.0)
-                if abs(apart) > noise:
-                    why = "the host was timed as well" if apart > 0 else "some of its work the clock did not see"
+                if 100 * (max(ratio, 1 / ratio) - 1) > noise:
+                    why = "the host was timed as well" if ratio > 1 else "some of its work the clock did not see"
                     note = f"noisy: the clock saw {clock.value:.3g} ms, the kernels took {seen.value:.3g}: {why}"
                 yield replace(seen, note=note)
-                yield Measurement(name=f"{name}/kernels_gap", value=apart, unit="%", samples=len(sums))
+                yield Measurement(name=f"{name}/kernels_gap", value=100 * (ratio - 1), unit="%", samples=len(sums))
             else:
                 yield replace(seen, note=note)
 
