@@ -36,7 +36,7 @@ def test_calls_under_heat_or_a_power_brake_are_dropped_and_counted(reason):
     calls = watched(*[SOUND] * 19, SOUND._replace(reasons=frozenset([reason])))
     assert calls.kept == [1.0] * 190 and calls.dropped == [2.0] * 10 and calls.mark == ""
     count, note = seen(calls)["forward/throttled"]
-    assert count == 10 and note == f"dropped: 10 of 200 calls (10 {reason})"
+    assert count == 10 and note == f"10 of 200 calls (10 {reason})"
 
 
 def test_too_many_of_them_are_a_mark_and_where_none_is_sound_none_is_dropped_silently():

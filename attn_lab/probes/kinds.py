@@ -69,10 +69,13 @@ class Kinds(Probe):
         counts = {name: self._count(trial, name) for name in trial.passes}
         for name, kernels in _profiled(trial, counts).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
+            if not launched:
+                yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
+                continue
             seen = Measurement(**summed(f"{name}/time_kernels", sums))
             note = f"{launched} kernels a call"
             if clock := trial.found.get(f"{name}/time"):
-                ratio = clock.value / max(seen.value, 1e-6)
+                ratio = clock.value / seen.value
                 noise = AGREES + 100 * BETWEEN * (launched + 1) / max(seen.value, BETWEEN)
                 noise += min(precision(clock.series), 100.0)
                 if 100 * (max(ratio, 1 / ratio) - 1) > noise:
