@@ -7,11 +7,14 @@ from itertools import cycle, islice
 from types import SimpleNamespace
 
 import pytest
+from written import line, rows
 
 from attn_lab.bench import card as cards
 from attn_lab.bench.card import REASONS, SLOWED, Nvml, State, Unwatched
 from attn_lab.core.machine import detect
 from attn_lab.probes._watched import Watched
+from attn_lab.report.compare import pooled
+from attn_lab.report.marks import noise
 from attn_lab.sweep.cards import SOUND, Recording
 
 RECORDED = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
@@ -194,6 +197,16 @@ def test_on_a_cpu_there_is_one_kind_of_time_and_nothing_to_watch(door):
     told = {name for name in record["metrics"] if name.startswith("forward/")}
     assert told == {f"forward/{each}" for each in ("time", "precision", "tflops", "spent")}
     assert not [name for name in record["metrics"] if name.startswith(("kinds", "energy", "card"))]
+
+
+def test_a_mark_of_any_round_and_of_the_kernels_stands_beside_the_pooled_number(tmp_path):
+    first, second = (line("naive", round=number) for number in (0, 1))
+    second["metrics"]["forward/time"]["note"] = "noisy: process 7 on this GPU as well"
+    kernels = {"value": 0.5, "unit": "ms", "low": None, "high": None, "samples": 9, "note": "noisy: some was not seen"}
+    second["metrics"]["backward/time_kernels"] = kernels
+    (row,) = pooled(rows(tmp_path, first, second))
+    assert noise(row, "forward/time") == noise(row, "forward/tflops") == "noisy: process 7 on this GPU as well"
+    assert noise(row, "backward/time") == "noisy: some was not seen" and noise(row, "forward_backward/time") == ""
 
 
 @pytest.mark.gpu
