@@ -89,7 +89,7 @@ class Kinds(Probe):
 
 def _hot(trial: Trial, name: str, count: int) -> list[float]:
     clock, (before, timed) = CudaClock(hot=True), trial.stages(name)
-    clock.warm(before, timed, min(count, 3))
+    clock.warm(before, timed, min(count, 3), math.inf)
     return clock.time(before, timed, count, lambda: None)
 
 
@@ -101,7 +101,7 @@ def _graph(trial: Trial, name: str, count: int) -> list[float]:
     """Captured on a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
     before, timed = _captured(trial, name)
     clock = CudaClock()
-    clock.warm(before, timed, min(count, 3))
+    clock.warm(before, timed, min(count, 3), math.inf)
     return clock.time(before, timed, count, lambda: None)
 
 
