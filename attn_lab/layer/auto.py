@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from os import PathLike
 
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Taken, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
+from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
 from attn_lab.layer.plan import Bucket, Plan, Ranking, mask_words, shipped
 from attn_lab.layer.spot import Kept
@@ -20,6 +22,7 @@ COMPILED = ("flex",)  # compiling it takes longer than a short measurement may: 
 MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
 KNOWN = (*READY, *COMPILED, *MATERIALISED)
 SMALL = 2**24  # scores
+SIZES = tuple(each.name for each in fields(Shape))
 ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
 
 
@@ -74,9 +77,12 @@ class Auto(Backend):
         if plan and (reasons := plan.refusals(machine.name)):
             return reasons
         found = plan and plan.find(bucket_of(request), pass_of(request))
-        names = dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN])
-        refused = {name: _refusals(name, request, machine) for name in names}
-        return _told(refused) if all(refused.values()) else []
+        refused = {}
+        for name in dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN]):
+            refused[name] = _refusals(name, request, machine)
+            if not refused[name]:
+                return []
+        return _told(refused)
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return self.take(request, machine).attend
@@ -87,32 +93,41 @@ class Auto(Backend):
         plan, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
         found = plan and plan.find(asked, one)
         if plan and found:
-            ranking = found.entry.passes[one]
             nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
-            for name in ranking.ms:
-                if taken := self._taken(name, request, machine, passed_over):
-                    if nearest:
-                        told = f"attn_lab: auto takes {name}, by {plan.source}: {found.bucket}{nearest}"
-                        warnings.warn(told, stacklevel=2)  # Python shows the same text once
-                    why = f"{name}, by {plan.source}: {found.bucket}{nearest}{_ahead(name, ranking)}"
-                    return replace(taken, why=why)
+            where = f"by {plan.source}: {found.bucket}{nearest}"
+            if taken := self._first(found.entry.passes[one], where, request, machine, passed_over):
+                if nearest:
+                    warnings.warn(f"attn_lab: auto takes {taken.why}", stacklevel=2)  # Python shows the same text once
+                return taken
         return self._measured(request, machine, asked, one, passed_over)
 
     def _measured(
         self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
     ) -> Taken:
         """By what is kept of an earlier measurement, or by one made now."""
+        kept = Kept.of(machine)
+        where = f"measured here (kept in {kept.path})"
+        known = kept.known(asked, one)
+        if known and (taken := self._first(known, where, request, machine, passed_over)):
+            return taken
         able = _able(request, machine, passed_over)
         if len(able) == 1:
-            (name,) = able
-            ranking, where = Ranking({name: math.nan}, "the only one that can"), "not measured"
+            where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
-            kept = Kept.of(machine)
-            ranking, where = kept.ranking(asked, one, able, request, machine, passed_over), f"measured here ({kept})"
+            ranking = kept.measure(asked, one, able, request, machine, passed_over)
+        taken = self._first(ranking, where, request, machine, passed_over)
+        if taken is None:
+            raise Refused("auto", _told(passed_over))
+        return taken
+
+    def _first(
+        self, ranking: Ranking, where: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> Taken | None:
+        """The question in the hands of the first of them that can."""
         for name in ranking.ms:
-            if name in able and (taken := self._taken(name, request, machine, passed_over)):
+            if taken := self._taken(name, request, machine, passed_over):
                 return replace(taken, why=f"{name}, {where}{_ahead(name, ranking)}")
-        raise Refused("auto", _told(passed_over))
+        return None
 
     def _taken(
         self, name: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
@@ -138,7 +153,8 @@ def pass_of(request: Request) -> str:
 
 
 def bucket_of(request: Request) -> Bucket:
-    return Bucket.of(_mask_words(request.mask), asdict(request.shape))
+    shape = {name: getattr(request.shape, name) for name in SIZES}  # asdict takes ten times as long
+    return Bucket.of(_mask_words(request.mask), shape)
 
 
 def _mask_words(mask: Mask) -> str:
@@ -168,6 +184,7 @@ def _able(request: Request, machine: Machine, passed_over: dict[str, Sequence[st
     return {}
 
 
+@cache
 def _named(name: str) -> Backend | None:
     """None for one that there is not: a plan may come from where there are more."""
     try:

@@ -43,30 +43,28 @@ class Kept:
     @classmethod
     def of(cls, machine: Machine) -> "Kept":
         """This machine's, read once by each process."""
-        own = (machine.name, machine.driver, machine.threads, software(machine), dict(machine.packages))
-        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "attn_lab", f"measured-{digest}.json")
-        if path not in _READ:
-            _READ[path] = cls(path, machine)
-        return _READ[path]
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        if (machine.name, home) not in _READ:
+            own = (machine.name, machine.driver, machine.threads, software(machine), dict(machine.packages))
+            digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
+            _READ[machine.name, home] = cls(Path(home, "attn_lab", f"measured-{digest}.json"), machine)
+        return _READ[machine.name, home]
 
-    def __str__(self) -> str:
-        return f"kept in {self.path}"
+    def known(self, asked: Bucket, one: str) -> Ranking | None:
+        entry = self.plan.entries.get(asked)
+        return entry.passes.get(one) if entry else None
 
-    def ranking(
+    def measure(
         self, asked: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
         passed_over: dict[str, Sequence[str]],
     ) -> Ranking:  # fmt: skip
-        """Of those able, by this pass's time: as it is known of this bucket, or else measured now, and kept."""
-        entry = self.plan.entries.get(asked, Entry({}))
-        known = entry.passes.get(one)
-        if known and any(name in able for name in known.ms):
-            return known
+        """Those able, by this pass's time, measured now and kept; who fell out is passed over too."""
         times, fallen = _outside(lambda: race(able, request, machine), machine)
         passed_over |= fallen
         ranking = _ranked(times)
         if times:
-            could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in fallen.items()}}
+            entry = self.plan.entries.get(asked, Entry({}))
+            could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in passed_over.items()}}
             measured = tuple(dict.fromkeys([*entry.measured, str(request.shape)]))
             self._join({asked: Entry({**entry.passes, one: ranking}, measured, could_not)})
         return ranking
@@ -83,7 +81,7 @@ class Kept:
             self.plan = replace(self.plan, entries={**self.plan.entries, **fresh})
 
 
-_READ: dict[Path, Kept] = {}
+_READ: dict[tuple[str, str], Kept] = {}
 
 
 def race(
