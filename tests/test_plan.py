@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from written import A100, line, rows, run
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.plan import SHIPPED, Bucket, Entry, Plan, Ranking, shipped
+from attn_lab.layer.bucket import Bucket
+from attn_lab.layer.plan import SHIPPED, Entry, Plan, Ranking, shipped
 from attn_lab.report.planner import plan_backends, plan_of
 
 PUBLISHED = ROOT / "results/h100-2026-11-22-seed"

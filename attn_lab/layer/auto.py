@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
 from os import PathLike
 
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Taken, take
@@ -12,16 +11,11 @@ from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.plan import Bucket, Plan, Ranking, mask_words, shipped
-from attn_lab.layer.spot import Kept
+from attn_lab.layer.bucket import Bucket, mask_words
+from attn_lab.layer.candidates import KNOWN, named, refusals, those_able
+from attn_lab.layer.kept import Kept
+from attn_lab.layer.plan import Plan, Ranking, shipped
 
-# In the order in which they are measured; of two that are level the first is taken.
-READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient", "xformers")
-COMPILED = ("flex",)  # compiling it takes longer than a short measurement may: only where nobody above can
-MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
-KNOWN = (*READY, *COMPILED, *MATERIALISED)
-SMALL = 2**24  # scores
 SIZES = tuple(each.name for each in fields(Shape))
 ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
 
@@ -61,7 +55,7 @@ class Auto(Backend):
     @property
     def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
         """All it may choose, on whatever machine."""
-        return tuple(backend for name in KNOWN if (backend := _named(name)))
+        return tuple(backend for name in KNOWN if (backend := named(name)))
 
     def told(self, machine: Machine) -> str:
         """What it does on this machine, in a line."""
@@ -79,7 +73,7 @@ class Auto(Backend):
         found = plan and plan.find(bucket_of(request), pass_of(request))
         refused = {}
         for name in dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN]):
-            refused[name] = _refusals(name, request, machine)
+            refused[name] = refusals(name, request, machine)
             if not refused[name]:
                 return []
         return _told(refused)
@@ -110,7 +104,7 @@ class Auto(Backend):
         known = kept.known(asked, one)
         if known and (taken := self._first(known, where, request, machine, passed_over)):
             return taken
-        able = _able(request, machine, passed_over)
+        able = those_able(request, machine, passed_over)
         if len(able) == 1:
             where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
@@ -135,10 +129,10 @@ class Auto(Backend):
         """The question in this one's hands, or its reasons among those passed over."""
         if name in passed_over:
             return None
-        reasons: Sequence[str] = _refusals(name, request, machine)
+        reasons: Sequence[str] = refusals(name, request, machine)
         if not reasons:
             try:
-                backend = _named(name)
+                backend = named(name)
                 assert backend is not None
                 return replace(take(backend, request, machine), passed_over=passed_over)
             except Refused as late:
@@ -164,38 +158,6 @@ def _mask_words(mask: Mask) -> str:
     if is_dataclass(mask):
         settings = {each.name: getattr(mask, each.name) for each in fields(mask)}
     return mask_words(kind.__module__.rpartition(".")[2] if own else kind.__name__, settings)
-
-
-def _able(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
-    """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
-    shape = request.shape
-    small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
-    for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):
-        able = {}
-        for name in names:
-            if name in passed_over or ("+" in name and not request.needs_backward):
-                continue  # a pair's forward is one of the others'
-            if reasons := _refusals(name, request, machine):
-                passed_over[name] = reasons
-            elif backend := _named(name):
-                able[name] = backend
-        if able:
-            return able
-    return {}
-
-
-@cache
-def _named(name: str) -> Backend | None:
-    """None for one that there is not: a plan may come from where there are more."""
-    try:
-        return backends_named(name)[0]
-    except BadRequest:
-        return None
-
-
-def _refusals(name: str, request: Request, machine: Machine) -> list[str]:
-    backend = _named(name)
-    return ["no such backend in this version"] if backend is None else backend.refusals(request, machine)
 
 
 def _ahead(name: str, ranking: Ranking) -> str:

@@ -16,7 +16,7 @@ from attn_lab.core.backend import PASSES, Request, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.layer.auto import Auto, bucket_of, pass_of
-from attn_lab.layer.spot import Kept
+from attn_lab.layer.kept import Kept
 from attn_lab.sweep.build import build
 from attn_lab.sweep.explain import explained
 from attn_lab.sweep.gpus import here
