@@ -63,7 +63,8 @@ def _told(auto: Auto, kind: str, request: Request, machine: Machine, console: Co
         reasons = refused.reasons
         _say(console, f"\n{kind}: nobody", "red")
     if found is None and not reasons:
-        found = Kept.of(machine).plan.find(bucket_of(request), one)
+        near = Kept.of(machine).plan.find(bucket_of(request), one)
+        found = near if near and near.exact else None  # only the question itself was measured
     if found:
         word = "the question's own" if found.exact else "the nearest"
         _say(console, f"  bucket: {found.bucket}; {word}, measured at {', '.join(found.entry.measured)}")
