@@ -122,6 +122,16 @@ def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
     assert "measured here" in str(decoding.choices[-1])
 
 
+def test_documents_and_windows_of_another_length_are_measured_once_a_bucket(fresh):
+    layer = Attention(32, 4, backend="auto", mask="causal")
+    packed = torch.randn(1, 64, 32)
+    whole = layer(packed, cu_seqlens=[0, 30, 64])
+    torch.testing.assert_close(whole[:, :30], layer(packed[:, :30]), atol=1e-5, rtol=1e-4)
+    before = next(fresh.iterdir()).read_text()
+    layer(packed, cu_seqlens=[0, 10, 64])
+    assert next(fresh.iterdir()).read_text() == before and '"mask": "Documents"' in before
+
+
 def test_without_a_plan_it_is_measured_once_and_kept_for_the_next_process(fresh):
     script = """
 import sys, torch
@@ -203,7 +213,11 @@ def test_measuring_leaves_no_trace_in_randomness_gradients_or_what_watches(fresh
     assert "bfloat16" in str(again.choices[-1]) and "measured here" in str(again.choices[-1])
 
 
-@pytest.mark.parametrize("given", [None, plan()], ids=["measured", "planned"])
+FAR = replace(POINT, seq_len=4096, seq_len_kv=4096)
+
+
+@pytest.mark.filterwarnings("ignore:attn_lab. auto takes")
+@pytest.mark.parametrize("given", [None, plan(), plan(bucket=FAR)], ids=["measured", "planned", "nearest"])
 def test_it_compiles_in_one_piece_is_exported_copied_and_swapped(given, fresh):
     layer = Attention(32, 4, plan=given)
     inputs = x()
