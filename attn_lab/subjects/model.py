@@ -44,7 +44,8 @@ class Model(Subject):
     of all layers' qkv projections and of the embedding, against the same model in float64 with the oracle for attention
     (transformers computes norms and rotations in float32 all the same).  What an error may be is measured by the same
     model, in the case's own precision, with the oracle.  Each gradient is divided by its largest exact value first, for
-    what rounding near 1 costs to be no excuse for those near 1e-5.
+    what rounding near 1 costs to be no excuse for those near 1e-5; losses are less what a guess costs, and so of the
+    size of the logits that were rounded.
     """
 
     family: str = "llama"
@@ -96,7 +97,7 @@ class Model(Subject):
             return {name: tensor.to(device) for name, tensor in kept.items()}
 
         def cut(whole: Answer) -> Answer:
-            parts = {"out": whole["out"].flatten()}
+            parts = {"out": whole["out"].flatten().double() - math.log(self.vocab_size)}
             if request.needs_backward:
                 exact = found(torch.float64)
                 for part in CHECKED[self.family]:
