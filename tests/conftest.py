@@ -23,7 +23,6 @@ DEFAULTS = {
     "measure": "measure=quick",
     "device": "device=cpu",
     "again": "again=false",
-    "hydra/launcher": "hydra/launcher=workers",
     "report.at_end": "report.at_end=false",
 }
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
@@ -69,6 +68,14 @@ def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     """A clean one: this checkout on the path, its own HOME, and nothing of W&B's, Hydra's or the lab's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "HYDRA", "ATTN_LAB"))}
     return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(folder), "COLUMNS": "200", **more}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is measured on the spot is kept for these tests alone, in this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 Lab = Callable[..., Told]

@@ -1,6 +1,7 @@
 """The configuration: every file composes, every experiment answers its question, the study's ranges are the study's."""
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,30 @@ def test_an_experiment_names_backends_there_are(experiment, composed):
     known = {file.stem for file in (CONF / "backend").glob("*.yaml")}
     named = str((composed(f"experiment={experiment}").hydra.sweeper.params or {}).get("backend", "naive"))
     assert named == "glob(*)" or set(named.replace("+", ",").split(",")) <= known
+
+
+def test_auto_is_measured_where_the_question_is_on_a_gpu(composed):
+    """Its shapes as a GPU would have them, of which there is none here."""
+    OmegaConf.register_new_resolver("by_device", lambda device, values: values["cuda"], replace=True)
+    params = {
+        key: str(value).split(",") for key, value in composed("experiment=auto/check").hydra.sweeper.params.items()
+    }
+    known = {file.stem for file in (CONF / "backend").glob("*.yaml")}
+    assert {half for name in params.pop("backend") for half in name.split("+")} <= known
+    shapes = set()
+    for values in product(*params.values()):
+        config = composed(
+            "experiment=auto/check", *(f"{key}={value}" for key, value in zip(params, values, strict=True))
+        )
+        shape = Shape(**OmegaConf.to_container(config.shape, resolve=True))
+        assert shape.batch_size * shape.seq_len == 2**15 and shape.head_dim * shape.num_heads == 1024
+        shapes.add((config.hydra.runtime.choices.mask, shape))
+    assert len(shapes) == 28
+    assert {mask for mask, _ in shapes} == {"causal", "full"}
+    for name, values in {"head_dim": {64, 128}, "group_size": {1, 4, 8}, "dtype": {"float16", "bfloat16"}}.items():
+        assert {getattr(shape, name) for _, shape in shapes} == values
+    assert {shape.seq_len for _, shape in shapes} == {2**power for power in range(9, 16)}
+    assert len({(shape.head_dim, shape.group_size, shape.dtype) for _, shape in shapes}) == 4  # flash4 compiles each
 
 
 @pytest.mark.parametrize("axis", AXES)

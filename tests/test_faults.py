@@ -372,6 +372,8 @@ def test_rivals_stay_with_one_worker_and_several_share_the_rest(crew):
             _, _, number, _, shape, *_ = line.split()
             workers.setdefault(shape, set()).add(number)
     assert len(workers) == 4 and all(len(one) == 1 for one in workers.values())
+    begun = sorted(told.records, key=lambda record: record["provenance"]["started"])
+    assert [case["case"]["shape"]["seq_len"] for case in begun[:2]] in ([64, 48], [48, 64])  # the largest first
 
 
 @pytest.mark.parametrize("count", ["0", "-1"])

@@ -106,11 +106,13 @@ def test_the_wheel_holds_the_package_the_plugin_and_the_whole_of_conf(wheel: Pat
     metadata = {name for name in names if name.startswith(f"attn_lab-{attn_lab.__version__}.dist-info/")}
     words = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report").rglob("*.yaml")}
     template = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report" / "template").iterdir()}
-    assert len(template) == 4 and words
+    plans = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "layer" / "plans").glob("*")}
+    assert len(template) == 4 and words and plans
     assert names - metadata == {
         *package,
         *words,
         *template,
+        *plans,
         "attn_lab/conf/__init__.py",
         *(f"attn_lab/{file}" for file in CONF),
         "hydra_plugins/attn_lab_launcher.py",

@@ -56,6 +56,12 @@ class Case:
                     f"probe: expected accuracy before {name} (a wrong answer never meets a clock); "
                     f"got [{', '.join(names)}]"
                 )
+            later = [each for each in names[index:] if self.probes[each].clocks and not _hooks(self.probes[each])]
+            if _hooks(probe) and later:
+                raise BadRequest(
+                    f"probe: expected {name} after {later[-1]} (what is looked into is not timed); "
+                    f"got [{', '.join(names)}]"
+                )
 
     @cached_property
     def question(self) -> str:
@@ -87,6 +93,10 @@ class Case:
             "twin": self.twin,
             "shape": asdict(self.request.shape),
         }
+
+
+def _hooks(probe: Probe) -> bool:
+    return getattr(probe, "hooks", False)  # a stranger's probe need not say
 
 
 def _digest(value: Any) -> str:

@@ -5,11 +5,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from attn_lab.bench.case import Case
+from attn_lab.bench.files import File, scratch
 from attn_lab.bench.record import Measurement, Provenance, Record, Status
+from attn_lab.core.backend import take
 from attn_lab.core.errors import Refused, Wrong
 from attn_lab.core.machine import Machine
 
@@ -24,20 +27,22 @@ def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callab
 
     `notice` is told the name of each probe as it begins.
     """
-    metrics: list[Measurement] = []
-    status, reasons = _run(case, machine, metrics, notice)
+    found: list[Measurement | File] = []
+    status, reasons = _run(case, machine, found, scratch(provenance.sweep) / case.id, notice)
     gc.collect()  # an error's frames and a graph's cycles may still hold tensors
     if machine.device == "cuda":
         torch.cuda.empty_cache()
+    metrics = [each for each in found if isinstance(each, Measurement)]
     return Record(
         case=case.as_json(), status=status, reasons=reasons, provenance=provenance,
         metrics={metric.name: metric.as_json() for metric in metrics},
         series={metric.name: metric.series for metric in metrics if metric.series},
+        files=[each for each in found if isinstance(each, File)],
     )  # fmt: skip
 
 
 def _run(
-    case: Case, machine: Machine, metrics: list[Measurement], notice: Callable[[str], None]
+    case: Case, machine: Machine, found: list[Measurement | File], place: Path, notice: Callable[[str], None]
 ) -> tuple[Status, list[str]]:
     begin, probing = time.perf_counter(), 0.0
     try:
@@ -45,19 +50,26 @@ def _run(
             if reasons := case.who.refusals(case.request, machine):
                 return "refused", reasons
             start = time.perf_counter()
-            attend = case.who.prepare(case.request, machine)
+            taken = take(case.who, case.request, machine)
             prepared = time.perf_counter() - start
-            trial = case.what.stage(case.request, case.who, attend, machine, seed=case.seed, slices=case.slices)
-            trial.prepare_seconds = prepared
+            if taken.why:
+                rank = 1 + len(taken.passed_over)
+                found.append(Measurement(name="choice/rank", value=rank, unit="of those preferred", note=taken.why))
+            trial = case.what.stage(case.request, taken.by, taken.attend, machine, seed=case.seed, slices=case.slices)
+            trial.prepare_seconds, trial.scratch = prepared, place
             for name, probe in case.probes.items():
                 notice(name)
                 start = time.perf_counter()
                 try:
-                    for measurement in probe.measure(trial):
-                        metrics.append(measurement)  # one by one: what comes before a fault is kept
-                        trial.found[measurement.name] = measurement
+                    for each in probe.measure(trial):
+                        found.append(each)  # one by one: what comes before a fault is kept
+                        if isinstance(each, Measurement):
+                            trial.found[each.name] = each
                 finally:
-                    probing += time.perf_counter() - start
+                    took = time.perf_counter() - start
+                    probing += took
+                    if getattr(probe, "hooks", False):
+                        found.append(Measurement(name=f"harness/{name}", value=took, unit="s"))
         return "ok", []
     except Refused as refusal:
         return "refused", refusal.reasons
@@ -66,8 +78,8 @@ def _run(
     except (Exception, SystemExit) as error:  # noqa: BLE001  the one broad one of the house: a failure becomes data
         return ("oom" if _is_out_of_memory(error) else "error"), [_one_line(error)]
     finally:
-        metrics.append(Measurement(name="harness/probes", value=probing, unit="s"))
-        metrics.append(Measurement(name="harness/case", value=time.perf_counter() - begin, unit="s"))
+        found.append(Measurement(name="harness/probes", value=probing, unit="s"))
+        found.append(Measurement(name="harness/case", value=time.perf_counter() - begin, unit="s"))
 
 
 @contextmanager

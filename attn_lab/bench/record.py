@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+from attn_lab.bench.files import File
+
 SCHEMA = 1
 Status = Literal["ok", "refused", "wrong", "oom", "error", "timeout", "crashed"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -46,8 +48,9 @@ class Provenance:
 class Record:
     """One case's outcome.  `case` holds id, question, backend, mask, subject, round, twin, shape.
 
-    Metrics are keyed `PASS/WHAT`.  `series` are the raw samples of some metrics, by name; whoever keeps the record puts
-    them in a file and names that among the `artifacts`, each {kind, path in the run's folder, size in bytes}.
+    Metrics are keyed `PASS/WHAT`.  `series` are the raw samples of some metrics, by name, and `files` what probes left;
+    whoever keeps the record puts both in the run's folder and names them among the `artifacts`, each {kind, path in the
+    run's folder, size in bytes}; of a file that was too large the path is null, and a note says so.
     """
 
     case: Mapping[str, Any]
@@ -57,6 +60,7 @@ class Record:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     artifacts: Sequence[Mapping[str, Any]] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    files: Sequence[File] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from attn_lab.bench.files import File, scratch
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.spans import Spans
 from attn_lab.core.backend import TRAIN_STEP, Attend, Backend, Request
@@ -33,6 +35,8 @@ class Trial:
     cut        the checked slices of a whole answer (out, and d + name of each leaf)
     reference  the same slices from the oracle, computed in the dtype asked
     found      what the probes before have measured, by name
+    module     what `forward` calls, where that is an nn.Module, for probes to tell its parts apart
+    scratch    a folder for files that a probe yields; whoever writes the first makes it
 
     Nobody may write to what a step is given: its bits are summed up here, before anyone could.
     """
@@ -51,6 +55,8 @@ class Trial:
     spans: Spans | None = None
     prepare_seconds: float = 0.0
     found: dict[str, Measurement] = field(default_factory=dict)
+    module: nn.Module | None = None
+    scratch: Path = field(default_factory=lambda: scratch("alone"))
     _sums: Mapping[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,13 +79,13 @@ class Trial:
     @property
     def inputs_bytes(self) -> int:
         """Bytes of what a step is given, without what lies around it."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.given.values())
+        return sum(map(_size, self.given.values()))
 
     @property
     def surrounding_bytes(self) -> int:
         """Bytes of what lies around it, which are there for the accuracy probe alone."""
         tensors = (*self.leaves.values(), self.cotangent)
-        return sum(each.untyped_storage().nbytes() - each.numel() * each.element_size() for each in tensors)
+        return sum(each.untyped_storage().nbytes() - _size(each) for each in tensors)
 
     def backward(self, out: Tensor) -> tuple[Tensor, ...]:
         """Gradients of all leaves, in their order, from a fresh graph, which is consumed."""
@@ -121,6 +127,27 @@ class Trial:
         tensors = [each for state in states for each in state.values() if isinstance(each, Tensor)]
         return sum(each.numel() * each.element_size() for each in tensors)
 
+    @property
+    def largest_pass(self) -> str:
+        """The pass with most in it; of two alike, the one asked first."""
+        order = ("forward", "backward", "forward_backward", TRAIN_STEP)
+        return max(self.passes, key=order.index)
+
+    def least_bytes(self, name: str) -> int:
+        """What a pass must move at least: every leaf and the output, for a backward all gradients and the cotangent."""
+        leaves, out = (sum(map(_size, several)) for several in (self.leaves.values(), [self.cotangent]))
+        return leaves + out if name == "forward" else 2 * leaves + 2 * out
+
+    def stages(self, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """What comes before a pass, and the pass itself, which is given what the first returned."""
+        if name == "backward":
+            return self.forward, self.backward
+        if name == TRAIN_STEP:
+            return self.clear_gradients, lambda _: self.train_step()
+        if name == "forward":
+            return lambda: None, lambda _: self.forward()
+        return lambda: None, lambda _: self.forward_backward()
+
     def answer(self) -> Answer:
         """The backend's whole output and, if the request has a backward, gradients."""
         out = self.forward()
@@ -146,11 +173,16 @@ class Subject(Protocol):
 
 
 class Probe(Protocol):
-    """What looks at a trial.  It drives its own runs, yields measurements, and raises Wrong to end the case."""
+    """What looks at a trial.  It drives its own runs, yields what it found, and raises Wrong to end the case."""
 
     clocks: bool = False  # publishes a speed: may run only after the probe `accuracy`
+    hooks: bool = False  # hangs itself into what runs: may do so only after every clock that does not
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]: ...
+    def measure(self, trial: Trial) -> Iterator[Measurement | File]: ...
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _sums(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Who answers: what a backend is asked, what it can do as data, and the promise `refusals` makes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import lcm
 from typing import Protocol
 
@@ -24,13 +24,16 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Split:
     """Attention in its two halves, neither known to autograd: one backend's forward goes with another's backward.
 
-    forward   q, k, v → out, lse: of each query's scores the natural logarithm of their exponentials' sum, float32
-              (batch, heads, seq_len)
-    backward  dout, q, k, v, out, lse → dq, dk, dv; None for a backend that has none
+    forward        q, k, v → out, lse: of each query's scores the natural logarithm of their exponentials' sum, float32
+                   (batch, heads, seq_len)
+    backward       dout, q, k, v, out, lse → dq, dk, dv; None for a backend that has none
+    backward_into  dout, q, k, v, out, lse, dq, dk, dv → None: as `backward`, written where the caller wants it, so
+                   that gradients of a packed projection lie packed; None where a library will not
     """
 
     forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None
+    backward_into: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +203,22 @@ def _of_machine(by_device: Mapping[str, Limits], machine: Machine) -> list[str]:
     elsewhere = machine.device not in by_device
     reasons = [f"devices: {', '.join(by_device)}; asked {machine.device}"] if elsewhere else []
     return reasons + _there(by_device, machine).of_machine(machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+
+    attend: Attend
+    by: Backend
+    why: str = ""  # of a choice
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+
+
+def take(backend: Backend, request: Request, machine: Machine) -> Taken:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+    choose = getattr(backend, "take", None)
+    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

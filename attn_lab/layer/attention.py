@@ -1,6 +1,7 @@
 """A multi-head attention layer, qkv projection → attention → output projection, that takes any backend."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
+from attn_lab.layer.auto import Auto
 from attn_lab.layer.cache import KVCache
 from attn_lab.layer.documents import Documents
 from attn_lab.layer.given import Recall
-from attn_lab.layer.names import BackendLike, backends_named, mask_named
+from attn_lab.layer.names import AUTO, BackendLike, backends_named, mask_named
+from attn_lab.layer.plan import Plan
 from attn_lab.layer.rope import Rope, Turn, turned
 from attn_lab.layer.serving import MOST, Choice, Serving
 
@@ -27,7 +30,9 @@ class Attention(nn.Module):
 
     num_kv_heads  fewer than num_heads: grouped-query attention
     backend       a name ("sdpa_flash"), a Backend, or a list of them: the first that can serve a question takes it,
-                  and `choices` says which did and why others did not
+                  and `choices` says which did and why others did not.  "auto": the one that was measured to be fastest
+    plan          what "auto" follows: a file of `attn-lab plan-backends`, or a Plan.  None: the one shipped for this
+                  GPU, or else a short measurement on the spot, which is kept in the user's cache
     mask          a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256)
     head_dim      emb_dim / num_heads unless given
     rope          rotary positions: their base, as 10000.0, or a Rope
@@ -42,7 +47,8 @@ class Attention(nn.Module):
         num_heads: int,
         num_kv_heads: int | None = None,
         *,
-        backend: BackendLike | Sequence[BackendLike],
+        backend: BackendLike | Sequence[BackendLike] = AUTO,
+        plan: Plan | str | PathLike[str] | None = None,
         mask: Mask | str = "causal",
         head_dim: int | None = None,
         rope: float | Rope | None = None,
@@ -67,6 +73,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, emb_dim, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
+        self._turns_anew = self.rope is not None or qk_norm  # then q and k are no views of the packed projection
+        if plan is not None:
+            if backend != AUTO:
+                raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
+            backend = Auto(plan)
         self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
         self._known: dict[tuple[Any, ...], Attend] = {}
         self._turns: dict[torch.device, Turn] = {}
@@ -79,12 +90,13 @@ class Attention(nn.Module):
 
     @property
     def backend(self) -> Backend | None:
-        """Who computes the attention; of several preferred, who took the newest question (None: none was asked yet).
+        """Who computes the attention; of several, or "auto", who took the newest question (None: none was asked yet).
 
         Assign another, or a list, to swap it; weights stay.
         """
-        if len(self._serving.backends) == 1:
-            return self._serving.backends[0]
+        first, *others = self._serving.backends
+        if not others and not isinstance(first, Auto):
+            return first
         return self.choices[-1].backend if self.choices else None
 
     @backend.setter
@@ -125,7 +137,8 @@ class Attention(nn.Module):
         except (ValueError, RuntimeError):  # checked after the fact: to look before every call takes microseconds
             self._check(x)
             raise
-        q, k, v = packed.view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
+        packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
+        q, k, v = packed.split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
@@ -139,7 +152,9 @@ class Attention(nn.Module):
         if documents is not None:
             out = self._serving.under(lambda: documents, q, k, v, self.training)
         elif cache is None:
-            out = self._attend(q, k, v)(q, k, v)
+            attend = self._attend(q, k, v)
+            whole = None if self._turns_anew or torch.compiler.is_compiling() else getattr(attend, "packed", None)
+            out = attend(q, k, v) if whole is None else whole(packed, self._heads)
         else:
             out = self._serving(q, k, v, self.training)(q, k, v)
         if cache is not None:

@@ -13,15 +13,12 @@ from attn_lab.core.mask import Mask
 
 BackendLike = Backend | str
 PAIRED = "paired"  # made of two others, and not by its own name
-AUTO = (
-    "backend: 'auto' needs a plan made by measurement, which this version cannot follow; name one, or give a list "
-    "of which the first that can serve is taken, as backend=['flash4', 'sdpa_cudnn', 'sdpa_flash']"
-)
+AUTO = "auto"  # whoever a plan, or a measurement on the spot, has as the fastest
 
 
 def backend_names() -> list[str]:
-    """Every backend there is, one a file; what is paired of them has their names, as "sdpa_cudnn+flash4"."""
-    return [name for name in _files(backends) if name != PAIRED]
+    """Every backend there is, one a file, and `auto`, which chooses among them and pairs, as "sdpa_cudnn+flash4"."""
+    return sorted([AUTO, *_single()])
 
 
 def mask_names() -> list[str]:
@@ -52,14 +49,16 @@ def _made(what: str, asked: Any, kind: type, room: Any) -> Any:
     """`asked` itself, or the one class of that kind in the file of that name, made with its defaults."""
     if kind in type(asked).__mro__:
         return asked
-    if asked == "auto" and what == "backend":
-        raise BadRequest(AUTO)
+    if asked == AUTO and what == "backend":
+        from attn_lab.layer.auto import Auto  # which names those it chooses among
+
+        return Auto()
     if what == "backend" and isinstance(asked, str) and "+" in asked:
         return paired_named(*asked.split("+", 1))
-    known = backend_names() if room is backends else _files(room)
+    known = _single() if room is backends else _files(room)
     if asked not in known:
-        either = ", FORWARD+BACKWARD" if what == "backend" else ""
-        raise BadRequest(f"{what}: expected {', '.join(known)}{either}, or an object of that kind; got {asked!r}")
+        either = ["FORWARD+BACKWARD", AUTO] if what == "backend" else []
+        raise BadRequest(f"{what}: expected {', '.join([*known, *either])}, or an object of that kind; got {asked!r}")
     module = importlib.import_module(f"{room.__name__}.{asked}")
     (found,) = (
         each
@@ -67,6 +66,10 @@ def _made(what: str, asked: Any, kind: type, room: Any) -> Any:
         if isinstance(each, type) and kind in each.__mro__ and each.__module__ == module.__name__
     )
     return found()
+
+
+def _single() -> list[str]:
+    return [name for name in _files(backends) if name != PAIRED]
 
 
 def _files(room: Any) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import PASSES, Attend, Backend, Request
+from attn_lab.core.backend import PASSES, Attend, Backend, Request, Taken, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import CAUSAL, Mask
@@ -23,14 +23,16 @@ FEW = 4  # of those that came with a mask of their own, which is a large tensor 
 
 @dataclass(frozen=True)
 class Choice:
-    """A question, who took it, and why those preferred to it could not."""
+    """A question, who took it, and why those preferred to it could not; of one that was chosen for it, why that one."""
 
     request: Request
     backend: Backend
     passed_over: Mapping[str, Sequence[str]]
+    why: str = ""
 
     def __str__(self) -> str:
         told = f"{self.request.shape} {type(self.request.mask).__name__}: {_called(self.backend)}"
+        told += f" ({self.why})" * bool(self.why)
         return "; ".join([told, *(f"{who} refuses: {'; '.join(why)}" for who, why in self.passed_over.items())])
 
 
@@ -123,9 +125,10 @@ class Serving:
         here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with torch.inference_mode(False), torch.no_grad(), here:
             for backend in self.backends:
-                reasons, attend = _asked(backend, request, machine)
-                if attend is not None:
-                    return Choice(request, backend, passed_over), attend
+                reasons, taken = _asked(backend, request, machine)
+                if taken is not None:
+                    passed_over |= taken.passed_over
+                    return Choice(request, taken.by, passed_over, taken.why), taken.attend
                 passed_over[_called(backend)] = reasons
         if len(self.backends) == 1:
             raise Refused(next(iter(passed_over)), reasons)
@@ -136,12 +139,12 @@ def _called(backend: Backend) -> str:
     return backend.label or type(backend).__name__
 
 
-def _asked(backend: Backend, request: Request, machine: Machine) -> tuple[Sequence[str], Attend | None]:
-    """Reasons, or a function."""
+def _asked(backend: Backend, request: Request, machine: Machine) -> tuple[Sequence[str], Taken | None]:
+    """Reasons, or the question taken."""
     reasons = backend.refusals(request, machine)
     if reasons:
         return reasons, None
     try:
-        return [], backend.prepare(request, machine)
+        return [], take(backend, request, machine)
     except Refused as late:  # what only its import could tell
         return late.reasons, None

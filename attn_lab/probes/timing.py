@@ -2,23 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
+from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.core.backend import TRAIN_STEP
 from attn_lab.core.errors import BadRequest
+from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, precision, quantile, summed
+from attn_lab.probes._watched import Watched
 
-L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
-CUSHION_CYCLES = (
-    500_000  # the GPU waits a quarter of a millisecond, so that the host has queued the call before it starts
-)
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,10 @@ class Timing(Probe):
     anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a step takes, in %, than
     its passes alone; more than noise explains is a mark on its time: either the clock saw something else (a step
     shorter than the host needs to launch it), or the passes differ in what they find in caches and allocators.
+
+    On a GPU the card is read once for every ten calls, while it works: PASS/sm_clock, memory_clock, power, temperature.
+    Calls under a clock throttled by heat or power brake, or below `clock_share` of the pass's own median, are dropped:
+    PASS/throttled counts them.  Too many of those, or somebody else on the card, is a mark on every time.
     """
 
     warmup: int
@@ -37,6 +37,8 @@ class Timing(Probe):
     least: int
     seconds: float
     precision: float
+    clock_share: float = 0.9
+    watch: Watch = field(default_factory=Nvml)
     clocks = True
 
     def __post_init__(self) -> None:
@@ -48,121 +50,71 @@ class Timing(Probe):
         for name, number in (("seconds", self.seconds), ("precision", self.precision)):
             if not number > 0:
                 raise BadRequest(f"measure.{name}: expected more than 0; got {number}")
+        if not 0 <= self.clock_share <= 1:
+            raise BadRequest(f"probe.timing.clock_share: expected 0 to 1; got {self.clock_share}")
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
-        clock = _CudaClock() if trial.machine.device == "cuda" else _WallClock()
+        clock: Clock = CudaClock() if trial.machine.device == "cuda" else WallClock()
+        card, why = self._card(trial)
+        if why:
+            yield Measurement(name="card/unwatched", value=1, unit="", note=why)
         for name in trial.passes:
+            begun = time.perf_counter()
             with torch.compiler.set_stance("fail_on_recompile"):
-                times = self._sample(clock, *_stages(trial, name))
-            low, median, high = (_quantile(times, share) for share in (0.05, 0.5, 0.95))
+                calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name))
+            spent = time.perf_counter() - begun
+            times = calls.kept
             reached = precision(times)
             short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
             rate = trial.flops[name] / 1e9  # FLOP per ms → TFLOP/s
             alone = [trial.found[each] for each in ("forward/time", "backward/time") if each in trial.found]
             gap = Gap(times, *(each.series for each in alone)) if name == "forward_backward" and alone[1:] else None
-            yield Measurement(
-                name=f"{name}/time", value=median, unit="ms", low=low, high=high, samples=len(times), series=times,
-                note=gap.mark if gap else "",
-            )  # fmt: skip
+            others = list(card.others()) if card else []
+            marks = [gap.mark if gap else "", calls.mark, f"{', '.join(others)} on this GPU as well" * bool(others)]
+            note = f"noisy: {'; '.join(filter(None, marks))}" if any(marks) else ""
+            seen = Measurement(**summed(f"{name}/time", times, note), series=times)
+            yield seen
             if gap:
                 yield Measurement(name=f"{name}/gap", value=gap.percent, unit="%", samples=len(times))
             if math.isfinite(reached):
                 yield Measurement(name=f"{name}/precision", value=reached, unit="%", samples=len(times), note=short)
             yield Measurement(
-                name=f"{name}/tflops", value=rate / median, unit="TFLOP/s", low=rate / high, high=rate / low,
-                samples=len(times),
+                name=f"{name}/tflops", value=rate / seen.value, unit="TFLOP/s", low=rate / (seen.high or seen.value),
+                high=rate / (seen.low or seen.value), samples=len(times),
             )  # fmt: skip
+            yield from calls.measurements(name)
+            yield Measurement(name=f"{name}/spent", value=spent, unit="s", note="on the clock, warm-up and waiting in")
 
-    def _sample(self, clock: Any, before: Callable[[], Any], timed: Callable[[Any], Any]) -> list[float]:
-        for _ in range(self.warmup):
-            timed(before())
-        times: list[float] = []
+    def _card(self, trial: Trial) -> tuple[Card | None, str]:
+        try:
+            return self.watch.card(trial.machine), ""
+        except Unwatched as why:
+            return None, str(why)
+
+    def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
+        clock.warm(before, timed, self.warmup)
         deadline, look = time.perf_counter() + self.seconds, self.least
-        while len(times) < self.samples and (len(times) < self.least or time.perf_counter() < deadline):
-            count = min(clock.calls_at_once, self.samples - len(times))
-            times += clock.time(before, timed, count)
-            if len(times) >= look:  # not at each call: an interval that is looked at often is narrow by luck sometimes
-                look = math.ceil(1.2 * len(times))
-                if precision(times) <= self.precision:
+        while calls.taken < self.samples and (calls.taken < self.least or time.perf_counter() < deadline):
+            count = min(clock.calls_at_once, self.samples - calls.taken)
+            calls.add(clock.time(before, timed, count, calls.look))
+            if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
+                look = math.ceil(1.2 * calls.taken)
+                if precision(calls.kept) <= self.precision:
                     break
-        return times
+        return calls
 
 
 class Gap:
     """How far a step is from the sum of its passes, each timed alone."""
 
     def __init__(self, step: Sequence[float], forward: Sequence[float], backward: Sequence[float]):
-        self.alone = _quantile(forward, 0.5) + _quantile(backward, 0.5)
-        self.percent = 100 * (_quantile(step, 0.5) / self.alone - 1)
-        self.noise = sum(precision(each) * _quantile(each, 0.5) for each in (step, forward, backward)) / self.alone
+        self.alone = quantile(forward, 0.5) + quantile(backward, 0.5)
+        self.percent = 100 * (quantile(step, 0.5) / self.alone - 1)
+        self.noise = sum(precision(each) * quantile(each, 0.5) for each in (step, forward, backward)) / self.alone
 
     @property
     def mark(self) -> str:
-        """Empty, or `noisy: …` where they are further apart than all three intervals together and AGREES."""
+        """Empty, or what is wrong: they are further apart than all three intervals together and AGREES."""
         if abs(self.percent) <= AGREES + self.noise:
             return ""
-        return f"noisy: forward and backward alone add up to {self.alone:.3g} ms, {self.percent:+.0f} % to the step"
-
-
-def _stages(trial: Trial, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """What comes before the clock and what it times.  Results are dropped after it has stopped."""
-    if name == "backward":
-        return trial.forward, trial.backward
-    if name == TRAIN_STEP:
-        return trial.clear_gradients, lambda _: trial.train_step()
-    if name == "forward":
-        return lambda: None, lambda _: trial.forward()
-    return lambda: None, lambda _: trial.forward_backward()
-
-
-class _WallClock:
-    calls_at_once = 1
-
-    def time(self, before: Callable[[], Any], timed: Callable[[Any], Any], count: int) -> list[float]:
-        prepared = before()
-        start = time.perf_counter()
-        result = timed(prepared)
-        milliseconds = (time.perf_counter() - start) * 1e3
-        del result, prepared
-        return [milliseconds]
-
-
-class _CudaClock:
-    calls_at_once = 10  # queued together: the host gets further ahead with each
-
-    def __init__(self) -> None:
-        self._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-
-    def time(self, before: Callable[[], Any], timed: Callable[[Any], Any], count: int) -> list[float]:
-        pairs = []
-        for _ in range(count):
-            prepared = before()
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda._sleep(CUSHION_CYCLES)
-            self._flush.zero_()
-            start.record()
-            result = timed(prepared)
-            end.record()
-            del result, prepared
-            pairs.append((start, end))
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) for start, end in pairs]
-
-
-def precision(times: Sequence[float]) -> float:
-    """How far, in %, the 95 % interval of the median reaches from it.  Infinite for fewer than six samples.
-
-    By ranks, whatever the distribution: n/2 ± 0.98·√n (Conover, Practical Nonparametric Statistics, 3.2).
-    """
-    ordered, count = sorted(times), len(times)
-    if count < 6:
-        return math.inf
-    middle = _quantile(ordered, 0.5)
-    reach = 0.98 * math.sqrt(count)
-    low = ordered[max(math.floor(count / 2 - reach), 0)]
-    high = ordered[min(math.ceil(count / 2 + reach), count - 1)]
-    return 100 * max(high - middle, middle - low) / middle
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    return float(np.quantile(values, share))
+        return f"forward and backward alone add up to {self.alone:.3g} ms, {self.percent:+.0f} % to the step"

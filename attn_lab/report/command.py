@@ -6,7 +6,7 @@ import os
 import shutil
 import webbrowser
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,7 +53,7 @@ def make(
             hint = "pip install 'attn-lab[report]'"
             raise BadRequest(f"report: expected {', '.join(EXTRA)}; {name} is not installed here ({hint})") from None
     try:
-        fresh.mkdir(parents=True)
+        (fresh / "figures").mkdir(parents=True)
         _write(folders, fresh, language, baseline)
         return _place(fresh, out)
     except OSError as error:
@@ -64,20 +64,26 @@ def make(
 
 def _write(folders: Sequence[str | Path], fresh: Path, language: str, baseline: str) -> None:
     from attn_lab.report import export, html, markdown, tidy
+    from attn_lab.report.charts.library import bundle
     from attn_lab.report.pages import PAGES
     from attn_lab.report.study import read
 
     study = read(folders, language=language, baseline=baseline)
-    with ThreadPoolExecutor(1) as aside:
-        library = aside.submit(html.bundle)
-        pages = [(name, study.words[page.title], list(page.render(study))) for name, page in PAGES.items()]
-        figures = html.figures(piece for *_, pieces in pages for piece in pieces)
+    with export.beside() as beside:
+        library = beside.submit(bundle)
+        pages = []
+        drawn: dict[str, Future[None]] = {}
+        for name, page in PAGES.items():
+            pieces = list(page.render(study))
+            pages.append((name, study.words[page.title], pieces))
+            for figure in html.figures(pieces)[: MOST_FILES - len(drawn)]:
+                drawn[figure.anchor] = beside.submit(export.draw, figure, fresh / "figures", study.backends)
         title = study.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in study.rows)))
-        drawn = [figure.anchor for figure in figures[:MOST_FILES]]
-        with export.writing(figures[:MOST_FILES], fresh / "figures", study.backends):
-            (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
-            (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
-            tidy.write(study, fresh)
+        (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
+        tidy.write(study, fresh)
+        (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
+        for each in drawn.values():
+            each.result()
 
 
 def _place(fresh: Path, out: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from attn_lab.report.read import AXES, PASSES, Row
+from attn_lab.report.read import AXES, PASSES, Row, finite
 
 BASELINE = "naive"
 WORDS = {"forward_backward": "step", "train_step": "train step"}
@@ -100,10 +100,11 @@ def _one(rounds: Sequence[Row]) -> Row:
         return (failed or rounds)[0]
     metrics: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for row in rounds for name in row.metrics):
-        kept = dict(next(row.metrics[name] for row in rounds if name in row.metrics))
+        found = [row.metrics[name] for row in rounds if name in row.metrics]
+        kept = dict(found[0])
         middle = max if name.startswith("accuracy/") else statistics.median  # of errors the largest counts
         for part, pool in (("value", middle), ("low", min), ("high", max)):
-            numbers = [number for row in rounds if (number := row.number(name, part)) is not None]
+            numbers = [number for each in found if (number := finite(each.get(part))) is not None]
             kept[part] = pool(numbers) if numbers else None
         metrics[name] = kept
     return replace(rounds[0], metrics=metrics)

@@ -9,12 +9,13 @@ from rich.text import Text
 
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
+from attn_lab.report.marks import NOISY, noise
 from attn_lab.report.read import PASSES, Row
 from attn_lab.report.verdict import Floor, floor_of, judge
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
 STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
-ASCII = str.maketrans("×·–…", "x,-~")
+ASCII = str.maketrans("×·–…≈", "x,-~~")
 STATUS = len("refused")
 
 
@@ -31,6 +32,7 @@ def summary(
         _say(console, compare.text(rows[0], [name for name in rows[0].asked if name not in varying]), "dim")
         _cases(sorted(rows, key=compare.order), varying, console)
         _reasons(rows, console)
+        _marks(rows, console)
         _against(sorted(rows, key=compare.order), varying, baseline, console)
     for line in broken:
         _say(console, f"not read: {line}", "red")
@@ -45,7 +47,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
     # The varying fields go before each case if the screen is wide enough, else on a line above their cases.
     for fields, groups in ((varying, full), ([], full), ([], times)):
         before = {name: max(len(name), *(len(str(row.asked.get(name, ""))) for row in rows)) for name in fields}
-        widths = {metric: max(len(unit), *(len(compare.digits(row.number(metric))) for row in rows))
+        widths = {metric: max(len(unit), *(len(_figure(row, metric)) for row in rows))
                   for _, columns in groups for metric, unit in columns}  # fmt: skip
         above = bool(varying) and not fields
         left = 2 * above + sum(width + 2 for width in before.values())
@@ -87,6 +89,28 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
     for backend, found in told.items():
         for count, reason in enumerate(found):
             _hang(console, "" if count else backend, max(map(len, told)), reason)
+
+
+def _marks(rows: Sequence[Row], console: Console) -> None:
+    """Why numbers bear a mark; and, once, why nobody watched the card they come from."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        told = {f"{one}: {why}" for one in PASSES if (why := noise(row, f"{one}/time")).startswith(NOISY)}
+        found.setdefault(row.backend, {}).update(dict.fromkeys(sorted(told)))
+    marked = {backend: marks for backend, marks in sorted(found.items()) if marks}
+    if marked:
+        _say(console, "\n≈ Not to be trusted as they stand", "bold")
+    for backend, marks in marked.items():
+        for count, mark in enumerate(marks):
+            _hang(console, "" if count else backend, max(map(len, marked)), mark)
+    unwatched = {str(row.metrics["card/unwatched"].get("note")) for row in rows if "card/unwatched" in row.metrics}
+    if unwatched:
+        _say(console, f"Clocks, power and other processes were not watched: {'; '.join(sorted(unwatched))}", "yellow")
+
+
+def _figure(row: Row, metric: str) -> str:
+    marked = noise(row, metric).startswith(NOISY)
+    return compare.digits(row.number(metric)) + "≈" * marked
 
 
 def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console: Console) -> None:
@@ -147,7 +171,7 @@ def _groups(rows: Sequence[Row]) -> list[Group]:
 
 def _cells(groups: Sequence[Group], widths: Mapping[str, int], row: Row | None = None) -> list[str]:
     """A row's cells, one a group, each as wide as its heading; the units, where no row is given."""
-    cells = [[(compare.digits(row.number(metric)) if row else unit).rjust(widths[metric]) for metric, unit in columns]
+    cells = [[(_figure(row, metric) if row else unit).rjust(widths[metric]) for metric, unit in columns]
              for _, columns in groups]  # fmt: skip
     return [" ".join(cell).rjust(len(heading)) for cell, (heading, _) in zip(cells, groups, strict=True)]
 

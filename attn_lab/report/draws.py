@@ -1,8 +1,8 @@
 """What the samples of a time leave open: draws of its median, from one row and over the rounds of several."""
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,28 @@ from attn_lab.report.read import Row
 DRAWS = 2000
 FEW = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326}  # so many samples, and their mean range in standard deviations
 MEDIAN = 1.2  # a median of few wanders more than their mean
+FINE = 25
+KEPT = 512  # rows whose draws are kept: one is compared with many, and soon after each other
 Draws = NDArray[np.float64]
 
 
-def over_rounds(sides: Sequence[Sequence[tuple[float, Draws]]], generator: np.random.Generator) -> tuple[float, Draws]:
+def over_rounds(sides: Sequence[Sequence[tuple[float, Draws]]]) -> tuple[float, Draws]:
     """The sum of the sides' means over their rounds, and DRAWS draws of it.
 
     Resampling three rounds would cover the truth four times in five where rounds differ, and nearly always where they
     do not; the wider of Student's (Welch's for two sides) and the samples' own spread covers it 19 times in 20 in both.
     """
     middle = float(sum(np.mean([middle for middle, _ in rounds]) for rounds in sides))
-    within: Draws = np.sum([np.mean([draws for _, draws in rounds], axis=0) for rounds in sides], axis=0)
+    within = np.zeros(DRAWS)
+    for rounds in sides:
+        within += sum((draws for _, draws in rounds), np.zeros(DRAWS)) / len(rounds)
     several = [np.array([middle for middle, _ in rounds]) for rounds in sides if len(rounds) > 1]
     errors = [(rounds.var(ddof=1) / len(rounds), len(rounds) - 1) for rounds in several]
     error = sum(square for square, _ in errors)
     if not errors or (not error and not np.isnan(within).any()):
         return middle, within
     freedom = error**2 / sum(square**2 / free for square, free in errors) if error else errors[0][1]
-    between = middle + math.sqrt(error) * generator.standard_t(freedom, size=DRAWS)
+    between = middle + math.sqrt(error) * students(float(freedom))
     return middle, within if _width(within) > _width(between) else between
 
 
@@ -46,29 +50,48 @@ def _width(draws: Draws) -> float:
     return high - low
 
 
-def medians(rows: Sequence[Row], metric: str, generator: np.random.Generator) -> dict[Any, tuple[float, Draws]]:
+def medians(rows: Sequence[Row], metric: str, order: Iterator[int]) -> dict[Any, tuple[float, Draws]]:
     """By sweep and round: the log of a row's median, and DRAWS bootstrap draws of that.
+
+    `order` counts the rows of one comparison: draws of two must not rise together.
+    """
+    found: dict[Any, tuple[float, Draws]] = {}
+    for row in rows:
+        value = row.number(metric)
+        if value and value > 0:
+            draws = _rising(row, metric)[_shuffled(next(order))]
+            found[row.provenance.get("sweep"), row.round] = (math.log(value), draws)
+    return found
+
+
+@lru_cache(maxsize=KEPT)
+def _rising(row: Row, metric: str) -> Draws:
+    """Draws of the log of a row's median, in rising order; NaN where nothing tells their spread.
 
     The k-th smallest of n uniform numbers has a beta distribution: with k in the middle, its draws pushed through the
     samples' quantiles are the bootstrap of their median, without drawing n numbers a time.  Fewer than six hold their
     median between them less than nineteen times in twenty: those get Student's interval.
     """
-    found: dict[Any, tuple[float, Draws]] = {}
-    for row in rows:
-        value, count = row.number(metric), row.number(metric, "samples")
-        if not value or value <= 0:
-            continue
-        series = row.series(metric)
-        count = len(series) if series is not None else int(count or 1)
-        draws = np.full(DRAWS, math.nan)
-        if count in FEW:
-            draws = math.log(value) + _few(row, metric, count) * generator.standard_t(count - 1, size=DRAWS)
-        elif count > 1:
-            ranks = _ranks(count)
-            draws = np.log(np.quantile(series, ranks) if series is not None else _from_percentiles(row, metric, ranks))
-            draws = generator.permutation(draws)
-        found[row.provenance.get("sweep"), row.round] = (math.log(value), draws)
-    return found
+    series = row.series(metric)
+    count = len(series) if series is not None else int(row.number(metric, "samples") or 1)
+    if count in FEW:
+        return math.log(row.number(metric) or math.nan) + _few(row, metric, count) * students(count - 1)
+    if count > 1:
+        through = _from_samples(series, count) if series is not None else _from_percentiles(row, metric, count)
+        return np.log(through)
+    return np.full(DRAWS, math.nan)
+
+
+@cache
+def _shuffled(place: int) -> NDArray[np.intp]:
+    """An order of DRAWS draws: the same for the same place in every comparison, for making one costs as much as one."""
+    return np.random.default_rng(place).permutation(DRAWS)
+
+
+@lru_cache(maxsize=KEPT)
+def students(freedom: float) -> Draws:
+    """Draws of Student's t, in rising order: of many the middle of each FINE, for its tails are long."""
+    return np.sort(np.random.default_rng(0).standard_t(freedom, size=DRAWS * FINE))[FINE // 2 :: FINE]
 
 
 @cache
@@ -88,11 +111,16 @@ def _few(row: Row, metric: str, count: int) -> float:
     return MEDIAN * deviation / math.sqrt(count)
 
 
-def _from_percentiles(row: Row, metric: str, ranks: Draws) -> Draws:
+def _from_samples(series: Draws, count: int) -> Draws:
+    through: Draws = np.interp(_ranks(count) * (count - 1), np.arange(count), np.sort(series))
+    return through
+
+
+def _from_percentiles(row: Row, metric: str, count: int) -> Draws:
     """Quantiles where the samples were not kept: as a normal law has them through p05, median and p95; else NaN."""
     middle = row.number(metric) or math.nan
     low, high = (row.number(metric, part) or math.nan for part in ("low", "high"))
     quarter = 0.41  # a normal law's quartiles lie this far between its median and its p05 and p95
     known = [low, middle - quarter * (middle - low), middle, middle + quarter * (high - middle), high]
-    through: Draws = np.interp(ranks, (0.05, 0.25, 0.5, 0.75, 0.95), known)
+    through: Draws = np.interp(_ranks(count), (0.05, 0.25, 0.5, 0.75, 0.95), known)
     return through

@@ -1,12 +1,10 @@
 """Figures as files: the panels of each on one sheet with a title and a legend, as SVG and PNG."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,20 @@ SHARP = 1.25  # pixels of a picture for each of the page's
 
 
 @contextmanager
-def writing(figures: Sequence[Figure], folder: Path, backends: Sequence[str]) -> Iterator[None]:
-    """Within this, NAME.svg and NAME.png of each figure are made; `backends` are the report's: their order is colour.
+def beside() -> Iterator[ProcessPoolExecutor]:
+    """Processes that draw while pages are made: Vega answers one call at a time, and Python waits for its answer.
 
-    In processes of their own: Vega answers one call at a time, and a picture takes a few tenths of a second.
+    One that draws takes half a second to start: there are as many as have something to do.
     """
-    folder.mkdir()
-    workers = min(os.cpu_count() or 1, MOST_WORKERS, math.ceil(len(figures) / 3))
-    with ProcessPoolExecutor(workers or 1, mp_context=get_context("spawn")) as pool:
-        made = pool.map(_files, figures, repeat(folder), repeat(backends))
-        yield
-        list(made)
+    pool = ProcessPoolExecutor(min(os.cpu_count() or 1, MOST_WORKERS), mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _files(figure: Figure, folder: Path, backends: Sequence[str]) -> None:
+def draw(figure: Figure, folder: Path, backends: Sequence[str]) -> None:
+    """NAME.svg and NAME.png of a figure; `backends` are the report's: their order is colour."""
     import vl_convert
 
     svg = sheet(figure, backends)

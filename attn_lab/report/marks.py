@@ -13,7 +13,11 @@ def noise(row: Row, metric: str) -> str:
     if note.startswith(NOISY):
         return note
     one, _, what = metric.partition("/")
-    return str(row.metrics.get(f"{one}/precision", {}).get("note") or "") if what in ("time", "tflops") else ""
+    if what not in ("time", "tflops"):
+        return ""
+    notes = [str(row.metrics.get(f"{one}/{each}", {}).get("note") or "") for each in ("time", "time_kernels")]
+    marks = [each for each in notes if each.startswith(NOISY)]
+    return "; ".join(marks) or str(row.metrics.get(f"{one}/precision", {}).get("note") or "")
 
 
 def mixtures(rows: Sequence[Row]) -> list[str]:

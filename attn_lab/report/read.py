@@ -19,9 +19,9 @@ PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One case's record.  All its texts are printable: control characters arrive here escaped."""
+    """One case's record, and no other's equal.  All its texts are printable: control characters arrive here escaped."""
 
     id: str
     backend: str
@@ -45,10 +45,9 @@ class Row:
 
     def number(self, metric: str, part: str = "value") -> float | None:
         """A metric's value, low or high; None where it is absent, not finite, or the case is not ok."""
-        value = self.metrics.get(metric, {}).get(part) if self.status == "ok" else None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if self.status != "ok" or metric not in self.metrics:
             return None
-        return float(value) if abs(value) < 1e300 else None  # false for NaN as well
+        return finite(self.metrics[metric].get(part))
 
     def series(self, metric: str) -> "NDArray[np.float64] | None":
         """A metric's raw samples, in the order they were taken; None where none were kept or the case is not ok."""
@@ -68,8 +67,8 @@ class Row:
 
     @property
     def packages(self) -> dict[str, Any]:
-        """Versions of what is installed.  Not `source`, of the files each backend is made of: rivals differ in it."""
-        return {name: value for name, value in self.provenance["versions"].items() if name != "source"}
+        """Versions of what is installed.  Not what rivals differ in: the `source` each is made of, a `plan`."""
+        return {name: value for name, value in self.provenance["versions"].items() if name not in ("source", "plan")}
 
     @property
     def machine(self) -> str:
@@ -98,6 +97,13 @@ class Row:
         asked = self.asked
         words = ["×".join(str(self.shape[axis]) for axis in AXES), str(self.shape.get("dtype") or "")]
         return " ".join(filter(None, words + [f"{word}={asked[name]}" for word, name in more.items() if name in asked]))
+
+
+def finite(value: Any) -> float | None:
+    """A JSON value as a number; None for what is none, NaN and infinity among it."""
+    if type(value) is not float and type(value) is not int:  # a bool is no number
+        return None
+    return float(value) if abs(value) < 1e300 else None  # false for NaN as well
 
 
 class Broken(list[str]):

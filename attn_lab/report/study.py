@@ -10,7 +10,7 @@ from typing import Any
 from attn_lab.core.errors import BadRequest
 from attn_lab.report import compare
 from attn_lab.report.families import Family, experiment_of, families
-from attn_lab.report.findings import Finding, findings
+from attn_lab.report.findings import Finding, held, laid_out, told
 from attn_lab.report.language import catalogue
 from attn_lab.report.read import PASSES, Broken, Row, printable, records
 from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
@@ -93,8 +93,22 @@ class Study:
         return f"{self.words[one]} {self.words.get(what, what)}" if one in PASSES else self.words.get(name, name)
 
     @cached_property
+    def _parts(self) -> Any:
+        return laid_out(self.rows, self.baseline)
+
+    @cached_property
     def findings(self) -> list[Finding]:
-        return findings(self.rows, self.language, self.baseline)
+        return told(self._parts, self.language)
+
+    @cached_property
+    def claims(self) -> list[Finding]:
+        """The nine of the study this grew from."""
+        return held(self._parts, self.language)
+
+    @cached_property
+    def more(self) -> list[str]:
+        """What cases differ in beside their shape."""
+        return [name for name in compare.vary(self.cases) if name not in self.cases[0].shape]
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -30,16 +30,15 @@ def write(study: Study, folder: Path) -> None:
                 "dirty": bool(about.get("dirty")), "sweep": str(about.get("sweep", "")),
                 "started": str(about.get("started", "")),
             })  # fmt: skip
-            for name in row.metrics or ("",):
-                metrics["case"].append(len(cases) - 1)
-                metrics["metric"].append(name)
-                metric = row.metrics.get(name, {})
-                for part in PARTS[:4]:
-                    metrics[part].append(row.number(name, part) if metric.get(part) is not None else None)
-                for part in PARTS[4:]:
-                    metrics[part].append(str(metric.get(part) or ""))
-    names = dict.fromkeys(name for case in cases for name in case)
-    whole = pa.table({name: pa.array([case.get(name) for case in cases]) for name in names})
+            names = list(row.metrics) or [""]
+            metrics["case"] += [len(cases) - 1] * len(names)
+            metrics["metric"] += names
+            for part in PARTS[:4]:
+                metrics[part] += [row.number(name, part) for name in names]
+            for part in PARTS[4:]:
+                metrics[part] += [str(row.metrics.get(name, {}).get(part) or "") for name in names]
+    fields = dict.fromkeys(name for case in cases for name in case)
+    whole = pa.table({name: pa.array([case.get(name) for case in cases]) for name in fields})
     tidy = whole.take(pa.array(metrics.pop("case")))
     for name, values in metrics.items():
         tidy = tidy.append_column(name, pa.array(values, pa.float64() if name in PARTS[:4] else pa.string()))

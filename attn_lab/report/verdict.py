@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from attn_lab.report.draws import DRAWS, Draws, interval, medians, over_rounds
+from attn_lab.report.draws import Draws, interval, medians, over_rounds, students
 from attn_lab.report.read import Row
 
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
@@ -96,21 +97,21 @@ def floor_of(rows: Iterable[Row], metric: str) -> Floor:
     for row in rows:
         key = (row.setting, row.name, row.provenance.get("sweep"))
         cases.setdefault(key, {}).setdefault(row.twin, []).append(row)
-    generator = np.random.default_rng(0)
     ratios: list[float] = []
     draws: list[Draws] = []
     for pair in (each for each in cases.values() if len(each) == 2):
-        twin, itself = (medians(pair[which], metric, generator) for which in (True, False))
+        order = count()
+        twin, itself = (medians(pair[which], metric, order) for which in (True, False))
         if common := [key for key in twin if key in itself]:
             rounds = [(itself[key][0] - twin[key][0], itself[key][1] - twin[key][1]) for key in common]
             ratios += [ratio for ratio, _ in rounds]
-            draws.append(np.abs(over_rounds([rounds], generator)[1]))
+            draws.append(np.abs(over_rounds([rounds])[1]))
     if not ratios:
         return Floor()
     logs = [each for each in draws if not np.isnan(each).any()]
     share = float(np.quantile(np.concatenate(logs), 0.95)) if logs else 0.0
     if len(ratios) < ENOUGH:
-        following = np.abs(generator.standard_t(len(ratios), size=DRAWS)) * math.sqrt(np.mean(np.square(ratios)))
+        following = np.abs(students(len(ratios))) * math.sqrt(np.mean(np.square(ratios)))
         rounds_each = len(ratios) / len(draws)
         share = max(share, float(np.quantile(following, 0.95)) / math.sqrt(rounds_each))
     return Floor(math.expm1(share), True)
@@ -121,13 +122,13 @@ def _log_ratios(mine: Sequence[Row], other: Sequence[Row], metric: str) -> tuple
     if _names(other, metric) < _names(mine, metric):  # one order for both ways round: the two answers mirror each other
         mirrored = _log_ratios(other, mine, metric)
         return mirrored and (-mirrored[0], -mirrored[1])
-    generator = np.random.default_rng(0)
-    a, b = (medians(rows, metric, generator) for rows in (mine, other))
+    order = count()
+    a, b = (medians(rows, metric, order) for rows in (mine, other))
     if not a or not b:
         return None
     if common := [key for key in a if key in b]:
-        return over_rounds([[(b[key][0] - a[key][0], b[key][1] - a[key][1]) for key in common]], generator)
-    return over_rounds([list(b.values()), [(-middle, -draws) for middle, draws in a.values()]], generator)
+        return over_rounds([[(b[key][0] - a[key][0], b[key][1] - a[key][1]) for key in common]])
+    return over_rounds([list(b.values()), [(-middle, -draws) for middle, draws in a.values()]])
 
 
 def _names(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:

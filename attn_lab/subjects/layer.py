@@ -78,5 +78,5 @@ class Layer(Subject):
         return Trial(
             request=request, machine=machine, backend=backend, leaves={"x": x, **dict(layer.named_parameters())},
             forward=lambda: layer(x), cotangent=cotangent, flops={name: core[name] + around[name] for name in core},
-            cut=cut, reference=reference, parameters=tuple(layer.parameters()), spans=spans,
+            cut=cut, reference=reference, parameters=tuple(layer.parameters()), spans=spans, module=layer,
         )  # fmt: skip

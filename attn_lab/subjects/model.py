@@ -109,7 +109,7 @@ class Model(Subject):
             request=request, machine=machine, backend=backend, leaves=leaves,
             forward=lambda: self._losses(model, precision, inputs, targets), cotangent=_cotangent(shape, device),
             flops=self._flops(shape, request.mask), cut=cut, reference=lambda dtype: cut(found(dtype)),
-            parameters=tuple(leaves.values()), recomputes=self.checkpoint, spans=spans,
+            parameters=tuple(leaves.values()), recomputes=self.checkpoint, spans=spans, module=model,
         )  # fmt: skip
 
     def _flops(self, shape: Shape, mask: Mask) -> Mapping[str, int]:

@@ -20,6 +20,7 @@ NOT_THE_QUESTION = (
     "logger",
     "again",
     "baseline",
+    "plan",
     "report",
     "resume",
 )  # where an answer is kept, never the answer

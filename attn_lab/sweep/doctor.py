@@ -14,6 +14,7 @@ from attn_lab.core.backend import Backend, Limits, Request
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.shape import Shape
+from attn_lab.layer.auto import Auto
 from attn_lab.masks.causal import Causal
 
 
@@ -31,7 +32,11 @@ def doctor(words: Sequence[str]) -> int:
     table = Table("backend", "state", "package", "runs / why not", box=None, pad_edge=False)
     cures = set()
     for file in sorted(Path(conf.__path__[0], "backend").glob("*.yaml")):
-        backend: Backend = instantiate(OmegaConf.load(file))
+        config = OmegaConf.create({"plan": None, "backend": OmegaConf.load(file)})  # what `auto` would follow: none
+        backend: Backend = instantiate(config.backend)
+        if isinstance(backend, Auto):
+            table.add_row(file.stem, Text("ready", "green"), "", Text(backend.told(machine)))
+            continue
         reasons, cure = _diagnosis(backend, machine)
         cures |= {cure} - {""}
         state = Text("ready", "green") if not reasons else Text("not here", "yellow")

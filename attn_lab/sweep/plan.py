@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.flops import attention_flops
 from attn_lab.sweep.build import build
 from attn_lab.sweep.explain import explained
 from attn_lab.sweep.gpus import here
@@ -22,7 +23,13 @@ GIVEN = ("folder", "sweep")  # what every logger is given by the run
 
 
 def register_resolvers() -> None:
-    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand."""
+    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand.
+
+    `${by:${shape.head_dim},{64: 16, 128: 8},4}`: one for another value, and for all that are not named.
+    """
+    OmegaConf.register_new_resolver(
+        "by", lambda value, values, otherwise: values.get(value, otherwise), replace=True, use_cache=False
+    )
     OmegaConf.register_new_resolver(
         "by_device", lambda device, values: values[here(device)[0].device], replace=True, use_cache=False
     )
@@ -71,6 +78,16 @@ def batches(cases: Sequence[Case]) -> list[list[Case]]:
     apart = {"backend", "twin"}
     key = lambda case: {name: value for name, value in case.config.items() if name not in apart}  # noqa: E731
     return [list(batch) for _, batch in groupby(cases, key=key)]
+
+
+def longest_first(batches: Sequence[Sequence[Case]]) -> list[Sequence[Case]]:
+    """The order in which several workers are dealt them: of each round the largest first, none left for last."""
+
+    def place(batch: Sequence[Case]) -> tuple[int, int]:
+        flops = attention_flops(batch[0].request.shape, batch[0].request.mask)
+        return batch[0].round, -len(batch) * flops["forward_backward"]
+
+    return sorted(batches, key=place)
 
 
 def _but_for_backend(case: Case) -> dict[str, Any]:

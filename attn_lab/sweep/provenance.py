@@ -64,6 +64,7 @@ def basis_of(who: Backend, parts: Sequence[object], machine: Machine) -> dict[st
         **_of_machine(machine),
         "attn_lab": __version__,
         "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
+        **({"plan": who.plan_digest(machine)} if hasattr(who, "plan_digest") else {}),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }

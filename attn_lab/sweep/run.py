@@ -25,7 +25,7 @@ from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
 from attn_lab.sweep.folder import RunFolder, unusable
 from attn_lab.sweep.gpus import held, here
-from attn_lab.sweep.plan import arranged, batches, plan
+from attn_lab.sweep.plan import arranged, batches, longest_first, plan
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
 from attn_lab.sweep.resume import Standing, check_resume, standings
 from attn_lab.sweep.view import View
@@ -52,7 +52,7 @@ class Run:
         self.standings: list[Standing] = []
         self.todo: list[Case] = []
         self.made = 0
-        self.probing = 0.0
+        self.probing, self.abreast = 0.0, 1
         self.folder: RunFolder | None = None
         self.loggers: list[Logger] = []
         self.view: View | None = None
@@ -147,13 +147,14 @@ class Run:
 
     def spread(self, count: int | None) -> None:
         """Have worker processes examine all that is left: `count` of them, or as many as there are GPUs."""
-        workers = hired(self.machines, count)
+        workers, dealt = hired(self.machines, count), batches(self.todo)
+        self.abreast = len(workers)
         try:
             gpus = [worker.machine.uuid for worker in workers if worker.machine.uuid]
             with held(gpus, self._heed, self._say):
-                self.view = View(self.console, self.todo, len(workers))
+                self.view = View(self.console, self.todo, self.abreast)
                 work(
-                    workers, batches(self.todo),
+                    workers, longest_first(dealt) if self.abreast > 1 else dealt,
                     origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep, self.command),
                     keep=self._keep, stopping=lambda: self.stopping, view=self.view,
                 )  # fmt: skip
@@ -216,7 +217,7 @@ class Run:
         before = f", {done} of them before," * bool(done)
         count = f"{self.kept} of {len(self.cases)} cases{before}"
         lines = [
-            f"{count} in {wall:.1f} s, {self.probing / wall:.0%} of it inside probes",
+            f"{count} in {wall:.1f} s, {self.probing / wall / self.abreast:.0%} of it inside probes",
             *last_words(rows, len(self.cases), self.command),
             *filter(None, (getattr(logger, "where", "") for logger in self.loggers)),
             *filter(None, [report]),

@@ -31,30 +31,44 @@ class Finding(NamedTuple):
 
 
 class Plant(NamedTuple):
-    """What is planted where, by overrides; the status it must get, and a pattern that one of the reasons must match."""
+    """What is planted where, by overrides; the status it must get, and a pattern that one of the reasons must match.
+
+    `marks` is a pattern for the note of one of the numbers: what is measured all the same, and must be marked.
+    """
 
     name: str
     target: str
     status: Status
     says: str = ""
     words: tuple[str, ...] = ()
+    marks: str = ""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    @property
+    def sound(self) -> bool:
+        return self.status == "ok" and not self.marks
 
     def case(self, path: Ordinary, without: Collection[str] = ()) -> Case:
         return path.case(self.name, self.target, *self.words, without=without)
 
     def found(self, record: Record) -> Finding:
         reasons = [reason for reason in record.reasons if re.search(self.says, reason)]
-        right = record.status == self.status and (bool(reasons) or not self.says)
-        fates: tuple[Fate, Fate] = ("blamed", "passed") if self.status == "ok" else ("missed", "caught")
-        seen = ": ".join([record.status, *(reasons or record.reasons)[:1]])
-        return Finding(self.name, self.status, shorten(seen, 90, placeholder=" …"), fates[right])
+        notes = [note for metric in record.metrics.values() if (note := str(metric["note"])).startswith("noisy:")]
+        marks = [note for note in notes if re.search(self.marks, note)]
+        right = record.status == self.status and (bool(reasons) or not self.says) and (bool(marks) or not self.marks)
+        fates: tuple[Fate, Fate] = ("blamed", "passed") if self.sound else ("missed", "caught")
+        seen = ": ".join([record.status, *(reasons or record.reasons or marks * bool(self.marks))[:1]])
+        expected = self.status if not self.marks else "marked as noisy"
+        return Finding(self.name, expected, shorten(seen, 90, placeholder=" …"), fates[right])
 
 
 WINDOW = ("mask=sliding_window", "mask.window=16")
 GROUPS = ("shape.num_kv_heads=2",)
-HERE = "attn_lab.sweep.plants."
+HERE, HIDDEN = "attn_lab.sweep.plants.", "attn_lab.sweep.hidden."
+SOUND = "attn_lab.backends.sdpa_flash.SdpaFlash"
+CARD = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
 PLANTS = (
-    Plant("nothing", "attn_lab.backends.sdpa_flash.SdpaFlash", "ok", words=GROUPS),
+    Plant("nothing", SOUND, "ok", words=GROUPS),
     Plant("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),
     Plant("inverted mask", HERE + "InvertedMask", "wrong", "out: max error"),
     Plant("off-by-one window", HERE + "WiderWindow", "wrong", "out: max error", WINDOW),
@@ -69,6 +83,29 @@ PLANTS = (
     Plant("recompiles every call", HERE + "Recompiles", "error", "(?i)recompil"),
     Plant("out of memory", HERE + "OutOfMemory", "oom", "(?i)memory"),
     Plant("an exception", HERE + "Raises", "error", "ValueError: no such kernel"),
+    Plant(
+        "a throttled clock",
+        SOUND,
+        "ok",
+        words=(CARD, "+probe.timing.watch.reasons=[hardware thermal slowdown]"),
+        marks="thermal",
+    ),
+    Plant(
+        "a clock that droops", SOUND, "ok", words=(CARD, "+probe.timing.watch.clock=1200"), marks="SM clock under 90 %"
+    ),
+    Plant(
+        "somebody else on the GPU", SOUND, "ok", words=(CARD, "+probe.timing.watch.shared=true"), marks="process 4711"
+    ),
+    Plant(
+        "work hidden after the clock",
+        HIDDEN + "CostlyToFree",
+        "ok",
+        words=("measure.least=6", "measure.warmup=0"),
+        marks="alone add up to",
+    ),
+    Plant(
+        "work hidden beside the clock", HIDDEN + "BesideItself", "ok", marks="the clock did not see", devices=("cuda",)
+    ),
 )
 RACED = {FIVE: "slower, 5 % ± 1", TENTH: "not claimed"}
 COLOURS = {"caught": "green", "passed": "green", "undecided": "yellow", "missed": "bold red", "blamed": "bold red"}
@@ -91,7 +128,8 @@ def selfcheck(words: Sequence[str], without: Collection[str] = ()) -> int:
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):
-        findings = [plant.found(path.record(plant.case(path, without))) for plant in PLANTS]
+        findings = [plant.found(path.record(plant.case(path, without))) for plant in PLANTS
+                    if path.machine.device in plant.devices]  # fmt: skip
     with console.status("racing a kernel against slower ones"):
         raced, noise = _raced(path, float(given["seconds"]))
     findings += raced

@@ -16,7 +16,7 @@ from attn_lab.sweep.serve import serve
 
 TAIL = 2000  # bytes of what a worker printed that are kept for its obituary
 PATIENCE = 30  # seconds for a killed one to be gone; a driver that has hung may hold it for good
-GRACE = 0.5  # seconds in which one that is to be killed may say where it is
+GRACE, PAUSE = 2.0, 0.2  # seconds in which one that is to be killed may say where it is; of silence, when it has
 
 
 class Worker:
@@ -109,7 +109,10 @@ class Worker:
     def _overdue(self, case: Case) -> Record:
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGUSR1)  # type: ignore[arg-type]
-            connection.wait([self._told], GRACE)
+            for patience in (GRACE, *10 * [PAUSE]):  # it says so in pieces
+                if not connection.wait([self._told], patience):
+                    break
+                self._listen()
         self.end()
         return self._obituary(case, "timeout", f"still in {self.probe} after {case.timeout:g} s (measure.timeout)")
 

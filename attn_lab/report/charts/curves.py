@@ -147,7 +147,7 @@ def curve(field: str, names: tuple[str, ...], wide: bool, lost: bool) -> Spec:
         seen.mark_point(filled=True).encode(
             y=y, shape=look.shape(names), opacity=look.faint(1), tooltip=told,
             stroke=look.colour(names),
-            fill=alt.condition("isValid(datum.note)", alt.value("transparent"), look.colour(names)),
+            fill=look.fill(names, "isValid(datum.note)"),
         ),
     ]  # fmt: skip
     if field != "share":

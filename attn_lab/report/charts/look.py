@@ -17,13 +17,19 @@ def colour(names: tuple[str, ...]) -> Any:
     return alt.Color("backend:N", scale=alt.Scale(domain=list(names)), legend=None)
 
 
+def fill(names: tuple[str, ...], hollow: str) -> Any:
+    """The same colour inside a mark, and none where the expression holds."""
+    hole = {"test": hollow, "value": "transparent"}
+    return alt.Fill("backend:N", scale=alt.Scale(domain=list(names)), legend=None, condition=hole)
+
+
 def shape(names: tuple[str, ...]) -> Any:
     return alt.Shape("backend:N", scale=alt.Scale(domain=list(names)), legend=None)
 
 
 def faint(full: float) -> Any:
     """Opacity of a mark: less, while another backend is pointed at."""
-    return alt.condition(FAINT, alt.value(full * 0.2), alt.value(full))
+    return alt.OpacityValue(full, condition={"test": FAINT, "value": full * 0.2})  # `condition` would check it: slow
 
 
 def spec(chart: Any, height: int | str = HEIGHT) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the numbers say, in sentences: found freely, and the study's nine claims examined one by one.
 
 `findings` and `claims` take the rows of one run or of several, as read, rounds apart.  Rows of two machines, or of two
-versions of a package, are told of one after the other and never held against each other.
+versions of a package, are told of one after the other and never held against each other.  Who asks for both lays the
+rows out once: `told` and `held` take what `laid_out` gives.
 
 A claim holds, fails or is untested by rules that `examined.py` states, and each rule says for itself in
 `claims_point.py` and `claims_axes.py`.  They are about FlashAttention v2, backend `flash2`: where only another fused
@@ -21,20 +22,34 @@ from attn_lab.report.findings.trends import trends
 from attn_lab.report.findings.winners import winners
 from attn_lab.report.read import Row
 
-__all__ = ["Finding", "claims", "findings"]
+__all__ = ["Finding", "claims", "findings", "held", "laid_out", "told"]
+
+Parts = Sequence[tuple[str, Measured]]
 
 
 def findings(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """Sentences about these rows, the winners first, each with the numbers it rests on."""
-    parts = places(rows)
+    return told(laid_out(rows, baseline), language)
+
+
+def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
+    """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
+    return held(laid_out(rows, baseline), language)
+
+
+def laid_out(rows: Sequence[Row], baseline: str) -> Parts:
+    """What may be compared, by what sets it apart."""
+    return [(place, Measured(part, baseline)) for place, part in places(rows)]
+
+
+def told(parts: Parts, language: str) -> list[Finding]:
     found = [apart(Words(language), [place for place, _ in parts])] if len(parts) > 1 else []
-    for place, part in parts:
-        measured, words = Measured(part, baseline), Words(language, place)
+    for place, measured in parts:
+        words = Words(language, place)
         for tell in (winners, costs, trends, conduct):
             found += tell(measured, words)
     return found
 
 
-def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
-    """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
-    return [each for place, part in places(rows) for each in examined(Measured(part, baseline), Words(language, place))]
+def held(parts: Parts, language: str) -> list[Finding]:
+    return [each for place, measured in parts for each in examined(measured, Words(language, place))]

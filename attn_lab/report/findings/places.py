@@ -13,15 +13,14 @@ def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """
     seen: dict[str, dict[str, None]] = {}
     within: dict[tuple[str, str], set[str]] = {}  # a record names only its own backend's packages: its sweep knows more
-    for row in rows:
-        sweep = _sweep(row)
-        for name, value in _facts(row).items():
+    about = [(row, _facts(row), _sweep(row)) for row in rows]
+    for _, facts, sweep in about:
+        for name, value in facts.items():
             seen.setdefault(name, {})[value] = None
             within.setdefault((sweep, name), set()).add(value)
     apart = [name for name, values in seen.items() if len(values) > 1]
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        facts, sweep = _facts(row), _sweep(row)
+    for row, facts, sweep in about:
         known = {name: within.get((sweep, name), set()) for name in apart}
         values = [facts.get(name) or (next(iter(known[name])) if len(known[name]) == 1 else "") for name in apart]
         found.setdefault(tuple(values), []).append(row)

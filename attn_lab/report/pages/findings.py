@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from attn_lab.report.findings import Finding, claims
+from attn_lab.report.findings import Finding
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
 from attn_lab.report.study import Study
 
@@ -17,7 +17,7 @@ def render(study: Study) -> Iterator[Piece]:
         yield Bullets([(each.text, each.figure) for each in study.findings])
     else:
         yield Text(study.words["no_findings"])
-    examined = claims(study.rows, study.language, study.baseline)
+    examined = study.claims
     if examined:
         counts: Counter[str] = Counter(each.verdict or "untested" for each in examined)
         told = [f"{study.words[verdict]} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]

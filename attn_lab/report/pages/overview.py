@@ -75,9 +75,8 @@ def _table(study: Study, one: str, found: list[Winner]) -> Table:
         Head(study.words["level_head"]), Head(study.words["following_head"]),
     ]  # fmt: skip
     rows = []
-    more = [name for name in compare.vary(study.cases) if name not in study.cases[0].shape]
     for place, each in enumerate(found):
-        where = " ".join(filter(None, (each.first.shape_text, compare.text(each.first, more))))
+        where = " ".join(filter(None, (each.first.shape_text, compare.text(each.first, study.more))))
         level = study.words["list_comma"].join(
             f"{row.backend} ({verdict} {study.words[verdict.word]})" for row, verdict in each.level
         )

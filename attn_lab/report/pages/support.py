@@ -28,13 +28,12 @@ def _matrix(study: Study) -> Table:
     heads = [Head(study.words["experiment"])] * several + [Head(study.words["case"])]
     rows: list[list[Cell]] = []
     for experiment in study.experiments:
-        more = [name for name in compare.vary(study.cases) if name not in study.cases[0].shape]
         settings: dict[object, dict[str, Row]] = {}
         for row in sorted(experiment.cases, key=compare.order):
             settings.setdefault(row.setting, {})[row.backend] = row
         for by_name in settings.values():
             first = next(iter(by_name.values()))
-            where = " ".join(filter(None, (first.shape_text, compare.text(first, more))))
+            where = " ".join(filter(None, (first.shape_text, compare.text(first, study.more))))
             cells = [_cell(study, by_name.get(name)) for name in study.backends]
             rows.append([Cell(experiment.name)] * several + [Cell(where, len(rows)), *cells])
     return Table(study.words["support_caption"], heads + [Head(name) for name in study.backends], rows, 1 + several)

@@ -1,0 +1,189 @@
+"""`auto`: whoever was measured to be the fastest answers, as a plan has it or as is found on the spot."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from os import PathLike
+
+from attn_lab.core.backend import Attend, Backend, Limits, Request, Taken, take
+from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import Mask
+from attn_lab.layer.names import backends_named
+from attn_lab.layer.plan import Bucket, Plan, Ranking, mask_words, shipped
+from attn_lab.layer.spot import Kept
+
+# In the order in which they are measured; of two that are level the first is taken.
+READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient", "xformers")
+COMPILED = ("flex",)  # compiling it takes longer than a short measurement may: only where nobody above can
+MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
+KNOWN = (*READY, *COMPILED, *MATERIALISED)
+SMALL = 2**24  # scores
+ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
+
+
+@dataclass(frozen=True)
+class Auto(Backend):
+    """plan     a Plan or the file of one; None: the one shipped for this GPU, or else measurement
+    any_gpu  follow a plan that was made on another GPU
+
+    A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
+    comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
+    measured against each other once (`layer/spot.py`).  Who was preferred, and why they could not, is told.
+    """
+
+    plan: Plan | str | PathLike[str] | None = None
+    any_gpu: bool = False
+
+    limits = {"cuda": ANYTHING, "cpu": ANYTHING}
+    kernels = {}  # those of whoever it chooses
+
+    def __post_init__(self) -> None:
+        if self.plan is None or isinstance(self.plan, Plan):
+            plan = self.plan
+        elif isinstance(self.plan, str | PathLike):
+            plan = Plan.read(self.plan)
+        else:
+            raise BadRequest(f"plan: expected a Plan, or the file of one; got {self.plan!r}")
+        if self.any_gpu and plan is None:
+            raise BadRequest("any_gpu: expected a plan with it, which it lets be followed on another GPU; got none")
+        object.__setattr__(self, "plan", plan.on_any_gpu() if plan and self.any_gpu else plan)
+
+    def followed(self, machine: Machine) -> Plan | None:
+        """The plan for this machine: the one given, or the one shipped."""
+        assert self.plan is None or isinstance(self.plan, Plan)
+        return self.plan or shipped(machine.name)
+
+    @property
+    def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
+        """All it may choose, on whatever machine."""
+        return tuple(backend for name in KNOWN if (backend := _named(name)))
+
+    def told(self, machine: Machine) -> str:
+        """What it does on this machine, in a line."""
+        plan = self.followed(machine)
+        return f"follows the plan {plan.source}" if plan else "no plan for this machine: measures on the spot, once"
+
+    def plan_digest(self, machine: Machine) -> str:
+        plan = self.followed(machine)
+        return plan.digest if plan else "measured on the spot"
+
+    def refusals(self, request: Request, machine: Machine) -> list[str]:
+        plan = self.followed(machine)
+        if plan and (reasons := plan.refusals(machine.name)):
+            return reasons
+        found = plan and plan.find(bucket_of(request), pass_of(request))
+        names = dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN])
+        refused = {name: _refusals(name, request, machine) for name in names}
+        return _told(refused) if all(refused.values()) else []
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        return self.take(request, machine).attend
+
+    def take(self, request: Request, machine: Machine) -> Taken:
+        """Raises Refused, with the reasons of all, where nobody can."""
+        passed_over: dict[str, Sequence[str]] = {}
+        plan, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
+        found = plan and plan.find(asked, one)
+        if plan and found:
+            ranking = found.entry.passes[one]
+            nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
+            for name in ranking.ms:
+                if taken := self._taken(name, request, machine, passed_over):
+                    if nearest:
+                        told = f"attn_lab: auto takes {name}, by {plan.source}: {found.bucket}{nearest}"
+                        warnings.warn(told, stacklevel=2)  # Python shows the same text once
+                    why = f"{name}, by {plan.source}: {found.bucket}{nearest}{_ahead(name, ranking)}"
+                    return replace(taken, why=why)
+        return self._measured(request, machine, asked, one, passed_over)
+
+    def _measured(
+        self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
+    ) -> Taken:
+        """By what is kept of an earlier measurement, or by one made now."""
+        able = _able(request, machine, passed_over)
+        if len(able) == 1:
+            (name,) = able
+            ranking, where = Ranking({name: math.nan}, "the only one that can"), "not measured"
+        else:
+            kept = Kept.of(machine)
+            ranking, where = kept.ranking(asked, one, able, request, machine, passed_over), f"measured here ({kept})"
+        for name in ranking.ms:
+            if name in able and (taken := self._taken(name, request, machine, passed_over)):
+                return replace(taken, why=f"{name}, {where}{_ahead(name, ranking)}")
+        raise Refused("auto", _told(passed_over))
+
+    def _taken(
+        self, name: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> Taken | None:
+        """The question in this one's hands, or its reasons among those passed over."""
+        if name in passed_over:
+            return None
+        reasons: Sequence[str] = _refusals(name, request, machine)
+        if not reasons:
+            try:
+                backend = _named(name)
+                assert backend is not None
+                return replace(take(backend, request, machine), passed_over=passed_over)
+            except Refused as late:
+                reasons = late.reasons
+        passed_over[name] = reasons
+        return None
+
+
+def pass_of(request: Request) -> str:
+    """What must be fast: a whole step where there are gradients, else the forward pass."""
+    return "forward_backward" if request.needs_backward else "forward"
+
+
+def bucket_of(request: Request) -> Bucket:
+    return Bucket.of(_mask_words(request.mask), asdict(request.shape))
+
+
+def _mask_words(mask: Mask) -> str:
+    kind = type(mask)
+    own = kind.__module__.startswith("attn_lab.masks.")
+    settings: dict[str, object] = {}
+    if is_dataclass(mask):
+        settings = {each.name: getattr(mask, each.name) for each in fields(mask)}
+    return mask_words(kind.__module__.rpartition(".")[2] if own else kind.__name__, settings)
+
+
+def _able(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
+    """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
+    shape = request.shape
+    small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
+    for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):
+        able = {}
+        for name in names:
+            if name in passed_over or ("+" in name and not request.needs_backward):
+                continue  # a pair's forward is one of the others'
+            if reasons := _refusals(name, request, machine):
+                passed_over[name] = reasons
+            elif backend := _named(name):
+                able[name] = backend
+        if able:
+            return able
+    return {}
+
+
+def _named(name: str) -> Backend | None:
+    """None for one that there is not: a plan may come from where there are more."""
+    try:
+        return backends_named(name)[0]
+    except BadRequest:
+        return None
+
+
+def _refusals(name: str, request: Request, machine: Machine) -> list[str]:
+    backend = _named(name)
+    return ["no such backend in this version"] if backend is None else backend.refusals(request, machine)
+
+
+def _ahead(name: str, ranking: Ranking) -> str:
+    return f"; {ranking.why}" if name == ranking.first else f"; {ranking.first}, which cannot here, was faster"
+
+
+def _told(refused: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{name}: {'; '.join(why)}" for name, why in refused.items()]

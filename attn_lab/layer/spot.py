@@ -1,0 +1,213 @@
+"""Measured on the spot: those that can, against each other at one question, and kept for the next process."""
+
+import hashlib
+import json
+import math
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from attn_lab.core.backend import Backend, Request, take
+from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.machine import Machine, software
+from attn_lab.core.mask import dense, query_positions
+from attn_lab.layer.plan import Bucket, Entry, Plan, Ranking
+
+WARM, LEAST, MOST = 2, 5, 25  # calls of each: untimed, timed at least, at most
+SECONDS = 0.5  # after which no further round begins
+CUSHION_CYCLES = 500_000  # the GPU waits a quarter of a millisecond, for the host to queue the call before it starts
+CHECKED = 64  # of the last queries, of one head group, held against plain attention
+LEVEL = 1.02  # closer than this, so few calls cannot tell: the order of the candidates decides
+Made = TypeVar("Made")
+
+
+class Kept:
+    """What was measured on this machine with these versions: a plan, in a file of the user's cache."""
+
+    def __init__(self, path: Path, machine: Machine) -> None:
+        self.path = path
+        made = {"by": "measurement on the spot", "versions": software(machine)}
+        self.plan = Plan(gpu=machine.name, entries={}, made=made, source=str(path))
+        self._join()
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Kept":
+        """This machine's, read once by each process."""
+        own = (machine.name, machine.driver, machine.threads, software(machine), dict(machine.packages))
+        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "attn_lab", f"measured-{digest}.json")
+        if path not in _READ:
+            _READ[path] = cls(path, machine)
+        return _READ[path]
+
+    def __str__(self) -> str:
+        return f"kept in {self.path}"
+
+    def ranking(
+        self, asked: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
+        passed_over: dict[str, Sequence[str]],
+    ) -> Ranking:  # fmt: skip
+        """Of those able, by this pass's time: as it is known of this bucket, or else measured now, and kept."""
+        entry = self.plan.entries.get(asked, Entry({}))
+        known = entry.passes.get(one)
+        if known and any(name in able for name in known.ms):
+            return known
+        times, fallen = _outside(lambda: race(able, request, machine), machine)
+        passed_over |= fallen
+        ranking = _ranked(times)
+        if times:
+            could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in fallen.items()}}
+            measured = tuple(dict.fromkeys([*entry.measured, str(request.shape)]))
+            self._join({asked: Entry({**entry.passes, one: ranking}, measured, could_not)})
+        return ranking
+
+    def _join(self, fresh: Mapping[Bucket, Entry] = {}) -> None:
+        """Take in what other processes left there, and leave what is fresh.  Where nothing can be kept it says so."""
+        try:
+            others = Plan.read(self.path).entries if self.path.is_file() else {}
+            self.plan = replace(self.plan, entries={**self.plan.entries, **others, **fresh})
+            if fresh:
+                self.plan.write(self.path)
+        except (BadRequest, OSError) as error:
+            warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}", stacklevel=2)
+            self.plan = replace(self.plan, entries={**self.plan.entries, **fresh})
+
+
+_READ: dict[Path, Kept] = {}
+
+
+def race(
+    able: Mapping[str, Backend], request: Request, machine: Machine
+) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """Median ms by name, taken by turns on the same inputs; and of who fell out (wrong, refused, no memory), why."""
+    fallen: dict[str, list[str]] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    leaves, cotangent = _inputs(request, machine)
+    for name, backend in able.items():
+        try:
+            attend = take(backend, request, machine).attend
+            out = attend(*leaves)
+            if off := _off(out.detach(), leaves, request, machine):
+                fallen[name] = [off]
+                continue
+            calls[name] = _step(attend, leaves, cotangent if request.needs_backward else None)
+            for _ in range(WARM):
+                calls[name]()
+            _synchronize(machine)
+        except Refused as late:
+            fallen[name] = late.reasons
+        except torch.OutOfMemoryError:
+            fallen[name] = ["out of memory when measured on the spot"]
+            calls.pop(name, None)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    for round in range(MOST):
+        if round >= LEAST and time.perf_counter() - begin > SECONDS:
+            break
+        for name, call in calls.items():
+            times[name].append(_timed(call, machine))
+    return {name: statistics.median(each) for name, each in times.items()}, fallen
+
+
+def _ranked(times: Mapping[str, float]) -> Ranking:
+    """The fastest first; of those that are level with it, who is preferred."""
+    if not times:
+        return Ranking({}, "nobody")
+    best = min(times.values())
+    first = next(name for name, each in times.items() if each <= best * LEVEL)
+    order = [first, *sorted((name for name in times if name != first), key=lambda name: times[name])]
+    if not order[1:]:
+        return Ranking(dict(times), f"{times[first]:.3g} ms, alone")
+    ratio = times[order[1]] / times[first]
+    ahead = f"level with {order[1]}" if ratio <= LEVEL else f"{ratio:.2f}× ahead of {order[1]}"
+    return Ranking({name: times[name] for name in order}, f"{times[first]:.3g} ms, {ahead}")
+
+
+def _outside(measure: Callable[[], Made], machine: Machine) -> Made:
+    """In a thread of its own: what the caller traces, autocasts or checkpoints is a thread's, and this no part of it.
+
+    A GPU's stream that is being captured is no thread's: there nothing may be measured.
+    """
+    cuda = machine.device == "cuda"
+    if cuda and torch.cuda.is_current_stream_capturing():
+        raise BadRequest("backend='auto': expected a question asked before, in a CUDA graph's capture; got a new one "
+                         "(call the layer once before capturing)")  # fmt: skip
+    cards = [torch.cuda.current_device()] if cuda else []
+
+    def apart() -> Made:
+        with torch.cuda.device(cards[0]) if cards else nullcontext(), torch.random.fork_rng(devices=cards):
+            return measure()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(apart).result()
+
+
+def _inputs(request: Request, machine: Machine) -> tuple[list[Tensor], Tensor]:
+    """q, k, v and what a backward starts from, of the sizes asked."""
+    shape, generator = request.shape, torch.Generator(machine.device).manual_seed(0)
+
+    def drawn(seq: int, heads: int) -> Tensor:
+        size = (shape.batch_size, seq, heads, shape.head_dim)
+        return torch.randn(size, generator=generator, dtype=getattr(torch, shape.dtype), device=machine.device)
+
+    q = drawn(shape.seq_len, shape.num_heads)
+    k, v = (drawn(shape.seq_len_kv, shape.num_kv_heads) for _ in "kv")
+    return [each.requires_grad_(request.needs_backward) for each in (q, k, v)], drawn(shape.seq_len, shape.num_heads)
+
+
+def _step(attend: Callable[..., Tensor], leaves: Sequence[Tensor], cotangent: Tensor | None) -> Callable[[], Any]:
+    if cotangent is None:
+        return lambda: attend(*leaves)
+    return lambda: torch.autograd.grad(attend(*leaves), tuple(leaves), cotangent)
+
+
+def _timed(call: Callable[[], Any], machine: Machine) -> float:
+    if machine.device != "cuda":
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1e3
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(CUSHION_CYCLES)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _off(out: Tensor, leaves: Sequence[Tensor], request: Request, machine: Machine) -> str:
+    """Why this is no answer, or "": its last queries of the first head group against plain attention in float32.
+
+    Much less than the lab's gate asks (no gradients, a few rows), but a kernel that is broken here shows.
+    """
+    if request.dropout:
+        return ""
+    shape = request.shape
+    q, k, v = (each.detach()[:1].transpose(1, 2).float() for each in leaves)
+    rows = min(CHECKED, shape.seq_len)
+    one = torch.zeros(1, dtype=torch.long, device=out.device)
+    heads = torch.arange(shape.group_size, device=out.device)
+    allowed = dense(
+        request.mask, shape, out.device, batch=one, head=heads, query=query_positions(shape, out.device)[-rows:]
+    )
+    scores = q[:, : shape.group_size, -rows:] @ k[:, :1].mT * request.softmax_scale
+    weights = scores.masked_fill(~allowed, -math.inf).softmax(-1).nan_to_num(0)
+    exact = weights @ v[:, :1]
+    error = (out[:1, -rows:, : shape.group_size].transpose(1, 2).float() - exact).abs().max().item()
+    bound = max(16 * torch.finfo(out.dtype).eps, 2e-3) * max(exact.abs().max().item(), 1)
+    return "" if error <= bound else f"its answer is off by {error:.3g}; allowed {bound:.3g}"
+
+
+def _synchronize(machine: Machine) -> None:
+    if machine.device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,111 @@
+"""What probes with a clock share: the two clocks, and how sure a median is."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
+CYCLES = 2_000_000  # of a GPU's clock in a millisecond, roughly
+CUSHION = (0.25, 5.0)  # ms that the GPU waits before a call, at least and at most
+AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
+Before = Callable[[], Any]
+Timed = Callable[[Any], Any]
+
+
+class Clock(Protocol):
+    calls_at_once: int
+
+    def warm(self, before: Before, timed: Timed, count: int) -> None:
+        """Make `count` calls that nobody times."""
+
+    def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
+        """Milliseconds of `count` calls.  `meanwhile` is called once all are on their way."""
+
+
+class WallClock:
+    calls_at_once = 1
+
+    def warm(self, before: Before, timed: Timed, count: int) -> None:
+        launches(before, timed, count)
+
+    def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
+        times = launches(before, timed, count)
+        meanwhile()
+        return times
+
+
+class CudaClock:
+    """An event pair a call.  Before each the GPU waits until the host has queued it, or the host is what one times; and
+    its L2 is flushed, unless it is to be `hot`."""
+
+    calls_at_once = 10  # queued together: the host gets further ahead with each
+
+    def __init__(self, hot: bool = False) -> None:
+        self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+        self._cushion = CUSHION[0]
+
+    def warm(self, before: Before, timed: Timed, count: int) -> None:
+        """See also how long the host is at each."""
+        if count:
+            host = float(np.median(launches(before, timed, count)))
+            self._cushion = min(max(CUSHION[0], AHEAD * host), CUSHION[1])
+
+    def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
+        pairs = []
+        for _ in range(count):
+            prepared = before()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda._sleep(round(self._cushion * CYCLES))
+            if self._flush is not None:
+                self._flush.zero_()
+            start.record()
+            result = timed(prepared)
+            end.record()
+            del result, prepared
+            pairs.append((start, end))
+        meanwhile()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in pairs]
+
+
+def launches(before: Before, timed: Timed, count: int) -> list[float]:
+    """Milliseconds until each call has returned to the host; on the CPU it is done then."""
+    times = []
+    for _ in range(count):
+        prepared = before()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # or a full queue would keep the host
+        start = time.perf_counter()
+        result = timed(prepared)
+        times.append((time.perf_counter() - start) * 1e3)
+        del result, prepared
+    return times
+
+
+def precision(times: Sequence[float]) -> float:
+    """How far, in %, the 95 % interval of the median reaches from it.  Infinite for fewer than six samples.
+
+    By ranks, whatever the distribution: n/2 ± 0.98·√n (Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    ordered, count = sorted(times), len(times)
+    if count < 6:
+        return math.inf
+    middle = quantile(ordered, 0.5)
+    reach = 0.98 * math.sqrt(count)
+    low = ordered[max(math.floor(count / 2 - reach), 0)]
+    high = ordered[min(math.ceil(count / 2 + reach), count - 1)]
+    return 100 * max(high - middle, middle - low) / middle
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return float(np.quantile(values, share))
+
+
+def summed(name: str, times: Sequence[float], note: str = "") -> dict[str, Any]:
+    """The fields of a measurement in ms: the median, p05 and p95 of samples."""
+    low, middle, high = (quantile(times, share) for share in (0.05, 0.5, 0.95))
+    return {"name": name, "value": middle, "unit": "ms", "low": low, "high": high, "samples": len(times), "note": note}

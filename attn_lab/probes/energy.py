@@ -1,0 +1,146 @@
+"""What a step costs in joules, by the card's own counter over seconds of work, and what it takes doing nothing."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
+from attn_lab.bench.record import Measurement
+from attn_lab.bench.trial import Probe, Trial
+from attn_lab.core.errors import BadRequest
+from attn_lab.probes._clock import Before, Timed
+
+BATCH = 0.02  # s of calls between two looks at the counter
+STILL = 100  # looks at which it has not moved: it moves every 20 to 100 ms, or never
+LEAST = 2.0  # s under which a counter of such ticks says little
+
+
+@dataclass(frozen=True)
+class Energy(Probe):
+    """PASS/energy: joules a call, of the whole card, its idle power included, with a hot L2 and the GPU never waiting.
+
+    Between two moves of the counter, `seconds` apart at least, so that no tick is cut.  A backward cannot be run alone:
+    its joules are those of a step less those of a forward.  PASS/tflop_per_joule follows; energy/idle is the power of
+    the card after a second's rest, once a process.  Nothing here without a card that counts.
+    """
+
+    seconds: float
+    watch: Watch = field(default_factory=Nvml)
+    clocks = True
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= LEAST:
+            raise BadRequest(f"probe.energy.seconds: expected at least {LEAST:g}, or ticks count; got {self.seconds}")
+
+    def measure(self, trial: Trial) -> Iterator[Measurement]:
+        try:
+            card = self.watch.card(trial.machine)
+        except Unwatched as why:
+            yield Measurement(name="card/unwatched", value=1, unit="", note=str(why))
+            return
+        if card is None or card.joules() is None:
+            return
+        trial.synchronize()
+        yield Measurement(name="energy/idle", value=_idle(card), unit="W", note="nothing running, 1 s after")
+        spent = {name: _spent(trial, call, card, self.seconds) for name, call in _loops(trial).items()}
+        step, forward = spent.get("forward_backward"), spent.get("forward")
+        if "backward" in trial.passes and step and forward:
+            spent["backward"] = Spent(
+                step.joules - forward.joules, step.watts, step.calls, "a step's less a forward's; "
+            )
+        for name in trial.passes:
+            one = spent.get(name)
+            if one is None:
+                continue
+            yield Measurement(name=f"{name}/energy", value=one.joules, unit="J", samples=one.calls,
+                              note=f"{one.how}{one.watts:.0f} W on average")  # fmt: skip
+            if one.joules > 0:
+                rate = trial.flops[name] / 1e12 / one.joules
+                yield Measurement(name=f"{name}/tflop_per_joule", value=rate, unit="TFLOP/J", samples=one.calls)
+
+
+class Spent(NamedTuple):
+    joules: float  # a call
+    watts: float
+    calls: int
+    how: str = ""
+
+
+def _loops(trial: Trial) -> dict[str, Callable[[], object]]:
+    """What is run again and again for the passes asked."""
+    names = [name for name in trial.passes if name != "backward"]
+    if "backward" in trial.passes:
+        names += ["forward", "forward_backward"]
+    return {name: _whole(*trial.stages(name)) for name in dict.fromkeys(names)}
+
+
+def _whole(before: Before, timed: Timed) -> Callable[[], object]:
+    return lambda: timed(before())
+
+
+def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float) -> Spent | None:
+    """Batches of calls, two of them always under way, until the counter has moved twice, `seconds` apart.
+
+    None where it stands still.
+    """
+    count, calls, last, still = _batch(trial, call), 0, card.joules(), 0
+    moves: list[tuple[int, float, float]] = []
+    pending = _queued(trial, call, count)
+    while len(moves) < 2 or moves[-1][1] - moves[0][1] < seconds:
+        following = _queued(trial, call, count)
+        pending()
+        calls, now = calls + count, card.joules()
+        still = still + 1 if now is None or now == last else 0
+        if now is not None and not still:
+            moves.append((calls, time.perf_counter(), now))
+        last, pending = now, following
+        if still > STILL:
+            pending()
+            return None
+    pending()
+    (first, begun, before), (end, over, after) = moves[0], moves[-1]
+    return Spent((after - before) / (end - first), (after - before) / (over - begun), end - first)
+
+
+def _batch(trial: Trial, call: Callable[[], object]) -> int:
+    """How many calls take BATCH."""
+    trial.synchronize()
+    begun = time.perf_counter()
+    for _ in range(3):
+        call()
+    trial.synchronize()
+    return max(1, round(BATCH / ((time.perf_counter() - begun) / 3)))
+
+
+def _queued(trial: Trial, call: Callable[[], object], count: int) -> Callable[[], None]:
+    """Have `count` calls run; what is returned waits for their end."""
+    for _ in range(count):
+        call()
+    if trial.machine.device != "cuda":
+        return lambda: None
+    end = torch.cuda.Event()
+    end.record()
+    return end.synchronize
+
+
+@cache
+def _idle(card: Card) -> float:
+    """Watts of a card that has had a second's rest, over the second after it; NaN where the counter stands still."""
+    time.sleep(1.0)
+    moves: list[tuple[float, float]] = []
+    last, still = card.joules(), 0
+    while (len(moves) < 2 or moves[-1][0] - moves[0][0] < 1.0) and still <= STILL:
+        time.sleep(BATCH / 4)
+        now = card.joules()
+        still = still + 1 if now is None or now == last else 0
+        if now is not None and not still:
+            moves.append((time.perf_counter(), now))
+        last = now
+    if still > STILL:
+        return float("nan")
+    (start, before), (end, after) = moves[0], moves[-1]
+    return (after - before) / (end - start)

@@ -1,0 +1,74 @@
+"""Where the time of a step goes: projections, rope, attention, loss, optimizer; forward and backward each."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attn_lab.bench.files import File
+from attn_lab.bench.record import Measurement
+from attn_lab.bench.trial import Probe, Trial
+from attn_lab.core.errors import BadRequest
+from attn_lab.inside.chrome import Trace
+from attn_lab.inside.phases import as_json, as_markdown, phases_of
+from attn_lab.inside.ranges import parts
+from attn_lab.inside.recording import Stage, recorded
+
+L2_FLUSH_BYTES = 256 * 2**20  # as before a timed step: else what is read first is read faster than it was timed
+
+
+@dataclass(frozen=True)
+class Phases(Probe):
+    """`active` steps, after two that are not looked at: the largest pass asked for.
+
+    phases/DIRECTION/NAME: a part's time in a step, with its share; phases/optimizer, phases/idle: what has no
+    direction.  phases/step: all of it.  phases/of_timed: all parts but idle over the time that the clock saw without
+    hooks.  On CUDA times are kernels', on the CPU operators' own and Python's within the part.  Files: phases.json,
+    phases.md.
+    """
+
+    active: int = 3
+    clocks = True
+    hooks = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.active, bool) or not isinstance(self.active, int) or self.active < 1:
+            raise BadRequest(f"probe.phases.active: expected a whole number of at least 1; got {self.active!r}")
+
+    def measure(self, trial: Trial) -> Iterator[Measurement | File]:
+        name, device = trial.largest_pass, trial.machine.device
+        before, run = trial.stages(name)
+        path = trial.scratch / "phases.trace.json.gz"
+        with parts(trial):
+            recorded([Stage(name, _cold(before, device), run)], device, path, active=self.active)
+        found = phases_of(Trace(path), name, device)
+        path.unlink()
+        if found is None:
+            return
+        for each in found.phases:
+            key = "/".join(filter(None, ("phases", each.direction, each.name)))
+            yield Measurement(name=key, value=each.ms, unit="ms", samples=self.active, note=f"{each.share:.1f} %")
+        yield Measurement(name="phases/step", value=found.ms, unit="ms", samples=self.active, note=name)
+        if timed := trial.found.get(f"{name}/time"):
+            busy = sum(each.ms for each in found.phases if each.name != "idle")
+            yield Measurement(name="phases/of_timed", value=100 * busy / timed.value, unit="%", samples=self.active)
+        tables = {"phases.json": json.dumps(as_json({name: found}), indent=1), "phases.md": as_markdown({name: found})}
+        for file, text in tables.items():
+            (trial.scratch / file).write_text(text, encoding="utf-8")
+            yield File("phases", trial.scratch / file)
+
+
+def _cold(before: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """Before a step, and then nothing of it is left in the GPU's cache."""
+    if device != "cuda":
+        return before
+    flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def prepared() -> Any:
+        made = before()
+        flush.zero_()
+        return made
+
+    return prepared

@@ -1,0 +1,81 @@
+"""What a step's memory is made of: the allocator's own history, its timeline, the largest tensors at the peak."""
+
+import gc
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from attn_lab.bench.files import File
+from attn_lab.bench.record import Measurement
+from attn_lab.bench.trial import Probe, Trial
+from attn_lab.inside.allocations import Use, as_json, use_of
+from attn_lab.inside.chrome import Trace
+from attn_lab.inside.history import history, lines_of
+from attn_lab.inside.ranges import parts
+from attn_lab.inside.recording import Stage, profiling, run
+from attn_lab.inside.timeline import page
+
+MB = 2**20
+MOST = 10  # tensors told
+
+
+@dataclass(frozen=True)
+class Snapshot(Probe):
+    """One step of the largest pass asked for, under the profiler and, on CUDA, the allocator's history.
+
+    snapshot/peak is what was seen; snapshot/explained the share of memory/peak (of its own, where that was not
+    measured) whose tensors are known: by operator and line, or as what a step is given.  Files: live.json, the largest
+    tensors at the peak; timeline.html; on CUDA snapshot.pickle, for pytorch.org/memory_viz.
+    """
+
+    hooks = True
+
+    def measure(self, trial: Trial) -> Iterator[Measurement | File]:
+        trial.scratch.mkdir(parents=True, exist_ok=True)
+        use = self._seen(trial)
+        if use is None:
+            return
+        if trial.machine.device == "cuda":
+            yield File("snapshot", trial.scratch / "snapshot.pickle")
+        asked = trial.found.get("memory/peak")
+        peak = asked.value * MB if asked else use.peak
+        known = sum(each.bytes for each in use.live if each.known)
+        yield Measurement(name="snapshot/peak", value=use.peak / MB, unit="MB", note=trial.largest_pass)
+        yield Measurement(name="snapshot/explained", value=100 * known / peak, unit="%",
+                          note=f"{len(use.live)} tensors at the peak")  # fmt: skip
+        title = f"{type(trial.backend).__name__} {trial.request.shape}: memory of one {trial.largest_pass}"
+        files = {"live": ("live.json", json.dumps(as_json(use, MOST), indent=1)),
+                 "timeline": ("timeline.html", page(use, title, MOST))}  # fmt: skip
+        for kind, (name, text) in files.items():
+            (trial.scratch / name).write_text(text, encoding="utf-8")
+            yield File(kind, trial.scratch / name)
+
+    def _seen(self, trial: Trial) -> Use | None:
+        name, device, path = trial.largest_pass, trial.machine.device, trial.scratch / "snapshot.trace.json.gz"
+        stage = Stage(name, *trial.stages(name))
+        options = {"profile_memory": True, "with_stack": True}
+        with parts(trial), profiling(device, path, wait=0, warmup=1, active=1, **options) as profiler:
+            run(stage, device)
+            profiler.step()
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.synchronize()
+                torch._C._cuda_clearCublasWorkspaces()  # as the probe `memory` does: they count as the step's
+            with history(device) as seen:
+                run(stage, device)
+            profiler.step()
+        found = use_of(Trace(path, python=True), name, device, _given(trial), lines_of(seen) if seen else None)
+        path.unlink()
+        if seen:
+            with (trial.scratch / "snapshot.pickle").open("wb") as file:
+                pickle.dump(seen, file)
+        return found
+
+
+def _given(trial: Trial) -> dict[str, int]:
+    """Bytes of what a step is given, by name; what lies around it is there for another probe and not counted."""
+    given = {f"{name}, given": each.numel() * each.element_size() for name, each in trial.given.items()}
+    return given | ({"what the optimizer remembers": trial.optimizer_bytes} if trial.trains else {})

@@ -1,0 +1,338 @@
+"""Looking inside a case: what the files that probes leave really hold, and that a sweep keeps no more than it may."""
+
+import gzip
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import Lab, Told
+from torch import Tensor, nn
+
+from attn_lab import Attention
+from attn_lab.backends.flash2 import Flash2
+from attn_lab.backends.naive import Naive
+from attn_lab.bench.files import File, Shelf
+from attn_lab.core.backend import Attend, Request
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import Machine
+from attn_lab.inside.chrome import Trace
+from attn_lab.inside.phases import phases_of
+from attn_lab.inside.ranges import ranged
+from attn_lab.inside.recording import Stage, recorded
+from attn_lab.layer.names import backend_names, backends_named
+from attn_lab.sweep.counters import counted
+from attn_lab.sweep.nsight import filter_of, passes_of
+
+SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
+
+
+def artifact(told: Told, kind: str, record: int = 0) -> list[Path]:
+    entries = [each for each in told.records[record]["artifacts"] if each["kind"] == kind]
+    paths = [told.folder / "runs/adhoc" / each["path"] for each in entries]
+    assert [path.stat().st_size for path in paths] == [each["size"] for each in entries]
+    return paths
+
+
+def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, tmp_path: Path) -> None:
+    """By worker processes: what is large goes by its path."""
+    told = lab("backend=sdpa_flash", "+profile=trace", "subject=layer", *SMALL, TMPDIR=str(tmp_path))
+    assert told.statuses == ["ok"], told.err
+    (trace,) = artifact(told, "trace")
+    with gzip.open(trace, "rt") as file:
+        events = json.load(file)["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert [name for name in names if name.startswith("pass: ")] == 2 * [
+        "pass: forward", "pass: backward", "pass: forward_backward"
+    ]  # fmt: skip
+    table, markdown = artifact(told, "kernels")
+    passes = json.loads(table.read_text())
+    flash = {"forward": "aten::_scaled_dot_product_flash_attention_for_cpu",
+             "backward": "aten::_scaled_dot_product_flash_attention_for_cpu_backward"}  # fmt: skip
+    for name, operator in flash.items():
+        rows = passes[name]["kernels"]
+        assert [(row["name"], row["count"]) for row in rows if row["attention"]] == [(operator, 1)]
+        assert sum(row["share"] for row in rows) == pytest.approx(100)
+        assert re.search(rf"### {name}: .*\n(.*\n)*\| ● \| `{operator}` \|", markdown.read_text())
+    assert {row["name"] for row in passes["forward_backward"]["kernels"] if row["attention"]} == set(flash.values())
+    # What ran in a pass must not be more than the pass took, nor so little that half of it was missed.
+    metrics = told.records[0]["metrics"]
+    for name in passes:
+        assert passes[name]["ms"] == metrics[f"{name}/kernel_time"]["value"] <= passes[name]["span_ms"]
+        assert 0 < metrics[f"{name}/attention_kernels"]["value"] < 100
+        assert 0 < metrics[f"{name}/busy"]["value"] <= 100
+    assert not list(tmp_path.glob("attn-lab-scratch-*")), "scratch files are left behind"
+
+
+def test_who_looks_inside_does_so_after_every_clock(door: Lab) -> None:
+    told = door("probe=[accuracy,trace,timing]")
+    assert told.code == 2
+    assert "probe: expected trace after timing (what is looked into is not timed)" in told.err
+    told = door("probe=[trace]")
+    assert "probe: expected accuracy before trace" in told.err
+
+
+def test_a_sweep_keeps_the_newest_profiles_and_says_what_it_removed(door: Lab) -> None:
+    told = door(
+        "+profile=trace", "probe=[accuracy]", "round=0,1,2,3", "logger.jsonl.total_mb=0.05", "shape.seq_len=8"
+    )  # fmt: skip
+    assert told.code == 0
+    kept = [path for path in (told.folder / "runs/adhoc/profile").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in kept) <= 0.05 * 2**20
+    indexed = [{each["path"] for each in record["artifacts"] if each["kind"] == "trace"} for record in told.records]
+    there = {str(path.relative_to(told.folder / "runs/adhoc")) for path in kept}
+    assert indexed[-1] <= there and not indexed[0] <= there
+    written = sum(each["kind"] in ("trace", "kernels") for record in told.records for each in record["artifacts"])
+    assert f"{written - len(kept)} of the oldest profile files removed (logger.jsonl.total_mb=0.05)" in told.out
+
+
+def test_a_file_past_its_limit_is_left_out_and_the_record_says_why(door: Lab) -> None:
+    told = door("+profile=trace", "probe=[accuracy,timing]", "logger.jsonl.file_mb=0.004")
+    (entry,) = [each for each in told.records[0]["artifacts"] if each["kind"] == "trace"]
+    assert entry["path"] is None and entry["size"] > 0.004 * 2**20
+    assert re.fullmatch(r"trace.json.gz left out: \d\.\d MB, more than logger.jsonl.file_mb=0.004", entry["note"])
+    assert "profile files left out (logger.jsonl.file_mb=0.004)" in told.out
+    assert artifact(told, "samples")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "null", "true"])
+def test_a_limit_that_is_none_is_refused_before_any_case_runs(door: Lab, value: str) -> None:
+    told = door(f"logger.jsonl.total_mb={value}")
+    assert told.code == 2
+    assert "logger.jsonl.total_mb: expected more than 0 (MB); got" in told.err
+    assert not told.lines
+
+
+def test_a_file_goes_into_the_folder_whole_or_not_at_all(tmp_path: Path) -> None:
+    def left(name: str, content: bytes) -> File:
+        path = tmp_path / "scratch" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return File("trace", path)
+
+    run = tmp_path / "run"
+    shelf = Shelf(run, 1, 2)
+    entries: list[Any] = shelf.take("one", [left("a", b"first")])
+    shelf.take("one", [left("a", b"second")])  # the same case, run again
+    assert (run / entries[0]["path"]).read_bytes() == b"second"
+    (run / "profile/two/b").mkdir(parents=True)  # where it is to go, nothing can be put
+    with pytest.raises(OSError, match="profile/two/b"):
+        shelf.take("two", [left("b", b"third")])
+    assert [path.name for path in (run / "profile/two").iterdir()] == ["b"]
+
+
+class Slow(torch.autograd.Function):
+    """As it is, but it takes 30 ms forward and 60 ms backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        time.sleep(0.03)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        time.sleep(0.06)
+        return gradient
+
+
+class SlowAttention(Naive):
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        attend = super().prepare(request, machine)
+        return lambda q, k, v: Slow.apply(attend(q, k, v))
+
+
+class SlowLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return Slow.apply(super().forward(x))
+
+
+def look(module: nn.Module, step: Callable[[], object], folder: Path) -> dict[tuple[str, str], float]:
+    """Milliseconds of each part, by (name, direction), of one step."""
+    with ranged(module):
+        recorded([Stage("step", lambda: None, lambda _: step())], "cpu", folder / "t.json.gz", active=1, quiet=1)
+    found = phases_of(Trace(folder / "t.json.gz"), "step", "cpu")
+    assert found is not None
+    assert found.total == pytest.approx(found.ms, rel=0.001)
+    assert sum(each.share for each in found.phases) == pytest.approx(100, rel=0.001)
+    return {(each.name, each.direction): each.ms for each in found.phases}
+
+
+@pytest.mark.parametrize("slow", ["attention", "output_projection", "qkv_projection"])
+def test_time_is_found_where_it_was_lost_forward_and_backward(slow: str, tmp_path: Path) -> None:
+    layer = Attention(64, 4, backend=SlowAttention() if slow == "attention" else "naive", rope=10000.0)
+    if slow != "attention":
+        name = {"output_projection": "out", "qkv_projection": "qkv"}[slow]
+        setattr(layer, name, SlowLinear(64, 64 if name == "out" else 192, bias=False))
+    x = torch.randn(2, 16, 64, requires_grad=True)
+    found = look(layer, lambda: torch.autograd.grad(layer(x).sum(), (x, *layer.parameters())), tmp_path)
+    assert found[slow, "forward"] >= 30 and found[slow, "backward"] >= 60
+    others = {key: ms for key, ms in found.items() if key[0] != slow}
+    assert {("rope", "forward"), ("rope", "backward")} < set(others)
+    assert max(others.values()) < 30
+
+
+def test_looking_leaves_a_layer_as_it_was(tmp_path: Path) -> None:
+    layer = Attention(64, 4, backend="naive", rope=10000.0)
+    x = torch.randn(2, 16, 64)
+    before = layer(x)
+    serving, known = layer._serving, layer._known
+    with ranged(layer):
+        assert torch.equal(layer(x), before)
+        with pytest.raises(BadRequest):
+            layer(x[..., :32])
+    assert layer._serving is serving and layer._known is known and len(known) == 1
+    assert not any(vars(each)[hooks] for each in layer.modules() for hooks in ("_forward_hooks", "_forward_pre_hooks"))
+    assert torch.equal(layer(x), before)
+
+
+def test_a_training_step_of_a_transformers_model_comes_apart(tmp_path: Path) -> None:
+    """Its attention is a function looked up by name, its rotation and its loss are no modules, its optimizer none."""
+    config = transformers.LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                                      num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    model.set_attn_implementation("sdpa")
+    optimizer = torch.optim.AdamW(model.parameters())
+    tokens = torch.randint(64, (2, 16))
+
+    def step() -> None:
+        model(tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    found = look(model, step, tmp_path)
+    both = ("qkv_projection", "rope", "attention", "output_projection", "mlp", "norm", "embedding", "head", "loss")
+    assert {(part, direction) for part in both for direction in ("forward", "backward")} < set(found)
+    assert found["optimizer", ""] > 0
+    told = sum(ms for (part, _), ms in found.items() if part not in ("elsewhere", "idle"))
+    assert told > 0.6 * sum(found.values())
+
+
+def test_phases_of_a_case_add_up_and_are_kept_beside_it(door: Lab) -> None:
+    told = door(
+        "backend=sdpa_flash", "+profile=phases", "probe=[accuracy,timing]", "subject=layer", "shape.seq_len=256"
+    )
+    metrics = {name: each["value"] for name, each in told.records[0]["metrics"].items() if name.startswith("phases/")}
+    step, of_timed = metrics.pop("phases/step"), metrics.pop("phases/of_timed")
+    assert sum(metrics.values()) == pytest.approx(step, rel=0.03) and of_timed > 0
+    parts = ("qkv_projection", "attention", "output_projection")
+    assert {f"phases/{direction}/{part}" for direction in ("forward", "backward") for part in parts} < set(metrics)
+    table, markdown = artifact(told, "phases")
+    rows = json.loads(table.read_text())["forward_backward"]["phases"]
+    assert {f"{each['name']} {each['direction']}": each["ms"] for each in rows} == {
+        " ".join([*key.split("/")[:0:-1], ""][:2]): ms for key, ms in metrics.items()
+    }  # fmt: skip
+    assert "| attention | backward |" in markdown.read_text()
+    told = door("+profile=phases", "probe=[accuracy]", "name=kernel")
+    rows = told.records[1]["metrics"]
+    alone = {name for name in rows if name.startswith("phases/") and rows[name]["unit"] == "ms"}
+    assert {"phases/forward/attention", "phases/backward/attention"} <= alone
+    assert not any("projection" in name for name in alone)
+
+
+def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
+    told = door(
+        "backend=naive", "+profile=memory", "probe=[memory]", "subject=layer", "shape.seq_len=256", "shape.num_heads=8"
+    )
+    metrics = told.records[0]["metrics"]
+    assert metrics["snapshot/peak"]["value"] == pytest.approx(metrics["memory/peak"]["value"], rel=0.001)
+    assert 95 <= metrics["snapshot/explained"]["value"] <= 100.1
+    (live,), (timeline,) = artifact(told, "live"), artifact(told, "timeline")
+    largest = json.loads(live.read_text())["largest"]
+    assert len(largest) == 10
+    scores = 8 * 256 * 256 * 4  # what naive attention materialises, and nobody else in this step has as much
+    assert [each["bytes"] for each in largest[:3]] == [scores] * 3 and largest[3]["bytes"] < scores
+    for each in largest[:3]:
+        assert re.search(r"attn_lab/backends/_materialised.py:\d+ attend", each["line"])
+        assert each["part"] in ("attention", "attention, backward") and each["operator"].startswith("aten::")
+    given = {each["line"]: each["bytes"] for each in largest if each["part"] == "before the step"}
+    assert given["x, given"] == 256 * 128 * 4
+    html = timeline.read_text()
+    assert html.count("<polygon") >= 4 and "attend" in html
+    assert not re.search(r"https?://|<script|@import", html), "a page that opens anywhere needs nothing from elsewhere"
+
+
+def test_a_case_is_shown_whole_and_the_command_it_ends_with_asks_it_again(door: Lab) -> None:
+    told = door("-m", "backend=naive,sdpa_flash", "subject=layer", "mask=sliding_window", "mask.window=24",
+                "+profile=all", "shape.num_kv_heads=2", "seed=3", "again=true", *SMALL)  # fmt: skip
+    record = told.records[1]
+    shown = door("show", record["case"]["id"][:6])
+    assert shown.code == 0, shown.err
+    assert record["case"]["id"] in shown.out and "sdpa_flash 2×64×4×128" in shown.out
+    for title in ("asked", "measured", "against rivals", "kernels, backward", "phases of a forward_backward",
+                  "largest at the peak", "files", "the same again"):  # fmt: skip
+        assert f"\n{title}" in shown.out
+    assert "the speed of naive" in shown.out and "A/A floor" in shown.out
+    assert all(name in shown.out for name in record["metrics"])
+    assert all(each["path"] in shown.out for each in record["artifacts"])
+    again = door(*shlex.split(shown.out.strip().splitlines()[-1])[1:], "name=again")
+    (new,) = [each for each in again.records if each["provenance"]["sweep"].startswith("again")]
+    assert new["case"]["question"] == record["case"]["question"] and new["status"] == "ok"
+
+
+def test_show_says_what_it_does_not_find(door: Lab) -> None:
+    assert "show: expected the id of a case" in door("show").err
+    door("-m", "seed=0,1", "probe=[startup]")
+    told = door("show", "nosuch")
+    assert told.code == 2 and "got 'nosuch', which no record has in runs/adhoc" in told.err
+    assert "or its first 4 characters" in door("show", "a").err
+
+
+def test_nsight_refuses_what_it_cannot_look_at_or_with(door: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,) = door("probe=[startup]").records
+    monkeypatch.setenv("PATH", "/nowhere")
+    for tool, title in (("ncu", "Nsight Compute"), ("nsys", "Nsight Systems")):
+        if not any(Path("/opt/nvidia").glob(f"nsight-*/**/{tool}")):
+            told = door("nsight", record["case"]["id"], "--tool", tool)
+            assert told.code == 2 and f"nsight: expected {title} ({tool} on PATH, or /opt" in told.err
+
+
+RAW = """==PROF== Connected to process 41
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
+"dram__bytes_read.sum","dram__bytes_write.sum","dram__throughput.avg.pct_of_peak_sustained_elapsed",\
+"gpu__time_duration.sum","sm__inst_executed_pipe_tensor_op_hmma.avg.pct_of_peak_sustained_active",\
+"sm__throughput.avg.pct_of_peak_sustained_elapsed","sm__warps_active.avg.pct_of_peak_sustained_active",\
+"smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_math_pipe_throttle_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_selected_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_wait_per_issue_active.ratio"
+"","","","","","","","","","","","byte","byte","%","ns","%","%","%","","","","",""
+"0","41","python3.12","host","void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4>>(flash::Flash_fwd_params)",\
+"1","7","(128, 1, 1)","(8, 16, 32)","0","9.0","201,326,592","67,108,864","28.5","301,000","41.2","55.1","18.3",\
+"0.1","1.9","2.4","1","0.8"
+"1","41","python3.12","host","void pytorch_flash::flash_fwd_kernel<int>()","1","7","(128, 1, 1)","(8, 16, 32)","0",\
+"9.0","1","1","nan","1","n/a","2","3","0","0","0","1","0"
+"""  # noqa: E501  as Nsight Compute's guide describes the raw page with --csv
+
+
+def test_raw_counters_become_the_few_that_tell(tmp_path: Path) -> None:
+    own, other = counted(RAW)
+    assert own.name.startswith("void flash::flash_fwd_kernel")
+    assert own.counters == {
+        "time us": 301.0, "SM busy %": 55.1, "tensor cores %": 41.2, "DRAM busy %": 28.5, "occupancy achieved %": 18.3,
+        "DRAM MB": 256.0, "stalled, math_pipe_throttle": 2.4, "stalled, long_scoreboard": 1.9, "stalled, wait": 0.8,
+    }  # fmt: skip
+    assert "DRAM busy %" not in other.counters and "tensor cores %" not in other.counters
+    assert [name for name, _ in passes_of(Flash2(), [own, other])] == ["forward"]
+    with pytest.raises(ValueError, match="no line of heads"):
+        counted("==ERROR== The application returned an error code (1).\n")
+
+
+@pytest.mark.parametrize("name", backend_names())
+def test_a_filter_for_nsight_lets_through_all_that_a_backend_declares(name: str) -> None:
+    """It is of a dialect without look-behind and flags, and must not be narrower for it."""
+    (who,) = backends_named(name) if name != "paired" else backends_named("sdpa_cudnn+flash4")
+    wide = filter_of(who)
+    assert not re.search(r"\(\?", wide)
+    kernels = ["void flash::flash_fwd_kernel<x>", "void pytorch_flash::flash_bwd_dot", "SoftMaxForward", "softmax_warp",
+               "cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "fmha_cutlassB_f16", "triton_tem_fused_flex_attention",
+               "kernel_cutlass_kernel_flash_attncuteflash_bwd_sm90", "flash::enable<flash::FlashAttnFwdSm90<x>>"]  # fmt: skip
+    for kernel in kernels:
+        if any(re.search(pattern, kernel) for pattern in who.kernels.values()):
+            assert re.search(wide, kernel)
