@@ -77,4 +77,5 @@ class Snapshot(Probe):
 
 def _given(trial: Trial) -> dict[str, int]:
     """Bytes of what a step is given, by name; what lies around it is there for another probe and not counted."""
-    return {f"{name}, given": each.numel() * each.element_size() for name, each in trial.given.items()}
+    given = {f"{name}, given": each.numel() * each.element_size() for name, each in trial.given.items()}
+    return given | ({"what the optimizer remembers": trial.optimizer_bytes} if trial.trains else {})
