@@ -64,6 +64,7 @@ class Snapshot(Probe):
             if device == "cuda":
                 torch.cuda.synchronize()
                 torch._C._cuda_clearCublasWorkspaces()  # as the probe `memory` does: they count as the step's
+                torch.cuda.empty_cache()  # … and a block is as large as what was asked for, not as one that was left
             with history(device) as seen:
                 run(stage, device)
             profiler.step()
