@@ -18,10 +18,11 @@ from attn_lab.sweep.ordinary import Ordinary
 from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
 from attn_lab.sweep.selfcheck import PLANTS, RACED, judged, selfcheck
 
-LISTED = (  # in the words of the issue that asked for them
+LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",
     "out-of-bounds read", "slower by 5 %", "slower by 0.1 %", "secretly calls another", "recompiles every call",
-    "mutates its inputs", "out of memory", "an exception", "nondeterminism",
+    "mutates its inputs", "out of memory", "an exception", "nondeterminism", "a throttled clock", "a clock that droops",
+    "somebody else on the GPU", "work hidden after the clock",
 )  # fmt: skip
 FATE = re.compile(r"(caught|undecided|missed|passed|blamed)$")
 

@@ -73,6 +73,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, emb_dim, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
+        self._turns_anew = self.rope is not None or qk_norm  # then q and k are no views of the packed projection
         if plan is not None:
             if backend != AUTO:
                 raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
@@ -136,7 +137,8 @@ class Attention(nn.Module):
         except (ValueError, RuntimeError):  # checked after the fact: to look before every call takes microseconds
             self._check(x)
             raise
-        q, k, v = packed.view(batch, seq, self._packed_heads, self.head_dim).split(self._heads, dim=2)
+        packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
+        q, k, v = packed.split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
@@ -150,7 +152,9 @@ class Attention(nn.Module):
         if documents is not None:
             out = self._serving.under(lambda: documents, q, k, v, self.training)
         elif cache is None:
-            out = self._attend(q, k, v)(q, k, v)
+            attend = self._attend(q, k, v)
+            whole = None if self._turns_anew or torch.compiler.is_compiling() else getattr(attend, "packed", None)
+            out = attend(q, k, v) if whole is None else whole(packed, self._heads)
         else:
             out = self._serving(q, k, v, self.training)(q, k, v)
         if cache is not None:
