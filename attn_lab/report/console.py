@@ -167,6 +167,7 @@ def _said(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, F
 def _groups(rows: Sequence[Row]) -> list[Group]:
     """The columns that some row has a number for."""
     wanted = [(WORDS.get(one, one), [(f"{one}/time", "ms"), (f"{one}/tflops", "TFLOP/s")]) for one in PASSES]
+    wanted[-1][1].append(("train_step/tokens_per_second", "tok/s"))
     wanted.append(("peak", [("memory/peak", "MB")]))
     found = [(heading, [column for column in columns if any(row.number(column[0]) is not None for row in rows)])
              for heading, columns in wanted]  # fmt: skip
