@@ -112,10 +112,9 @@ def all_close(ours: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -
         torch.testing.assert_close(one.float(), other.float(), atol=0.03 * max(scale, 1), rtol=0.03)
 
 
-@pytest.mark.parametrize("options", [{}, {"rope": 10000.0, "qk_norm": True}], ids=["plain", "rope and norms"])
-@pytest.mark.parametrize("name", TRACED)
-def test_a_step_compiles_in_one_piece(name, options):
-    layer, exact = pair(name, **options)
+@pytest.mark.parametrize(("name", "feature"), [*((name, "plain") for name in TRACED), (PAIRS[0], "rope and norms")])
+def test_a_step_compiles_in_one_piece(name, feature):
+    layer, exact = pair(name, **FEATURES[feature])
     x = torch.randn(2, 128, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     cotangent = torch.randn_like(x)
     expected = step(exact, x.detach().float().requires_grad_(), cotangent)

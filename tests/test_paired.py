@@ -222,6 +222,37 @@ def test_a_layer_with_a_pair_is_the_same_layer_however_it_is_run(name, how):
     torch.testing.assert_close(gradients(layer, out, x), grads, **tolerance)
 
 
+class WritesWhereTold(Naive):
+    """As flash-attn 2 and 4 do."""
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        halves = super().split(request, machine)
+
+        def into(*tensors: torch.Tensor) -> None:
+            for there, grad in zip(tensors[6:], halves.backward(*tensors[:6]), strict=True):
+                there.copy_(grad)
+
+        return Split(halves.forward, halves.backward, into)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"bias": True}, {"rope": 10000.0}, {"qk_norm": True}])
+def test_gradients_of_the_packed_projection_come_packed_and_are_the_same(options):
+    layer = Attention(48, 6, backend=Paired(SdpaFlash(), WritesWhereTold()), **options)
+    plain = copy.deepcopy(layer)
+    plain.backend = "naive"
+    x = torch.randn(2, 19, 48, requires_grad=True)
+    out, expected = layer(x), plain(x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradients(layer, out, x), gradients(plain, expected, x))
+    graph, told = [layer(x).grad_fn], set()
+    while graph:
+        node = graph.pop()
+        told.add(node.name())
+        graph += [before for before, _ in node.next_functions if before is not None]
+    anew = {"rope", "qk_norm"} & options.keys()  # of what was turned or normed, gradients have a way to go
+    assert ("SplitWithSizesBackward0" in told) == bool(anew), told
+
+
 def test_a_pair_is_exported_for_inference():
     layer, plain = pair_and_plain("naive+sdpa_flash")
     x = torch.randn(2, 19, 48)

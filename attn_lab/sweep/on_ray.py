@@ -12,7 +12,6 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.sweep.hand import attend
 from attn_lab.sweep.nursery import as_pythonpath
 
-
 CONNECT = 10  # seconds in which a cluster must answer
 
 

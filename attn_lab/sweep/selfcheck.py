@@ -100,7 +100,7 @@ PLANTS = (
         "work hidden after the clock",
         HIDDEN + "CostlyToFree",
         "ok",
-        words=("measure.least=6", "measure.warmup=0"),
+        words=("measure.least=6", "measure.samples=6", "measure.warmup=0", "measure.seconds=2"),
         marks="alone add up to",
     ),
     Plant(
