@@ -20,8 +20,8 @@ METRIC = "forward/time"
 LEAST_ROUNDS, LOOK = 8, 4
 RESOLVED = 0.007  # noise under which 5 % can be told to ± 1 with something to spare
 SOUND, FIVE, TENTH = "sound", "slower by 5 %", "slower by 0.1 %"
-# On the CPU short enough for most calls to come between two interruptions; on a GPU, too: calls of milliseconds, one after
-# another, keep the card at its power cap, where its clock wanders (one of 7 ms on an H100: 2 %).
+# Short, on the CPU for most calls to come between two interruptions, on a GPU because calls of milliseconds, one after
+# another, keep the card at its power cap, where its clock wanders (calls of 7 ms on an H100: by 2 %).
 TRACK = {
     "cpu": ("shape.batch_size=1", "shape.seq_len=128", "shape.num_heads=8", "shape.emb_dim=512", "measure.samples=40"),
     "cuda": (
