@@ -14,7 +14,9 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "plan": "attn_lab.cli:_plan",
     "plan-backends": "attn_lab.report.planner:plan_backends",
     "report": "attn_lab.report.command:report",
+    "nsight": "attn_lab.sweep.nsight:nsight",
     "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
+    "show": "attn_lab.sweep.show:show",
     "why": "attn_lab.sweep.why:why",
     "wandb-sync": "attn_lab.share.sync:sync",
 }

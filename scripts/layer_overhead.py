@@ -1,6 +1,9 @@
-"""What Attention costs the host beyond the same steps written out: medians of interleaved calls at a tiny shape.
+"""What Attention costs the host beyond the same steps around the library's own function: medians of interleaved calls.
 
 python scripts/layer_overhead.py [--calls 2000] [--backend sdpa_flash] [--device cpu]
+
+At a tiny shape.  By hand are the same projections around what the library offers: F.scaled_dot_product_attention with
+the implementation chosen beforehand, flash_attn_func of either package; for others the backend's prepared function.
 """
 
 import argparse
@@ -8,11 +11,35 @@ import statistics
 import time
 
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attn_lab import Attention
-from attn_lab.core.backend import Request
+from attn_lab.core.backend import Attend, Request
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
+
+SDPA = {"sdpa_flash": SDPBackend.FLASH_ATTENTION, "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+def library_function(backend: str, prepared: Attend) -> Attend:
+    """What a person without attn_lab would call, causal."""
+    if backend in SDPA:
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+        return attend
+    if backend == "flash2":
+        from flash_attn import flash_attn_func
+
+        return lambda q, k, v: flash_attn_func(q, k, v, causal=True)
+    if backend == "flash4":
+        from flash_attn.cute import flash_attn_func
+
+        return lambda q, k, v: flash_attn_func(q, k, v, causal=True)[0]
+    return prepared
 
 
 def main() -> None:
@@ -27,7 +54,8 @@ def main() -> None:
     layer = Attention(64, 4, backend=asked.backend).to(machine.device, dtype)
     x = torch.randn(1, 16, 64, device=machine.device, dtype=dtype)
     shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=64, dtype=str(dtype).removeprefix("torch."))
-    attend = layer.backend.prepare(Request(shape=shape, mask=layer.mask), machine)  # type: ignore[union-attr]
+    prepared = layer.backend.prepare(Request(shape=shape, mask=layer.mask), machine)  # type: ignore[union-attr]
+    attend = library_function(asked.backend, prepared)
 
     def by_hand() -> torch.Tensor:
         q, k, v = layer.qkv(x).view(1, 16, 12, 16).split((4, 4, 4), dim=2)
@@ -37,7 +65,7 @@ def main() -> None:
         return layer(x)
 
     for grad in (False, True):
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), sdpa_kernel(SDPA.get(asked.backend, SDPBackend.MATH)):
             taken: dict[str, list[float]] = {"layer": [], "by hand": [], "by hand, again": []}
             for call in range(asked.calls + 200):
                 for name, step in (("layer", by_layer), ("by hand", by_hand), ("by hand, again", by_hand)):

@@ -65,7 +65,19 @@ def test_every_file_builds_a_case(group, option, composed):
 
 def test_no_folder_of_conf_is_left_out_here():
     folders = {path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert folders == {*GROUPS, "experiment", "hydra", "logger"}
+    assert folders == {*GROUPS, "experiment", "hydra", "logger", "profile"}
+
+
+@pytest.mark.parametrize(("option", "added"), [
+    ("trace", ["trace"]), ("phases", ["phases"]), ("memory", ["snapshot"]), ("nsight", ["nvtx"]),
+    ("all", ["trace", "phases", "snapshot", "nvtx"]), ("[phases,memory]", ["phases", "snapshot"]),
+])  # fmt: skip
+def test_a_profile_is_appended_to_the_probes_whatever_they_are(option, added, composed):
+    for probes in ([], ["probe=[accuracy,timing]"]):
+        usual = list(composed(*probes).probe)
+        config = composed(*probes, f"+profile={option}")
+        assert list(build(config, config.hydra.runtime.choices).probes) == [*usual, *added]
+    assert {file.stem for file in (CONF / "profile").glob("*.yaml")} == {"trace", "phases", "memory", "nsight", "all"}
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "logger").glob("*.yaml")), ids=lambda file: file.stem)
@@ -91,7 +103,9 @@ def test_an_experiment_says_its_question_and_its_own_command(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_runs_shrunk_on_the_cpu_into_its_own_folder(experiment, door):
-    told = door(f"experiment={experiment}", *TINY, "backend=naive,sdpa_flash", "measure.samples=3", "measure.warmup=0")
+    shallow = ("subject.layers=2", "subject.vocab_size=99") if experiment.startswith("models/") else ()
+    told = door(f"experiment={experiment}", *TINY, *shallow, "backend=naive,sdpa_flash", "measure.samples=3",
+                "measure.warmup=0")  # fmt: skip
     assert told.code == 0, told.err
     assert told.statuses and set(told.statuses) <= {"ok", "refused"}, [record["reasons"] for record in told.records]
     assert (told.folder / "runs" / experiment / "records.jsonl").exists(), list(told.folder.glob("runs/**/*.jsonl"))

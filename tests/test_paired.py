@@ -1,11 +1,16 @@
 """Pairs: one backend's forward with another's backward, from the command line to the layer, and kept honest."""
 
 import copy
+import json
 import pickle
+import runpy
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.checkpoint import checkpoint
 
 from attn_lab import Attention
@@ -80,6 +85,35 @@ def test_on_the_command_line_a_pair_is_a_rival_like_any_other(door):
     reasons = told.records[2]["reasons"]
     assert any(reason.startswith("forward flash2: devices") for reason in reasons)
     assert any(reason.startswith("backward flash4: needs package flash-attn-4") for reason in reasons)
+
+
+def run_script(monkeypatch, name: str, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+
+
+def test_a_run_tells_which_pair_beats_its_best_single_and_by_how_much(door, monkeypatch, capfd):
+    told = door("backend=naive,sdpa_flash,naive+sdpa_flash,flash2+flash4", "again=true", "passes=[forward_backward]")
+    (records,) = told.folder.glob("runs/**/records.jsonl")
+    run_script(monkeypatch, "pairs_against_singles.py", str(records.parent), "--json", "pairs.json")
+    found = {each["backend"]: each for each in json.loads(Path("pairs.json").read_text())}
+    assert set(found) == {"naive", "sdpa_flash", "naive+sdpa_flash"}
+    pair = found["naive+sdpa_flash"]
+    single = min(found["naive"]["ms"], found["sdpa_flash"]["ms"])
+    assert found[pair["best_single"]]["ms"] == single and pair["low"] <= pair["ratio"] <= pair["high"]
+    assert f"of {pair['best_single']}'s speed: {pair['word']}" in (said := capfd.readouterr().out)
+    assert "flash2+flash4: refused: forward flash2: devices" in said
+
+
+def test_a_layer_is_held_against_its_parts_and_pytorchs_own(monkeypatch, capsys, tmp_path):
+    words = ("--backends", "sdpa_flash,sdpa_flash+naive,flash4", "--shape", "1,16,2,32", "--rounds", "6")
+    run_script(monkeypatch, "layer_against_parts.py", *words, "--device", "cpu", "--json", str(tmp_path / "parts.json"))
+    found = json.loads((tmp_path / "parts.json").read_text())
+    layers = [f"{what} {name}" for name in ("sdpa_flash", "sdpa_flash+naive") for what in ("layer", "kernel")]
+    assert list(found) == ["nn.MultiheadAttention", "projections alone", *layers]
+    said = capsys.readouterr().out
+    assert said.count("× nn.MultiheadAttention") == said.count("× its parts") == 2
+    assert "flash4 refuses: devices: cuda" in said
 
 
 def test_forwards_and_backwards_are_swept_as_any_other_axis(door):
@@ -220,6 +254,37 @@ def test_a_layer_with_a_pair_is_the_same_layer_however_it_is_run(name, how):
         out = layer(x)
     torch.testing.assert_close(out.float(), expected, **tolerance)
     torch.testing.assert_close(gradients(layer, out, x), grads, **tolerance)
+
+
+class WritesWhereTold(Naive):
+    """As flash-attn 2 and 4 do."""
+
+    def split(self, request: Request, machine: Machine) -> Split:
+        halves = super().split(request, machine)
+
+        def into(*tensors: torch.Tensor) -> None:
+            for there, grad in zip(tensors[6:], halves.backward(*tensors[:6]), strict=True):
+                there.copy_(grad)
+
+        return Split(halves.forward, halves.backward, into)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"bias": True}, {"rope": 10000.0}, {"qk_norm": True}])
+def test_gradients_of_the_packed_projection_come_packed_and_are_the_same(options):
+    layer = Attention(48, 6, backend=Paired(SdpaFlash(), WritesWhereTold()), **options)
+    plain = copy.deepcopy(layer)
+    plain.backend = "naive"
+    x = torch.randn(2, 19, 48, requires_grad=True)
+    out, expected = layer(x), plain(x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradients(layer, out, x), gradients(plain, expected, x))
+    graph, told = [layer(x).grad_fn], set()
+    while graph:
+        node = graph.pop()
+        told.add(node.name())
+        graph += [before for before, _ in node.next_functions if before is not None]
+    anew = {"rope", "qk_norm"} & options.keys()  # of what was turned or normed, gradients have a way to go
+    assert ("SplitWithSizesBackward0" in told) == bool(anew), told
 
 
 def test_a_pair_is_exported_for_inference():

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from attn_lab import Attention
 from attn_lab.backends.flash2 import Flash2
+from attn_lab.backends.flash3 import Flash3
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.core.backend import Request
@@ -244,5 +246,10 @@ def test_flash2_is_told_of_documents_what_its_variable_length_kernel_needs(monke
 def test_a_backend_without_variable_lengths_or_masks_refuses_documents():
     shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=32, dtype="float16")
     request = Request(shape=shape, mask=Documents((5, 16), (None, 0)))
-    h100 = Machine(device="cuda", name="H100", memory=2**36, capability=(9, 0), packages={"flash-attn-4": "4.0.0"})
-    assert Flash4().refusals(request, h100) == ["mask kinds: full, causal, band; asked documents"]
+    h100 = Machine(
+        device="cuda", name="H100", memory=2**36, capability=(9, 0),
+        packages={"flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0"},
+    )  # fmt: skip
+    forward = replace(request, passes=("forward",))
+    assert Flash3().refusals(forward, h100) == ["mask kinds: full, causal, band; asked documents"]
+    assert Flash4().refusals(request, h100) == []

@@ -18,10 +18,11 @@ from attn_lab.sweep.ordinary import Ordinary
 from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
 from attn_lab.sweep.selfcheck import PLANTS, RACED, judged, selfcheck
 
-LISTED = (  # in the words of the issue that asked for them
+LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",
     "out-of-bounds read", "slower by 5 %", "slower by 0.1 %", "secretly calls another", "recompiles every call",
-    "mutates its inputs", "out of memory", "an exception", "nondeterminism",
+    "mutates its inputs", "out of memory", "an exception", "nondeterminism", "a throttled clock", "a clock that droops",
+    "somebody else on the GPU", "work hidden after the clock",
 )  # fmt: skip
 FATE = re.compile(r"(caught|undecided|missed|passed|blamed)$")
 
@@ -43,7 +44,13 @@ def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant
 
 
 @pytest.mark.parametrize(
-    ("name", "probe"), [("secretly calls another", "witness"), ("recompiles every call", "timing")]
+    ("name", "probe"),
+    [
+        ("secretly calls another", "witness"),
+        ("recompiles every call", "timing"),
+        ("a throttled clock", "timing"),
+        ("work hidden after the clock", "timing"),
+    ],
 )
 def test_without_its_probe_a_fault_is_missed(name, probe, path):
     (plant,) = (plant for plant in PLANTS if plant.name == name)

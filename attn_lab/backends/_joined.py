@@ -1,5 +1,6 @@
 """Two halves, of one backend or of two, made one function that autograd can differentiate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from attn_lab.core.backend import Attend, Split
 def joined(forward: Split, backward: Split) -> Attend:
     """Plain torch: no custom operator, whose dispatch would cost each call more; torch.compile traces into both halves.
 
-    What is saved is what every flash-type backward wants: q, k, v, out and lse.
+    What is saved is what every flash-type backward wants: q, k, v, out and lse.  Where the backward writes where it is
+    told to, the function has a second form, `packed(qkv, heads)`, of one tensor (batch, seq, all heads, head_dim): its
+    gradient comes whole, where autograd would copy three together, which holds and moves them once more.
     """
-    into, back = forward.forward, backward.backward
+    into, back, back_into = forward.forward, backward.backward, backward.backward_into
 
     class Joined(torch.autograd.Function):
         @staticmethod
@@ -24,11 +27,36 @@ def joined(forward: Split, backward: Split) -> Attend:
 
         @staticmethod
         def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                raise RuntimeError("attention: expected a first derivative only; its kernels have no second")
+            _first_derivative_only()
             return back(dout, *ctx.saved_tensors)  # type: ignore[misc]  # the limits promised one
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return Joined.apply(q, k, v)
 
+    if back_into is None:
+        return attend
+    write = back_into
+
+    class Packed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, qkv: Tensor, heads: Sequence[int]) -> Tensor:
+            out, lse = into(*qkv.split(heads, dim=2))
+            ctx.save_for_backward(qkv, out, lse)
+            ctx.heads = heads
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+            _first_derivative_only()
+            qkv, out, lse = ctx.saved_tensors
+            dqkv = torch.empty_like(qkv)
+            write(dout, *qkv.split(ctx.heads, dim=2), out, lse, *dqkv.split(ctx.heads, dim=2))
+            return dqkv, None
+
+    attend.packed = Packed.apply  # type: ignore[attr-defined]
     return attend
+
+
+def _first_derivative_only() -> None:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError("attention: expected a first derivative only; its kernels have no second")

@@ -78,11 +78,14 @@ class Flash2(Backend):
             out, lse, *_ = ops._flash_attn_forward(q, k, v, *options, False)
             return out, lse
 
+        def backward_into(*tensors: Tensor) -> None:
+            ops._flash_attn_backward(*tensors, *options, False)
+
         def backward(
             dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
         ) -> tuple[Tensor, Tensor, Tensor]:
             dq, dk, dv = (torch.empty_like(tensor) for tensor in (q, k, v))
-            ops._flash_attn_backward(dout, q, k, v, out, lse, dq, dk, dv, *options, False)
+            backward_into(dout, q, k, v, out, lse, dq, dk, dv)
             return dq, dk, dv
 
-        return Split(forward, backward)
+        return Split(forward, backward, backward_into)

@@ -1,69 +1,134 @@
 """FlashAttention 4: the CuTe DSL kernels of the package flash-attn-4, for Hopper and Blackwell."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from attn_lab.backends._joined import joined
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, FULL
+from attn_lab.core.mask import CAUSAL, FULL, Band
+
+LIMITS = Limits(
+    dtypes=("float16", "bfloat16"),
+    masks=("full", "causal", "band", "documents"),
+    empty_rows=True,
+    head_dim=(8, 128),
+    head_dim_multiple=8,
+    capability=(9, 0),
+    packages=("flash-attn-4",),
+    pip="flash-attn-4[cu13]",
+)
 
 
 @dataclass(frozen=True)
 class Flash4(Backend):
-    limits = {
-        "cuda": Limits(
-            dtypes=("float16", "bfloat16"),
-            masks=("full", "causal", "band"),
-            empty_rows=True,
-            head_dim=(8, 128),
-            head_dim_multiple=8,
-            capability=(9, 0),
-            packages=("flash-attn-4",),
-            pip="flash-attn-4[cu13]",
-        )
-    }
-    split_limits = {
-        "cuda": Limits(
-            dtypes=("float16", "bfloat16"),
-            masks=("full", "causal", "band"),
-            head_dim=(8, 128),
-            head_dim_multiple=8,
-            capability=(9, 0),
-            packages=("flash-attn-4",),
-            pip="flash-attn-4[cu13]",
-        )
-    }
+    limits = {"cuda": LIMITS}
+    split_limits = {"cuda": replace(LIMITS, masks=("full", "causal", "band"), empty_rows=False)}
     kernels = {"forward": "flash_attncute.*fwd", "backward": "flash_attncute.*bwd"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        from flash_attn.cute import flash_attn_func
+        from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
 
-        is_causal = request.mask.band == CAUSAL
-        window = (None, None) if is_causal or request.mask.band == FULL else request.mask.band
+        if not self.split_refusals(request, machine):
+            halves = self.split(request, machine)
+            return joined(halves, halves) if request.needs_backward else lambda q, k, v: halves.forward(q, k, v)[0]
+
+        ends = request.mask.ends
+        causal, left, right = _window(request.mask.band if ends is None else request.mask.inside)
         scale = request.softmax_scale
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = flash_attn_func(q, k, v, softmax_scale=scale, causal=is_causal, window_size=window)
+            out = flash_attn_func(q, k, v, softmax_scale=scale, causal=causal, window_size=(left, right))
             return out[0] if isinstance(out, tuple) else out  # (out, lse) in some releases
 
-        return attend
+        if ends is None:
+            return attend
+        bounds = torch.tensor((0, *ends), dtype=torch.int32, device=machine.device)
+        longest = int(bounds.diff().max())
+
+        def attend_documents(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (tensor.squeeze(0) for tensor in (q, k, v))  # (total, heads, head_dim)
+            out = flash_attn_varlen_func(
+                q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest,
+                softmax_scale=scale, causal=causal, window_size=(left, right),
+            )  # fmt: skip
+            return (out[0] if isinstance(out, tuple) else out).unsqueeze(0)
+
+        return attend_documents
 
     def split(self, request: Request, machine: Machine) -> Split:
-        from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
+        import flash_attn.cute.interface  # noqa: F401  else missed in the middle of a step
 
-        is_causal = request.mask.band == CAUSAL
-        left, right = (None, None) if is_causal or request.mask.band == FULL else request.mask.band  # type: ignore[misc]
-        options = {"softmax_scale": request.softmax_scale, "causal": is_causal, "window_size_left": left,
-                   "window_size_right": right}  # fmt: skip
+        options = (request.softmax_scale, *_window(request.mask.band))
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            out, lse, *_ = _flash_attn_fwd(q, k, v, **options, return_lse=True)
-            return out, lse
+            if torch.compiler.is_compiling():
+                return _forward_op(q, k, v, *options)
+            return _forward(q, k, v, *options)
 
         def backward(
             dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
         ) -> tuple[Tensor, Tensor, Tensor]:
-            return _flash_attn_bwd(q, k, v, out, dout, lse, **options)
+            if torch.compiler.is_compiling():
+                return _backward_op(dout, q, k, v, out, lse, *options)
+            return _backward(dout, q, k, v, out, lse, *options)
 
-        return Split(forward, backward)
+        def backward_into(*tensors: Tensor) -> None:
+            dout, q, k, v, out, lse, *grads = tensors
+            _backward(dout, q, k, v, out, lse, *options, *grads)
+
+        return Split(forward, backward, backward_into)
+
+
+def _window(band: Band | None) -> tuple[bool, int | None, int | None]:
+    """causal, left, right, as the package has them."""
+    left, right = (None, None) if band in (CAUSAL, FULL) else band  # type: ignore[misc]  # limits admit no mask without
+    return band == CAUSAL, left, right
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, left: int | None, right: int | None
+) -> tuple[Tensor, Tensor]:
+    from flash_attn.cute.interface import _flash_attn_fwd
+
+    out, lse, *_ = _flash_attn_fwd(
+        q, k, v, softmax_scale=scale, causal=causal, window_size_left=left, window_size_right=right, return_lse=True
+    )
+    return out, lse
+
+
+def _backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, causal: bool,
+    left: int | None, right: int | None, dq: Tensor | None = None, dk: Tensor | None = None, dv: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    from flash_attn.cute.interface import _flash_attn_bwd
+
+    return _flash_attn_bwd(
+        q, k, v, out, dout, lse, softmax_scale=scale, causal=causal, window_size_left=left, window_size_right=right,
+        dq=dq, dk=dk, dv=dv,
+    )  # fmt: skip
+
+
+# The package compiles kernels at their first call, which torch.compile cannot look into: to it these are one step each.
+_forward_op = torch.library.custom_op(
+    "attn_lab::flash4_forward", _forward, mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, float scale, bool causal, int? left, int? right) -> (Tensor, Tensor)",
+)  # fmt: skip
+_backward_op = torch.library.custom_op(
+    "attn_lab::flash4_backward", _backward, mutates_args=(),
+    schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale, bool causal, int? left, "
+    "int? right) -> (Tensor, Tensor, Tensor)",
+)  # fmt: skip
+
+
+@_forward_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+    batch, seq_len, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, seq_len), dtype=torch.float32)
+
+
+@_backward_op.register_fake
+def _(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from attn_lab.backends._one_sdpa import one_sdpa
+from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
@@ -38,6 +38,10 @@ class SdpaCudnn(Backend):
     kernels = {"forward": "cudnn.*sdpa.*fprop", "backward": "cudnn.*sdpa.*bprop"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
+        if is_plain(request):
+            cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention.default
+            options = (None, request.needs_backward, request.dropout, request.mask.band == CAUSAL)  # None: no bias
+            return by_operator(cudnn, *options, scale=request.softmax_scale)
         return one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:
@@ -46,7 +50,9 @@ class SdpaCudnn(Backend):
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-            out, lse, *_ = ops._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, is_causal, scale=scale)
+            out, lse, *_ = ops._scaled_dot_product_cudnn_attention.default(
+                q, k, v, None, True, 0.0, is_causal, scale=scale
+            )
             return out.transpose(1, 2), lse.view(shape.batch_size, shape.num_heads, shape.seq_len)
 
         def backward(
@@ -57,7 +63,7 @@ class SdpaCudnn(Backend):
             out, dout = _laid_as(q, out), _laid_as(q, dout)
             dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
             random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
-            dq, dk, dv = ops._scaled_dot_product_cudnn_attention_backward(
+            dq, dk, dv = ops._scaled_dot_product_cudnn_attention_backward.default(
                 dout, q, k, v, out, lse.contiguous().unsqueeze(-1), random, random, None, None, None, shape.seq_len,
                 shape.seq_len_kv, 0.0, is_causal, scale=scale,
             )  # fmt: skip

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from attn_lab.backends._one_sdpa import one_sdpa
+from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, FULL, dense
+from attn_lab.core.mask import CAUSAL, dense
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SdpaFlash(Backend):
             masks=("full", "causal"),
             square_masks=("causal",),
             head_dim=(8, 256),
-            head_dim_multiple=8,  # else torch pads q, k and v before it comes here
+            head_dim_multiple=8,
             capability=(8, 0),
         ),
         "cpu": Limits(),
@@ -42,6 +42,12 @@ class SdpaFlash(Backend):
     }
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
+        ops, is_causal, scale = torch.ops.aten, request.mask.band == CAUSAL, request.softmax_scale
+        if is_plain(request) and machine.device == "cpu":
+            return by_operator(ops._scaled_dot_product_flash_attention_for_cpu.default, 0.0, is_causal, scale=scale)
+        if is_plain(request) and request.shape.head_dim % 8 == 0:  # else torch pads q, k and v before
+            flash = ops._scaled_dot_product_flash_attention.default
+            return by_operator(flash, request.dropout, is_causal, scale=scale)
         return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:
@@ -54,7 +60,7 @@ def _on_cuda(request: Request) -> Split:
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)
+        out, lse, *_ = ops._scaled_dot_product_flash_attention.default(q, k, v, 0.0, is_causal, scale=scale)
         return out.transpose(1, 2), lse
 
     def backward(
@@ -62,7 +68,7 @@ def _on_cuda(request: Request) -> Split:
     ) -> tuple[Tensor, Tensor, Tensor]:
         dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
         random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
-        dq, dk, dv = ops._scaled_dot_product_flash_attention_backward(
+        dq, dk, dv = ops._scaled_dot_product_flash_attention_backward.default(
             dout, q, k, v, out, lse, None, None, shape.seq_len, shape.seq_len_kv, 0.0, is_causal, random, random,
             scale=scale,
         )  # fmt: skip
@@ -72,9 +78,9 @@ def _on_cuda(request: Request) -> Split:
 
 
 def _on_cpu(request: Request) -> Split:
-    is_causal, scale = request.mask.band == CAUSAL and request.shape.offset == 0, request.softmax_scale
+    is_causal, scale = is_plain(request) and request.mask.band == CAUSAL, request.softmax_scale
     added = None
-    if request.mask.band != FULL and not is_causal:
+    if not is_plain(request):
         forbidden = ~dense(request.mask, request.shape, "cpu")
         added = torch.zeros(forbidden.shape, dtype=getattr(torch, request.shape.dtype))
         added.masked_fill_(forbidden, float("-inf"))
@@ -82,7 +88,7 @@ def _on_cpu(request: Request) -> Split:
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu.default(
             q, k, v, 0.0, is_causal, attn_mask=added, scale=scale
         )
         return out.transpose(1, 2), lse
@@ -91,7 +97,7 @@ def _on_cpu(request: Request) -> Split:
         dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
-        dq, dk, dv = ops._scaled_dot_product_flash_attention_for_cpu_backward(
+        dq, dk, dv = ops._scaled_dot_product_flash_attention_for_cpu_backward.default(
             dout, q, k, v, out, lse, 0.0, is_causal, attn_mask=added, scale=scale
         )
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)

@@ -66,7 +66,10 @@ def _run(
                         if isinstance(each, Measurement):
                             trial.found[each.name] = each
                 finally:
-                    probing += time.perf_counter() - start
+                    took = time.perf_counter() - start
+                    probing += took
+                    if getattr(probe, "hooks", False):
+                        found.append(Measurement(name=f"harness/{name}", value=took, unit="s"))
         return "ok", []
     except Refused as refusal:
         return "refused", refusal.reasons

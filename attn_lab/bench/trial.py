@@ -79,13 +79,13 @@ class Trial:
     @property
     def inputs_bytes(self) -> int:
         """Bytes of what a step is given, without what lies around it."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.given.values())
+        return sum(map(_size, self.given.values()))
 
     @property
     def surrounding_bytes(self) -> int:
         """Bytes of what lies around it, which are there for the accuracy probe alone."""
         tensors = (*self.leaves.values(), self.cotangent)
-        return sum(each.untyped_storage().nbytes() - each.numel() * each.element_size() for each in tensors)
+        return sum(each.untyped_storage().nbytes() - _size(each) for each in tensors)
 
     def backward(self, out: Tensor) -> tuple[Tensor, ...]:
         """Gradients of all leaves, in their order, from a fresh graph, which is consumed."""
@@ -133,6 +133,11 @@ class Trial:
         order = ("forward", "backward", "forward_backward", TRAIN_STEP)
         return max(self.passes, key=order.index)
 
+    def least_bytes(self, name: str) -> int:
+        """What a pass must move at least: every leaf and the output, for a backward all gradients and the cotangent."""
+        leaves, out = (sum(map(_size, several)) for several in (self.leaves.values(), [self.cotangent]))
+        return leaves + out if name == "forward" else 2 * leaves + 2 * out
+
     def stages(self, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         """What comes before a pass, and the pass itself, which is given what the first returned."""
         if name == "backward":
@@ -174,6 +179,10 @@ class Probe(Protocol):
     hooks: bool = False  # hangs itself into what runs: may do so only after every clock that does not
 
     def measure(self, trial: Trial) -> Iterator[Measurement | File]: ...
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _sums(tensor: Tensor) -> Tensor:

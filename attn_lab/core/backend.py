@@ -24,13 +24,16 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Split:
     """Attention in its two halves, neither known to autograd: one backend's forward goes with another's backward.
 
-    forward   q, k, v → out, lse: of each query's scores the natural logarithm of their exponentials' sum, float32
-              (batch, heads, seq_len)
-    backward  dout, q, k, v, out, lse → dq, dk, dv; None for a backend that has none
+    forward        q, k, v → out, lse: of each query's scores the natural logarithm of their exponentials' sum, float32
+                   (batch, heads, seq_len)
+    backward       dout, q, k, v, out, lse → dq, dk, dv; None for a backend that has none
+    backward_into  dout, q, k, v, out, lse, dq, dk, dv → None: as `backward`, written where the caller wants it, so
+                   that gradients of a packed projection lie packed; None where a library will not
     """
 
     forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None
+    backward_into: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

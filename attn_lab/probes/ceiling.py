@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
@@ -32,7 +31,9 @@ class Ceiling(Probe):
     def measure(self, trial: Trial) -> Iterator[Measurement]:
         device, dtype = trial.machine.device, getattr(torch, trial.request.shape.dtype)
         for name in trial.passes:
-            yield Measurement(name=f"{name}/intensity", value=trial.flops[name] / _bytes(trial, name), unit="FLOP/B")
+            yield Measurement(
+                name=f"{name}/intensity", value=trial.flops[name] / trial.least_bytes(name), unit="FLOP/B"
+            )
         if device == "cpu" and dtype.itemsize < 4:
             return
         try:
@@ -44,15 +45,6 @@ class Ceiling(Probe):
         for name in trial.passes:
             if rate := trial.found.get(f"{name}/tflops"):
                 yield Measurement(name=f"{name}/of_ceiling", value=rate.value / gemm, unit="of ceiling/gemm")
-
-
-def _bytes(trial: Trial, name: str) -> int:
-    leaves, out = (sum(map(_size, several)) for several in (trial.leaves.values(), [trial.cotangent]))
-    return leaves + out if name == "forward" else 2 * leaves + 2 * out
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 @cache

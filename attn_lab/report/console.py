@@ -95,8 +95,12 @@ def _marks(rows: Sequence[Row], console: Console) -> None:
     """Why numbers bear a mark; and, once, why nobody watched the card they come from."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        told = {f"{one}: {why}" for one in PASSES if (why := noise(row, f"{one}/time")).startswith(NOISY)}
-        found.setdefault(row.backend, {}).update(dict.fromkeys(sorted(told)))
+        told: dict[str, list[str]] = {}
+        for one in PASSES:
+            if (why := noise(row, f"{one}/time")).startswith(NOISY):
+                told.setdefault(why.removeprefix(NOISY).strip(), []).append(WORDS.get(one, one))
+        marks = dict.fromkeys(f"{', '.join(passes)}: {why}" for why, passes in told.items())
+        found.setdefault(row.backend, {}).update(marks)
     marked = {backend: marks for backend, marks in sorted(found.items()) if marks}
     if marked:
         _say(console, "\n≈ Not to be trusted as they stand", "bold")

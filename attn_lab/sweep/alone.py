@@ -1,0 +1,22 @@
+"""python -m attn_lab.sweep.alone IN OUT: one packed case in a process of its own, for Nsight to stand around."""
+
+import json
+import sys
+from pathlib import Path
+
+from attn_lab.bench.examine import examine
+from attn_lab.core.machine import detect
+from attn_lab.sweep.build import unpacked
+from attn_lab.sweep.provenance import provenance_of
+
+
+def alone(given: Path, taken: Path) -> None:
+    """Reads a packed case, writes its record's line."""
+    case = unpacked(json.loads(given.read_text(encoding="utf-8")))
+    machine = detect(case.config["device"])
+    record = examine(case, machine, provenance_of(case, machine, "alone", "attn-lab nsight"), lambda _: None)
+    taken.write_text(record.line(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    alone(*map(Path, sys.argv[1:]))

@@ -1,0 +1,228 @@
+"""attn-lab nsight CASE…: a case under Nsight Compute or Systems; its report is kept, counters go into its record."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from attn_lab.bench.case import Case
+from attn_lab.bench.files import File, Shelf, place
+from attn_lab.core.backend import Backend
+from attn_lab.core.errors import BadRequest
+from attn_lab.sweep.again import composed
+from attn_lab.sweep.build import packed, unpacked
+from attn_lab.sweep.counters import ALSO, SECTIONS, Counted, counted
+from attn_lab.sweep.folder import RunFolder
+from attn_lab.sweep.kept import Kept, found
+from attn_lab.sweep.show import counters_table
+
+TOOLS = {"ncu": ("Nsight Compute", "/opt/nvidia/nsight-compute/*/ncu"),
+         "nsys": ("Nsight Systems", "/opt/nvidia/nsight-systems/*/bin/nsys")}  # fmt: skip
+PROBE = {"nvtx": {"_target_": "attn_lab.probes.nvtx.Nvtx"}}
+PASSES = ("forward", "backward")  # a step has the same kernels once more
+MB = 2**20
+
+
+class _Words(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadRequest(f"nsight: {message} (attn-lab nsight --help tells more)")
+
+
+def nsight(words: Sequence[str]) -> int:
+    """Looks at one case after the other.  Returns 0; raises BadRequest for what cannot be looked at, or with."""
+    parser = _Words("attn-lab nsight", description=__doc__)
+    parser.add_argument("cases", nargs="+", metavar="CASE",
+                        help="ids of cases that ran here, or their beginnings; or overrides, as backend=flash2, of one "
+                             "that is run first")  # fmt: skip
+    parser.add_argument("--in", dest="runs", action="append", default=[], type=Path, metavar="RUN",
+                        help="a run folder to look in; else those under runs/")  # fmt: skip
+    parser.add_argument("--tool", choices=TOOLS, default="ncu", help="ncu (default): counters; nsys: a timeline")
+    parser.add_argument("--keep-mb", type=float, default=256, metavar="MB", help="the largest report that is kept")
+    given = parser.parse_args(words)
+    overrides = [word for word in given.cases if "=" in word]
+    tool = _tool(given.tool)
+    chosen = [found(word, given.runs) for word in given.cases if word not in overrides]
+    chosen += [_run_first(overrides)] if overrides else []
+    for each in chosen:  # all of them, before the first is looked at
+        _check(each)
+    for each in chosen:
+        _look(each, given.tool, tool, given.keep_mb)
+    return 0
+
+
+def _run_first(overrides: list[str]) -> Kept:
+    """The record of the case these words ask for, from a sweep of its own: verified, and timed without anybody near."""
+    case, folder = composed(overrides)
+    subprocess.run([sys.executable, "-m", "attn_lab", *overrides, "again=false", "report.at_end=false"],
+                   env=os.environ | {"PYTHONPATH": _path()})  # fmt: skip
+    return found(case.id, [folder])
+
+
+def _check(kept: Kept) -> None:
+    case, machine = kept.record["case"], kept.record["provenance"]["machine"]
+    if kept.record["status"] != "ok":
+        raise BadRequest(
+            f"nsight: expected a case that came out ok; got {case['id']}, which is {kept.record['status']}"
+        )
+    if machine.get("device") != "cuda":
+        raise BadRequest(f"nsight: expected a case that ran on a CUDA GPU; got {case['id']}, on {machine.get('name')}")
+
+
+def _tool(name: str) -> str:
+    title, usual = TOOLS[name]
+    here = shutil.which(name) or next(map(str, sorted(Path("/").glob(usual[1:]), reverse=True)), None)
+    if here is None:
+        raise BadRequest(f"nsight: expected {title} ({name} on PATH, or {usual}); it is not installed here")
+    return here
+
+
+def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
+    console = Console()
+    case, case_id = _case(kept), kept.record["case"]["id"]
+    with tempfile.TemporaryDirectory(prefix="attn-lab-nsight-") as work:
+        folder = Path(work)
+        with console.status(f"{case.label} under {name}"):
+            report = _ran(case, name, tool, folder)
+        files = [File("nsight", report)]
+        seen: list[dict[str, Any]] = []
+        if name == "ncu":
+            seen = _counters(case, tool, report)
+            (folder / "counters.json").write_text(json.dumps(seen, indent=1), encoding="utf-8")
+            files.append(File("counters", folder / "counters.json"))
+        least = json.loads((folder / "record.jsonl").read_text(encoding="utf-8"))["metrics"]
+        _keep(kept, files, dict(_metrics(seen, least)), keep_mb)
+    console.print(Text(f"{case.label}: {kept.folder / place(case_id, report.name)}"), soft_wrap=True)
+    if seen:
+        console.print(counters_table(seen))
+
+
+def _case(kept: Kept) -> Case:
+    """The case as it was asked, seen by the one probe that marks its passes."""
+    record = kept.record
+    config = record["provenance"]["config"]
+    passes = PASSES[:1] if list(config["passes"]) == ["forward"] else PASSES
+    names = {each: record["case"][each] for each in ("backend", "mask", "subject")}
+    question = {**config, "probe": PROBE, "passes": passes}
+    return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
+
+
+def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:
+    """The report.  Raises BadRequest if the tool made none, with what it said."""
+    (folder / "case.json").write_text(json.dumps(packed(case)), encoding="utf-8")
+    child = [sys.executable, "-m", "attn_lab.sweep.alone", str(folder / "case.json"), str(folder / "record.jsonl")]
+    report = folder / {"ncu": "nsight.ncu-rep", "nsys": "nsight.nsys-rep"}[name]
+    if name == "ncu":
+        sections = [word for each in SECTIONS for word in ("--section", each)]
+        words = [tool, "--profile-from-start", "off", "--target-processes", "all", "--clock-control", "none",
+                 "--kernel-name-base", "demangled", "--kernel-name", f"regex:{filter_of(case.who)}", *sections,
+                 "--metrics", ",".join(ALSO), "--force-overwrite", "--export", str(report), *child]  # fmt: skip
+    else:
+        words = [tool, "profile", "--capture-range=cudaProfilerApi", "--capture-range-end=stop", "--trace=cuda,nvtx",
+                 "--force-overwrite=true", f"--output={report}", *child]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": _path()})
+    record = folder / "record.jsonl"
+    outcome = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"status": "no record"}
+    if outcome["status"] != "ok" or not report.is_file():
+        raise BadRequest(f"nsight: {name} made no report of {case.label}: {_why(done, outcome)}")
+    return report
+
+
+def _path() -> str:
+    """The child is to import what we have imported, wherever that lies."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
+def _why(done: "subprocess.CompletedProcess[str]", outcome: Mapping[str, Any]) -> str:
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if any("ERR_NVGPUCTRPERM" in line for line in said):
+        return ("this user may not read the GPU's counters (ERR_NVGPUCTRPERM); run as root, or load the driver with "
+                "NVreg_RestrictProfilingToAdminUsers=0")  # fmt: skip
+    if reasons := outcome.get("reasons"):
+        return f"{outcome['status']}: {'; '.join(reasons)}"
+    told = [line for line in said if line.startswith("==ERROR==")] or said[-1:]
+    return told[0].removeprefix("==ERROR== ").strip() if told else f"it ended with exit code {done.returncode}"
+
+
+def filter_of(who: Backend) -> str:
+    """One pattern for all kernels a backend declares, in the dialect of C++ that Nsight takes.
+
+    Never narrower than they are: it has neither look-behind nor flags.
+    """
+    plain = []
+    for pattern in dict.fromkeys(who.kernels.values()):
+        wide = re.sub(r"\(\?<[=!][^)]*\)", "", pattern)
+        if wide.startswith("(?i)"):
+            wide = re.sub(r"(?<!\\)[A-Za-z]", lambda one: f"[{one[0].lower()}{one[0].upper()}]", wide[4:])
+        plain.append(f"({wide})")
+    return "|".join(plain)
+
+
+def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
+    """Of each declared kernel that was looked at, with the pass it belongs to."""
+    done = subprocess.run([tool, "--import", str(report), "--page", "raw", "--csv", "--print-units", "base"],
+                          capture_output=True, text=True)  # fmt: skip
+    try:
+        rows = counted(done.stdout)
+    except ValueError as error:
+        raise BadRequest(f"nsight: expected Nsight Compute's table of raw counters; {error}") from None
+    passes = list(passes_of(case.who, rows))
+    if not passes:
+        names = ", ".join(dict.fromkeys(row.name[:60] for row in rows)) or "none"
+        raise BadRequest(f"nsight: expected kernels matching {filter_of(case.who)!r}; looked at {names}")
+    return [{"pass": name, **asdict(row)} for name, row in passes]
+
+
+def passes_of(who: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
+    """Forward kernels run before backward ones; a pattern that is the same for both tells them not apart."""
+    for row in rows:
+        matching = [name for name, pattern in who.kernels.items() if re.search(pattern, row.name)]
+        if matching:
+            yield (matching[-1] if len(set(who.kernels.values())) > 1 else "forward, backward"), row
+
+
+def _metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Counters of each pass's longest kernel, and what all of them moved against what the pass must move."""
+    units = {"us": "us", "%": "%", "MB": "MB"}
+    for name in dict.fromkeys(each["pass"] for each in seen):
+        kernels = [each for each in seen if each["pass"] == name]
+        longest = max(kernels, key=lambda each: each["counters"].get("time us", 0.0))
+        for counter, value in longest["counters"].items():
+            unit = units.get(counter.rpartition(" ")[2], "warps" if counter.startswith("stalled") else "")
+            key = re.sub(r"\W+", "_", counter.removesuffix(f" {unit}")).strip("_").lower()
+            yield f"nsight/{name}/{key}", _metric(value, unit, longest["name"])
+        moved = sum(each["counters"].get("DRAM MB", 0.0) for each in kernels)
+        if moved and f"{name}/least_bytes" in least:
+            must = least[f"{name}/least_bytes"]["value"]
+            note = f"{moved:.4g} MB moved by {len(kernels)} kernels, {must:.4g} MB must be"
+            yield f"nsight/{name}/dram_over_least", _metric(moved / must, "of what must move", note)
+
+
+def _metric(value: float, unit: str, note: str) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "low": None, "high": None, "samples": 1, "note": note[:120]}
+
+
+def _keep(kept: Kept, files: Sequence[File], metrics: Mapping[str, Any], keep_mb: float) -> None:
+    """The record once more, with what was counted: a later line of the same case is the newer."""
+    folder = RunFolder(kept.folder)
+    try:
+        folder.repair()
+        case_id = kept.record["case"]["id"]
+        entries = Shelf(kept.folder, keep_mb, 64 * keep_mb).take(case_id, files)
+        names = {entry["path"] for entry in entries}
+        before = [each for each in kept.record["artifacts"] if each["path"] not in names]
+        record = {**kept.record, "metrics": {**kept.record["metrics"], **metrics}, "artifacts": [*before, *entries]}
+        with (kept.folder / "records.jsonl").open("ab") as file:
+            file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    finally:
+        folder.close()
