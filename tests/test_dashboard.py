@@ -137,8 +137,11 @@ def test_new_metrics_have_panels_once_they_are_measured() -> None:
     measured = lines(swept())
     for line in measured:
         if line["status"] == "ok":
-            line["metrics"]["forward/of_ceiling"] = {"value": 0.5}
-    assert "forward share of the GEMM rate over seq_len" in json.dumps(made({"one": measured}))
+            line["metrics"] |= {name: {"value": 0.5} for name in ("forward/of_ceiling", "train_step/tokens_per_second")}
+            line["metrics"]["forward/time_graph"] = {"value": None, "note": "cannot be captured"}
+    told = json.dumps(made({"one": measured}))
+    assert "forward share of the GEMM rate over seq_len" in told and "train step tokens/s over seq_len" in told
+    assert "CUDA graph" not in told, "it has no value anywhere"
     assert "GEMM" not in json.dumps(made({"one": lines(swept())}))
 
 

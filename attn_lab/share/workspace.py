@@ -15,10 +15,16 @@ from attn_lab.bench.series import AXES, Line, Series, asked, noisy, series
 from attn_lab.loggers import _wandb_names as names
 
 PASSES = {"forward": "forward", "backward": "backward", "forward_backward": "step", "train_step": "train step"}
-PER_PASS = {"time": "time (ms)", "tflops": "TFLOP/s", "of_ceiling": "share of the GEMM rate", "energy": "energy (J)"}
+PER_PASS = {
+    "time": "time (ms)", "tflops": "TFLOP/s", "of_ceiling": "share of the GEMM rate",
+    "tokens_per_second": "tokens/s", "mfu": "MFU (%)", "attention_share": "share of attention (%)",
+    "energy": "energy (J)", "tflop_per_joule": "TFLOP/J", "time_hot": "time, hot L2 (ms)",
+    "time_graph": "time, CUDA graph (ms)", "time_host": "time, host (ms)", "time_kernels": "time, kernels (ms)",
+}  # fmt: skip
 MEMORY = {"memory/peak": "peak memory (MB)"}
 ACCURACY = {f"accuracy/{what}": f"error of {what}, allowed is 1" for what in ("out", "dq", "dk", "dv")}
-LOGARITHMIC = ("/time", "/peak", "/energy")
+LOGARITHMIC = ("/time", "/time_hot", "/time_graph", "/time_host", "/time_kernels", "/peak", "/energy")
+CHOOSING = ("auto", "paired")  # backends made of others: strangers to the palette, or each new one would move the rest
 POINTS = 24  # with bars; a workspace with more panels is slow to open
 # Okabe and Ito's, as in our figures, then Tol's: told apart by most eyes.  The first is the baseline's.
 COLOURS = (
@@ -154,6 +160,7 @@ def _path(axis: str) -> str:
 def _colours(backends: Sequence[str]) -> dict[str, str]:
     """A backend of ours has its place in the palette whoever else is there; strangers take what comes after."""
     ours = sorted(path.stem for path in Path(conf.__path__[0], "backend").glob("*.yaml"))
+    ours = [name for name in ours if name not in CHOOSING]
     ours.sort(key=lambda name: name != "naive")
     strangers = [name for name in backends if name not in ours]
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate([*ours, *strangers]) if name in backends}
