@@ -254,7 +254,9 @@ def test_the_roof_is_what_was_measured_and_absent_where_nothing_was(tmp_path: Pa
 def test_energy_is_shown_where_it_was_measured(tmp_path: Path) -> None:
     _, pages = told(tmp_path / "a", record())
     assert "Not measured" in words(pages["energy"])
-    _, pages = told(tmp_path / "b", *lengths("naive", metrics=measured("forward_backward/energy", 2.5, "J")))
+    spent = {**measured("forward_backward/energy", 2.5, "J"), **measured("energy/idle", 71.2, "W")}
+    _, pages = told(tmp_path / "b", *lengths("naive", metrics=spent))
+    assert "at rest: 71.2 W" in words(pages["energy"])
     figure = drawn(pages["energy"])["energy-seq_len-forward_backward"]
     assert [value["energy"] for value in figure.values] == [2.5] * 3
     assert tables(pages["energy"])[0][0]["step J"] == "2.50"

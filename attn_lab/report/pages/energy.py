@@ -21,7 +21,8 @@ def render(study: Study) -> Iterator[Piece]:
     yield Text(study.words["energy_how"], "note")
     idle = sorted(watts for row in study.cases if (watts := row.number("energy/idle")) is not None)
     if idle:
-        yield Text(study.say("idle_power", low=compare.digits(idle[0]), high=compare.digits(idle[-1])))
+        ends = dict.fromkeys(map(compare.digits, (idle[0], idle[-1])))
+        yield Text(study.say("idle_power", watts="–".join(ends)))
     for experiment in study.experiments:
         for family in experiment.families:
             drawn = [figure for figure in _figures(study, family, passes) if figure]
