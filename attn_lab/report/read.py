@@ -62,7 +62,7 @@ class Row:
         for path in paths:
             if path.is_file():
                 with np.load(path, allow_pickle=False) as file:
-                    kept |= {name: file[name].astype(np.float64) for name in file.files if len(file[name])}
+                    kept |= {name: each.astype(np.float64) for name in file.files if len(each := file[name])}
         return kept
 
     @property
