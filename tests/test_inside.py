@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 import transformers
 from conftest import Lab, Told
 from torch import Tensor, nn
+from wandb_loopback import Loopback
+from wandb_sweep import HASTY
 
 from attn_lab import Attention, profile
 from attn_lab.backends.flash2 import Flash2
@@ -401,3 +404,19 @@ def test_transformers_trainer_takes_it_as_a_callback(tmp_path: Path) -> None:
         row.metrics
     )
     assert callback.record.case["shape"]["num_heads"] == 2
+
+
+def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(lab: Lab, tmp_path: Path) -> None:
+    told = lab("+profile=trace", "probe=[accuracy]", "logger=[wandb,jsonl]", "logger.wandb.mode=offline", *SMALL[:2])
+    (record,) = told.records
+    kept = {Path(each["path"]).name: (tmp_path / "runs/adhoc" / each["path"]).read_bytes()
+            for each in record["artifacts"]}  # fmt: skip
+    (tmp_path / "runs/adhoc").rename(tmp_path / "carried")
+    with closing(Loopback()) as server:
+        sent = lab("wandb-sync", "carried", **server.environment(), **HASTY)
+        assert sent.code == 0, sent.out + sent.err
+    ((name, artifact),) = server.artifacts.items()
+    assert (name, artifact["type"]) == (f"profile-{record['case']['id']}", "profile")
+    assert server.runs[artifact["run"]]["job_type"] == "case"
+    assert set(kept) == {"trace.json.gz", "kernels.json", "kernels.md"}
+    assert kept == {file: content for file, content in artifact["files"].items() if file in kept}
