@@ -1,7 +1,9 @@
 """In other people's models: the answers and gradients of the model's own attention, whoever computes them."""
 
 import copy
+import importlib.metadata
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -283,6 +285,28 @@ def test_a_compiled_model_is_one_graph_as_long_as_transformers_makes_no_mask(imp
             close(compiled(tokens, use_cache=True).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("family", [llama, gpt2])
+def test_under_autocast_it_trains_as_with_torchs_own_attention(family, padding, cache):
+    """A llama's rotations leave q and k in float32, beside v in bfloat16, and a cache makes float32 of that too."""
+    from attn_lab.integrations.transformers import register_as
+
+    counting = Counting()
+    register_as("counted", counting)
+    seen, gradients = PADDINGS[padding], []
+    real = torch.ones_like(TOKENS, dtype=torch.bool) if seen is None else seen.bool()
+    for name in ("sdpa", "counted"):
+        model = family(name).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(TOKENS, attention_mask=seen, use_cache=cache).logits[real]
+        loss = nn.functional.cross_entropy(logits.float(), TOKENS[real])
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert {request.shape.dtype for request in counting.runs} == {"bfloat16"}
+    for one, other in zip(*gradients, strict=True):
+        close(other, one, atol=0.02 * one.abs().max(), rtol=0.02)
+
+
 def test_the_names_are_none_that_transformers_keeps_for_itself(implementations):
     assert implementations["sdpa_cudnn"] == "lab_sdpa_cudnn" and implementations["flash2"] == "lab_fa2"
     assert len(set(implementations.values())) == len(implementations)
@@ -367,21 +391,42 @@ def test_attention_dropout_reaches_the_backend_in_training(implementations):
 # --- timm
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra timm needs a torchvision made for the "
-                    "torch that is here; PyPI's is made for CUDA's alone")  # fmt: skip
-@pytest.mark.parametrize("qk_norm", [True, False])
-def test_a_vision_transformer_of_timm_answers_as_its_own_attention_does(qk_norm):
-    import timm
+@pytest.fixture(scope="module")
+def timm():
+    """timm, where it is installed; the torchvision it brings may be made for another build of torch, as PyPI's is.
 
+    Its operators cannot be loaded then, nor does timm's attention need any.  But it describes two of them to torch,
+    whether or not they are there, and so cannot be imported unless somebody declares them.
+    """
+    for name in ("timm", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name} (pip install --no-deps --target DIR timm torchvision; PYTHONPATH=DIR)")
+    of_cuda = sys.platform == "linux" and "+cpu" not in importlib.metadata.version("torchvision")
+    if torch.version.cuda is None and of_cuda:
+        declared = torch.library.Library("torchvision", "DEF")  # for the life of this process
+        declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(declared)
+    return importlib.import_module("timm")
+
+
+KEPT = []
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_vision_transformer_of_timm_answers_as_its_own_attention_does(timm, qk_norm, device):
     from attn_lab.integrations.timm import attention
 
     options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "qk_norm": qk_norm}
-    theirs = timm.create_model("vit_tiny_patch16_224", **options)
-    ours = timm.create_model("vit_tiny_patch16_224", attn_layer=attention("sdpa_flash"), **options)
+    backend = {"cpu": "sdpa_flash", "cuda": "sdpa_efficient"}[device]  # in float32, as the comparison
+    theirs = timm.create_model("vit_tiny_patch16_224", **options).to(device)
+    ours = timm.create_model("vit_tiny_patch16_224", attn_layer=attention(backend), **options).to(device)
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    x = torch.randn(2, 3, 32, 32, device=device, requires_grad=True)
     for training in (True, False):
         same_with_gradients(theirs.train(training), ours.train(training), x)
-    tokens = torch.randn(2, 9, 32)
-    for mask in ({"is_causal": True}, {"attn_mask": ~LOOK_AHEAD}, {"attn_mask": ~PADDED[:2, None, None]}):
+    tokens, look_ahead, padded = torch.randn(2, 9, 32, device=device), LOOK_AHEAD.to(device), PADDED.to(device)
+    for mask in ({"is_causal": True}, {"attn_mask": ~look_ahead}, {"attn_mask": ~padded[:2, None, None]}):
         close(ours.blocks[0].attn(tokens, **mask), theirs.blocks[0].attn(tokens, **mask), atol=1e-5, rtol=1e-4)

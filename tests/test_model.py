@@ -13,6 +13,7 @@ from attn_lab.core.backend import Request
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
+from attn_lab.layer.names import backend_names
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
@@ -251,3 +252,25 @@ def test_a_case_that_does_not_train_has_none_of_it(door):
     told = door("subject=layer", "passes=[forward_backward]", "backend=naive")
     assert told.statuses == ["ok"]
     assert not [name for name in told.records[0]["metrics"] if "train_step" in name or name == "memory/optimizer"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [*(name for name in backend_names() if name != "paired"), "sdpa_cudnn+flash4"])
+@pytest.mark.parametrize("words", [
+    (), ("shape.num_kv_heads=1",), ("subject.checkpoint=true",), ("subject.precision=autocast",),
+    ("subject.family=gpt2", "shape.dtype=float16"),
+], ids=lambda words: " ".join(words) or "llama")  # fmt: skip
+def test_on_a_gpu_every_backend_trains_a_model_or_says_why_not(name, words, door):
+    sizes = ("shape.seq_len=256", "shape.num_heads=4", "shape.emb_dim=256", "shape.dtype=bfloat16", "subject.mlp=512")
+    given = {word.split("=")[0] for word in words}
+    kept = (word for word in (*TINY, *sizes) if word.split("=")[0] not in given)
+    last = {word.split("=")[0]: word for word in kept}
+    told = door(*last.values(), *words, f"backend={name}", "device=cuda")
+    (record,) = told.records
+    assert record["status"] in ("ok", "refused"), record["reasons"]
+    if record["status"] == "refused":
+        pytest.skip("; ".join(record["reasons"]))
+    metrics = {metric: told["value"] for metric, told in record["metrics"].items()}
+    assert metrics["train_step/mfu"] > 0 and 0 < metrics["train_step/attention_share"] < 100
+    assert metrics["memory/peak"] > metrics["memory/inputs"] + metrics["memory/optimizer"]
+    assert metrics["witness/kernels"] >= 4  # two layers, forward and backward

@@ -44,7 +44,8 @@ class Model(Subject):
     of all layers' qkv projections and of the embedding, against the same model in float64 with the oracle for attention
     (transformers computes norms and rotations in float32 all the same).  What an error may be is measured by the same
     model, in the case's own precision, with the oracle.  Each gradient is divided by its largest exact value first, for
-    what rounding near 1 costs to be no excuse for those near 1e-5.
+    what rounding near 1 costs to be no excuse for those near 1e-5; losses are less what a guess costs, and so of the
+    size of the logits that were rounded.
     """
 
     family: str = "llama"
@@ -96,7 +97,7 @@ class Model(Subject):
             return {name: tensor.to(device) for name, tensor in kept.items()}
 
         def cut(whole: Answer) -> Answer:
-            parts = {"out": whole["out"].flatten()}
+            parts = {"out": whole["out"].flatten().double() - math.log(self.vocab_size)}
             if request.needs_backward:
                 exact = found(torch.float64)
                 for part in CHECKED[self.family]:
@@ -136,7 +137,7 @@ class Model(Subject):
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(std=INITIAL, generator=generator)
-        return model.to(self._stored(getattr(torch, shape.dtype))).train()
+        return _cast(model, self._stored(getattr(torch, shape.dtype))).train()
 
     def _transformer(self, shape: Shape) -> nn.Module:
         import transformers
@@ -175,7 +176,7 @@ def _reference(
     subject: Model, shape: Shape, mask: Mask, device: str, seed: int, dtype: torch.dtype, needs_backward: bool
 ) -> Answer:
     """Losses and checked gradients of the whole batch with the oracle, one batch element at a time; on the host."""
-    model = subject._made(shape, device, seed).to(subject._stored(dtype))
+    model = _cast(subject._made(shape, device, seed), subject._stored(dtype))
     _checkpointed(model)
     weights = _checked(subject.family, dict(model.named_parameters()))
     model.requires_grad_(False)
@@ -213,6 +214,13 @@ def _cotangent(shape: Shape, device: str) -> Tensor:
     count = shape.batch_size * shape.seq_len
     scale = 2 ** math.ceil(math.log2(count)) if shape.dtype == "float16" else 1
     return torch.full((shape.batch_size, shape.seq_len), scale / count, device=device)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Its parameters alone: what rotations are made from stays in float32, as where a checkpoint is loaded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _checkpointed(model: nn.Module) -> None:
