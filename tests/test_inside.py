@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import Lab, Told
+from conftest import Lab
 from torch import Tensor, nn
 from wandb_loopback import Loopback
 from wandb_sweep import HASTY
@@ -39,25 +39,18 @@ from attn_lab.sweep.nsight import filter_of, passes_of
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
 
 
-def artifact(told: Told, kind: str, record: int = 0) -> list[Path]:
-    entries = [each for each in told.records[record]["artifacts"] if each["kind"] == kind]
-    paths = [told.folder / "runs/adhoc" / each["path"] for each in entries]
-    assert [path.stat().st_size for path in paths] == [each["size"] for each in entries]
-    return paths
-
-
 def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, tmp_path: Path) -> None:
     """By worker processes: what is large goes by its path."""
     told = lab("backend=sdpa_flash", "+profile=trace", "subject=layer", *SMALL, TMPDIR=str(tmp_path))
     assert told.statuses == ["ok"], told.err
-    (trace,) = artifact(told, "trace")
+    (trace,) = told.artifacts("trace")
     with gzip.open(trace, "rt") as file:
         events = json.load(file)["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     assert [name for name in names if name.startswith("pass: ")] == 2 * [
         "pass: forward", "pass: backward", "pass: forward_backward"
     ]  # fmt: skip
-    table, markdown = artifact(told, "kernels")
+    table, markdown = told.artifacts("kernels")
     passes = json.loads(table.read_text())
     flash = {"forward": "aten::_scaled_dot_product_flash_attention_for_cpu",
              "backward": "aten::_scaled_dot_product_flash_attention_for_cpu_backward"}  # fmt: skip
@@ -104,7 +97,7 @@ def test_a_file_past_its_limit_is_left_out_and_the_record_says_why(door: Lab) ->
     assert entry["path"] is None and entry["size"] > 0.004 * 2**20
     assert re.fullmatch(r"trace.json.gz left out: \d\.\d MB, more than logger.jsonl.file_mb=0.004", entry["note"])
     assert "profile files left out (logger.jsonl.file_mb=0.004)" in told.out
-    assert artifact(told, "samples")
+    assert told.artifacts("samples")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "null", "true"])
@@ -169,6 +162,22 @@ def look(module: nn.Module, step: Callable[[], object], folder: Path) -> dict[tu
     return {(each.name, each.direction): each.ms for each in found.phases}
 
 
+def test_a_pair_is_looked_at_on_the_way_it_takes_unseen(tmp_path: Path) -> None:
+    """It is given the projection in one piece; by parts its backward would join three gradients more."""
+    layer = Attention(64, 4, backend="sdpa_flash+naive")
+    x = torch.randn(2, 16, 64, requires_grad=True)
+
+    def step() -> None:
+        torch.autograd.grad(layer(x).sum(), x)
+
+    found = look(layer, step, tmp_path)
+    assert found["attention", "forward"] > 0 and found["attention", "backward"] > 0
+    operators = [event.name for event in Trace(tmp_path / "t.json.gz").events]
+    recorded([Stage("step", lambda: None, lambda _: step())], "cpu", tmp_path / "u.json.gz", active=1, quiet=1)
+    unseen = [event.name for event in Trace(tmp_path / "u.json.gz").events]
+    assert [name for name in operators if not name.startswith("part: ")] == unseen
+
+
 @pytest.mark.parametrize("slow", ["attention", "output_projection", "qkv_projection"])
 def test_time_is_found_where_it_was_lost_forward_and_backward(slow: str, tmp_path: Path) -> None:
     layer = Attention(64, 4, backend=SlowAttention() if slow == "attention" else "naive", rope=10000.0)
@@ -183,8 +192,8 @@ def test_time_is_found_where_it_was_lost_forward_and_backward(slow: str, tmp_pat
     assert max(others.values()) < 30
 
 
-def test_looking_leaves_a_layer_as_it_was(tmp_path: Path) -> None:
-    layer = Attention(64, 4, backend="naive", rope=10000.0)
+def test_looking_leaves_a_layer_as_it_was() -> None:
+    layer = Attention(64, 4, backend="naive")
     x = torch.randn(2, 16, 64)
     before = layer(x)
     serving, known = layer._serving, layer._known
@@ -228,7 +237,7 @@ def test_phases_of_a_case_add_up_and_are_kept_beside_it(door: Lab) -> None:
     assert sum(metrics.values()) == pytest.approx(step, rel=0.03) and of_timed > 0
     parts = ("qkv_projection", "attention", "output_projection")
     assert {f"phases/{direction}/{part}" for direction in ("forward", "backward") for part in parts} < set(metrics)
-    table, markdown = artifact(told, "phases")
+    table, markdown = told.artifacts("phases")
     rows = json.loads(table.read_text())["forward_backward"]["phases"]
     assert {f"{each['name']} {each['direction']}": each["ms"] for each in rows} == {
         " ".join([*key.split("/")[:0:-1], ""][:2]): ms for key, ms in metrics.items()
@@ -248,7 +257,7 @@ def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
     metrics = told.records[0]["metrics"]
     assert metrics["snapshot/peak"]["value"] == pytest.approx(metrics["memory/peak"]["value"], rel=0.001)
     assert 95 <= metrics["snapshot/explained"]["value"] <= 100.1
-    (live,), (timeline,) = artifact(told, "live"), artifact(told, "timeline")
+    (live,), (timeline,) = told.artifacts("live"), told.artifacts("timeline")
     largest = json.loads(live.read_text())["largest"]
     assert len(largest) == 10
     scores = 8 * 256 * 256 * 4  # what naive attention materialises, and nobody else in this step has as much
