@@ -33,8 +33,11 @@ from attn_lab.inside.ranges import ranged
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.report.read import records
+from attn_lab.sweep.alone import alone
+from attn_lab.sweep.build import packed
 from attn_lab.sweep.counters import counted
-from attn_lab.sweep.nsight import filter_of, passes_of
+from attn_lab.sweep.kept import found
+from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, passes_of
 
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
 
@@ -438,3 +441,18 @@ def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(l
     assert server.runs[artifact["run"]]["job_type"] == "case"
     assert set(kept) == {"trace.json.gz", "kernels.json", "kernels.md"}
     assert kept == {file: content for file, content in artifact["files"].items() if file in kept}
+
+
+def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_path: Path) -> None:
+    told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[startup]", *SMALL[:2])
+    kept = found(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
+    (tmp_path / "case.json").write_text(json.dumps(packed(case_under_nsight(kept))))
+    alone(tmp_path / "case.json", tmp_path / "record.jsonl")
+    record = json.loads((tmp_path / "record.jsonl").read_text())
+    config = {**told.records[0]["provenance"]["config"], "probe": PROBE, "passes": ["forward", "backward"]}
+    assert record["status"] == "ok", record["reasons"]
+    assert record["provenance"]["config"] == config
+    assert record["metrics"]["nvtx/passes"]["note"] == "no CUDA here"
+    read_and_written = 4 * 2 * 64 * 128 * 4  # q, k, v and out, each (2, 64, 128) of 4 bytes
+    assert record["metrics"]["forward/least_bytes"]["value"] * 2**20 == read_and_written
+    assert record["metrics"]["backward/least_bytes"]["value"] * 2**20 == 2 * read_and_written

@@ -89,7 +89,7 @@ def _tool(name: str) -> str:
 
 def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
     console = Console()
-    case, case_id = _case(kept), kept.record["case"]["id"]
+    case, case_id = case_under_nsight(kept), kept.record["case"]["id"]
     with tempfile.TemporaryDirectory(prefix="attn-lab-nsight-") as work:
         folder = Path(work)
         with console.status(f"{case.label} under {name}"):
@@ -107,7 +107,7 @@ def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
         console.print(counters_table(seen))
 
 
-def _case(kept: Kept) -> Case:
+def case_under_nsight(kept: Kept) -> Case:
     """The case as it was asked, seen by the one probe that marks its passes."""
     record = kept.record
     config = record["provenance"]["config"]
