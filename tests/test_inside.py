@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.report.read import records
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed
-from attn_lab.sweep.counters import counted
+from attn_lab.sweep.counters import counted, metrics, passes_of
 from attn_lab.sweep.kept import found
-from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, passes_of
+from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
 
@@ -456,3 +457,21 @@ def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_pat
     read_and_written = 4 * 2 * 64 * 128 * 4  # q, k, v and out, each (2, 64, 128) of 4 bytes
     assert record["metrics"]["forward/least_bytes"]["value"] * 2**20 == read_and_written
     assert record["metrics"]["backward/least_bytes"]["value"] * 2**20 == 2 * read_and_written
+
+
+def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, tmp_path: Path) -> None:
+    told = door("backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2])
+    (before,) = told.records
+    seen = [{"pass": name, **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
+    (tmp_path / "counters.json").write_text(json.dumps(seen))
+    least = {"forward/least_bytes": {"value": 128.0}}
+    keep(found(before["case"]["id"], []), [File("counters", tmp_path / "counters.json")], dict(metrics(seen, least)), 1)
+    first, now = told.records
+    assert first == before and {**now["metrics"], **before["metrics"]} == now["metrics"]
+    assert now["metrics"]["nsight/forward/tensor_cores"]["value"] == 41.2
+    assert now["metrics"]["nsight/forward/stalled_math_pipe_throttle"]["unit"] == "warps"
+    assert now["metrics"]["nsight/forward/dram_over_least"]["value"] == 2.0
+    assert now["metrics"]["nsight/forward/dram_over_least"]["note"] == "256 MB moved by 1 kernels, 128 MB must be"
+    assert [each["kind"] for each in now["artifacts"]] == ["samples", "counters"]
+    assert "1 done, 0 stale, 0 todo" in door("plan", "backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2]).out
+    assert re.search(r"Nsight Compute\n.*\n.*tensor cores % +41\.2", door("show", before["case"]["id"]).out, re.DOTALL)
