@@ -149,8 +149,13 @@ def _around_interface(module: nn.Module, undo: ExitStack) -> None:
         known = _blocks.get(block)
         return known.attended(attend, block, *given, **options) if known else attend(block, *given, **options)
 
+    def restore() -> None:
+        del functions[name]  # ours hides what is registered under this name, now and later
+        if functions.get(name) is not attend:  # somebody else's did so before
+            functions[name] = attend
+
     functions[name] = attended
-    undo.callback(functions.__setitem__, name, attend)
+    undo.callback(restore)
 
 
 def _around(
