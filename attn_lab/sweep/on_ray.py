@@ -1,6 +1,7 @@
 """Hands on a Ray cluster: each is a task that owns one GPU (on a cluster without, a CPU of a node)."""
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import ray
 from attn_lab.core.errors import BadRequest
 from attn_lab.sweep.hand import attend
 from attn_lab.sweep.nursery import as_pythonpath
+
+CONNECT = 10  # seconds in which a cluster must answer
 
 
 class RayJob:
@@ -42,6 +45,7 @@ class OnRay:
         if count is not None and count < 1:
             raise BadRequest(f"hydra.launcher.count: expected at least 1, or null for all; got {count}")
         self._count, self._remote = count, dict(remote)
+        _expect_somebody_at(address)
         try:
             ray.init(
                 address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR,
@@ -61,6 +65,17 @@ class OnRay:
         own = {"num_gpus": 1} if self._gpus(device) else {"scheduling_strategy": "SPREAD"}
         asked = {"max_retries": 0, "num_cpus": 1, **own, **self._remote}
         return RayJob(ray.remote(**asked)(attend).remote(list(words), str(Path.cwd())))
+
+
+def _expect_somebody_at(address: str | None) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not (host and "/" not in host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except OSError as error:
+        raise BadRequest(f"hydra.launcher.address: expected a Ray cluster at {address}; got {error}") from None
 
 
 def make(**settings: Any) -> OnRay:

@@ -229,7 +229,8 @@ class Run:
             self._say_how_it_went(rows, report)
         if self.folder is not None:
             self.folder.close()
-        return int(any(row.status in FAILED for row in rows))
+        lost = self.folder is not None and self.kept < len(self.cases)  # by a hand that failed
+        return int(lost or any(row.status in FAILED for row in rows))
 
     def _report(self) -> str:
         if not self.made:
