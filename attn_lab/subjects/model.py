@@ -171,7 +171,7 @@ class Model(Subject):
         return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
 
 
-@lru_cache(maxsize=2)  # the exact one and the plain one, which all rivals at one shape are held against
+@lru_cache(maxsize=4)  # the exact one and the plain one, which all rivals at one shape are held against, of two shapes
 def _reference(
     subject: Model, shape: Shape, mask: Mask, device: str, seed: int, dtype: torch.dtype, needs_backward: bool
 ) -> Answer:
@@ -191,10 +191,12 @@ def _reference(
         losses = subject._losses(model, dtype, inputs[rows], targets[rows])
         outs.append(losses.detach())
         if needs_backward:
-            gradients = torch.autograd.grad(losses, tuple(weights.values()), cotangent[rows].to(losses.dtype))
-            for total, gradient in zip(sums.values(), gradients, strict=True):
+            each = torch.autograd.grad(losses, tuple(weights.values()), cotangent[rows].to(losses.dtype))
+            for total, gradient in zip(sums.values(), each, strict=True):
                 total += gradient
-    return {"out": torch.cat(outs).cpu(), **{name: total.cpu() for name, total in sums.items() if needs_backward}}
+    kept = torch.promote_types(dtype, torch.float32)
+    gradients = {name: total.to("cpu", kept) for name, total in sums.items() if needs_backward}
+    return {"out": torch.cat(outs).cpu(), **gradients}
 
 
 def _checked(family: str, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
