@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Attention", "__version__", "convert"]
+__all__ = ["Attention", "__version__", "convert", "profile"]
 
 if TYPE_CHECKING:
+    from attn_lab.hooks.loop import profile as profile
     from attn_lab.integrations.multihead import convert as convert
     from attn_lab.layer.attention import Attention as Attention
 
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from attn_lab.integrations.multihead import convert
 
         return convert
+    if name == "profile":
+        from attn_lab.hooks.loop import profile
+
+        return profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

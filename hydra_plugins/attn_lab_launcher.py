@@ -1,4 +1,4 @@
-"""Hydra's door to attn_lab's worker processes: a launcher that hands a sweep over whole, to be spread over them."""
+"""Hydra's doors to attn_lab's workers, here and on clusters: launchers that hand a sweep over whole, to be spread."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -30,4 +30,21 @@ class WorkersLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         self.task_function.spread(self.count)  # type: ignore[attr-defined]
+        return []
+
+
+class AfarLauncher(Launcher):
+    """The same on a cluster: `engine` is ray or slurm, and the settings are its own (conf/hydra/launcher)."""
+
+    def __init__(self, engine: str, **settings: Any):
+        self.engine = engine
+        self.settings = {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                         for name, value in settings.items()}  # fmt: skip
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.task_function = task_function
+        task_function.engage(self.engine, self.settings)  # type: ignore[attr-defined]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        self.task_function.spread_afar()  # type: ignore[attr-defined]
         return []

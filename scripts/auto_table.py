@@ -49,9 +49,11 @@ def main(runs: list[str]) -> None:
         print("! nothing to compare")
         return
     slower, faster = ([each for each in words if each[1] == word] for word in ("slower", "faster"))
-    mean = math.exp(sum(map(math.log, over)) / len(over)) if over else math.nan
     print(f"\n! auto on {len(words)} shapes, steps, {floor}: slower than the best single at {len(slower)}, faster at "
-          f"{len(faster)}; {mean:.2f}× the speed of {OVER}, the geometric mean over {len(over)} of them")  # fmt: skip
+          f"{len(faster)}")  # fmt: skip
+    if over:
+        mean = math.exp(sum(map(math.log, over)) / len(over))
+        print(f"! auto at {mean:.2f}× the speed of {OVER}, the geometric mean over {len(over)} of them")
     for ratio, word, where in (min(words), max(words)):
         print(f"! {ratio:.3f}× the best single at {where}: {word}")
 

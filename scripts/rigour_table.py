@@ -62,7 +62,8 @@ def repeats(folder: Path) -> Iterator[str]:
             if what == "time" and one in PASSES:
                 verdict = judge([a], [b], metric, floors[one])
                 within = verdict is not None and verdict.word not in ("faster", "slower")
-                counts.setdefault("times, judged as the reports do", []).append(within)
+                told = f"times, judged as the reports do (A/A floor of the step {floors['forward_backward'].percent})"
+                counts.setdefault(told, []).append(within)
             if any(each in metric for each in COUNTED):
                 counts.setdefault("counted (memory, accuracy, kernels): equal to 0.1 %", []).append(
                     abs(y / x - 1) <= ALIKE

@@ -20,9 +20,10 @@ from attn_lab.core.backend import PASSES, Request
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
-from attn_lab.layer import spot
+from attn_lab.layer import kept, spot
 from attn_lab.layer.auto import Auto, bucket_of
-from attn_lab.layer.plan import Bucket, Entry, Plan, Ranking
+from attn_lab.layer.bucket import Bucket
+from attn_lab.layer.plan import Entry, Plan, Ranking
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.sweep.plants import NanAtTheEnd, Planted, WrongHeads
@@ -121,13 +122,23 @@ def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
     assert "measured here" in str(decoding.choices[-1])
 
 
+def test_documents_and_windows_of_another_length_are_measured_once_a_bucket(fresh):
+    layer = Attention(32, 4, backend="auto", mask="causal")
+    packed = torch.randn(1, 64, 32)
+    whole = layer(packed, cu_seqlens=[0, 30, 64])
+    torch.testing.assert_close(whole[:, :30], layer(packed[:, :30]), atol=1e-5, rtol=1e-4)
+    before = next(fresh.iterdir()).read_text()
+    layer(packed, cu_seqlens=[0, 10, 64])
+    assert next(fresh.iterdir()).read_text() == before and '"mask": "Documents"' in before
+
+
 def test_without_a_plan_it_is_measured_once_and_kept_for_the_next_process(fresh):
     script = """
 import sys, torch
 from attn_lab import Attention
-from attn_lab.layer import spot
+from attn_lab.layer import kept
 if sys.argv[1] == "second":
-    spot.race = None  # whoever measured again would fail
+    kept.race = None  # whoever measured again would fail
 layer = Attention(32, 4)
 layer(torch.randn(2, 64, 32))
 print(layer.choices[-1].why)
@@ -149,10 +160,10 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
     layer(x())
     (file,) = fresh.iterdir()
     file.write_text("{")
-    spot._READ.clear()
+    kept._READ.clear()
     with pytest.warns(UserWarning, match="what is measured on the spot is not kept: plan .*expected a plan"):
         Attention(32, 4)(x())
-    spot._READ.clear()
+    kept._READ.clear()
     file.unlink()
     fresh.rmdir()
     fresh.write_text("a file where the folder should be")
@@ -175,9 +186,9 @@ def test_a_kernel_that_is_wrong_or_has_no_memory_is_not_measured():
 
 
 def test_the_fastest_is_taken_and_of_two_that_are_level_the_preferred():
-    ranked = spot._ranked({"slow": 2.0, "preferred": 1.01, "level": 1.0})
+    ranked = kept.ranked({"slow": 2.0, "preferred": 1.01, "level": 1.0})
     assert list(ranked.ms) == ["preferred", "level", "slow"] and "level with level" in ranked.why
-    assert spot._ranked({"slow": 2.0, "fast": 1.0}).why == "1 ms, 2.00× ahead of slow"
+    assert kept.ranked({"slow": 2.0, "fast": 1.0}).why == "1 ms, 2.00× ahead of slow"
 
 
 def test_measuring_leaves_no_trace_in_randomness_gradients_or_what_watches(fresh):
@@ -190,19 +201,23 @@ def test_measuring_leaves_no_trace_in_randomness_gradients_or_what_watches(fresh
     assert torch.equal(torch.rand(3), expected)
     again = Attention(32, 4)
     again.load_state_dict(layer.state_dict())
-    spot._READ.clear()
+    kept._READ.clear()
     next(fresh.iterdir()).unlink()
     parameters = [given, *again.parameters()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        kept = checkpoint(again, given, use_reentrant=False)
-    half = torch.autograd.grad(kept.float().sum(), parameters)
+        recomputed = checkpoint(again, given, use_reentrant=False)
+    half = torch.autograd.grad(recomputed.float().sum(), parameters)
     whole = torch.autograd.grad(layer(given).sum(), [given, *layer.parameters()])
     for one, other in zip(half, whole, strict=True):
         torch.testing.assert_close(one, other, atol=0.3, rtol=0.1)
     assert "bfloat16" in str(again.choices[-1]) and "measured here" in str(again.choices[-1])
 
 
-@pytest.mark.parametrize("given", [None, plan()], ids=["measured", "planned"])
+FAR = replace(POINT, seq_len=4096, seq_len_kv=4096)
+
+
+@pytest.mark.filterwarnings("ignore:attn_lab. auto takes")
+@pytest.mark.parametrize("given", [None, plan(), plan(bucket=FAR)], ids=["measured", "planned", "nearest"])
 def test_it_compiles_in_one_piece_is_exported_copied_and_swapped(given, fresh):
     layer = Attention(32, 4, plan=given)
     inputs = x()

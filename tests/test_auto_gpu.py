@@ -7,8 +7,9 @@ from attn_lab import Attention
 from attn_lab.core.backend import called
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import detect
-from attn_lab.layer import spot
-from attn_lab.layer.plan import Bucket, Entry, Plan, Ranking, shipped
+from attn_lab.layer.bucket import Bucket
+from attn_lab.layer.kept import LEVEL, Kept
+from attn_lab.layer.plan import Entry, Plan, Ranking, shipped
 
 pytestmark = pytest.mark.gpu
 
@@ -36,12 +37,12 @@ def test_it_measures_every_ready_kernel_once_and_takes_one_that_is_right():
     given = x()
     out = auto(given)
     (choice,) = auto.choices
-    (entry,) = spot.Kept.of(detect("cuda")).plan.entries.values()
+    (entry,) = Kept.of(detect("cuda")).plan.entries.values()
     ranking = entry.passes["forward_backward"].ms
     assert called(choice.backend) == next(iter(ranking)) and {"sdpa_flash", "sdpa_cudnn", "sdpa_efficient"} <= set(
         ranking
     )
-    assert min(ranking.values()) * spot.LEVEL >= next(iter(ranking.values())) > 0 and not entry.could_not
+    assert min(ranking.values()) * LEVEL >= next(iter(ranking.values())) > 0 and not entry.could_not
     auto.backend = "naive_fp32"
     torch.testing.assert_close(out, auto(given), atol=0.03, rtol=0.03)
 

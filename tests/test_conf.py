@@ -65,7 +65,19 @@ def test_every_file_builds_a_case(group, option, composed):
 
 def test_no_folder_of_conf_is_left_out_here():
     folders = {path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert folders == {*GROUPS, "experiment", "hydra", "logger"}
+    assert folders == {*GROUPS, "experiment", "hydra", "logger", "profile"}
+
+
+@pytest.mark.parametrize(("option", "added"), [
+    ("trace", ["trace"]), ("phases", ["phases"]), ("memory", ["snapshot"]), ("nsight", ["nvtx"]),
+    ("all", ["trace", "phases", "snapshot", "nvtx"]), ("[phases,memory]", ["phases", "snapshot"]),
+])  # fmt: skip
+def test_a_profile_is_appended_to_the_probes_whatever_they_are(option, added, composed):
+    for probes in ([], ["probe=[accuracy,timing]"]):
+        usual = list(composed(*probes).probe)
+        config = composed(*probes, f"+profile={option}")
+        assert list(build(config, config.hydra.runtime.choices).probes) == [*usual, *added]
+    assert {file.stem for file in (CONF / "profile").glob("*.yaml")} == {"trace", "phases", "memory", "nsight", "all"}
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "logger").glob("*.yaml")), ids=lambda file: file.stem)

@@ -1,5 +1,6 @@
 """Looking inside a case: what the files that probes leave really hold, and that a sweep keeps no more than it may."""
 
+import copy
 import gzip
 import json
 import re
@@ -15,18 +16,20 @@ import transformers
 from conftest import Lab, Told
 from torch import Tensor, nn
 
-from attn_lab import Attention
+from attn_lab import Attention, profile
 from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.naive import Naive
 from attn_lab.bench.files import File, Shelf
 from attn_lab.core.backend import Attend, Request
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.hooks.trainer import ProfileCallback
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.phases import phases_of
 from attn_lab.inside.ranges import ranged
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
+from attn_lab.report.read import records
 from attn_lab.sweep.counters import counted
 from attn_lab.sweep.nsight import filter_of, passes_of
 
@@ -303,12 +306,12 @@ RAW = """==PROF== Connected to process 41
 "smsp__average_warps_issue_stalled_selected_per_issue_active.ratio",\
 "smsp__average_warps_issue_stalled_wait_per_issue_active.ratio"
 "","","","","","","","","","","","byte","byte","%","ns","%","%","%","","","","",""
-"0","41","python3.12","host","void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4>>(flash::Flash_fwd_params)",\
+"0","41","python3.12","host","void flash::flash_fwd_kernel<Traits<64, 128>>(flash::Flash_fwd_params)",\
 "1","7","(128, 1, 1)","(8, 16, 32)","0","9.0","201,326,592","67,108,864","28.5","301,000","41.2","55.1","18.3",\
 "0.1","1.9","2.4","1","0.8"
 "1","41","python3.12","host","void pytorch_flash::flash_fwd_kernel<int>()","1","7","(128, 1, 1)","(8, 16, 32)","0",\
 "9.0","1","1","nan","1","n/a","2","3","0","0","0","1","0"
-"""  # noqa: E501  as Nsight Compute's guide describes the raw page with --csv
+"""  # as Nsight Compute's guide describes the raw page with --csv
 
 
 def test_raw_counters_become_the_few_that_tell(tmp_path: Path) -> None:
@@ -331,8 +334,70 @@ def test_a_filter_for_nsight_lets_through_all_that_a_backend_declares(name: str)
     wide = filter_of(who)
     assert not re.search(r"\(\?", wide)
     kernels = ["void flash::flash_fwd_kernel<x>", "void pytorch_flash::flash_bwd_dot", "SoftMaxForward", "softmax_warp",
-               "cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "fmha_cutlassB_f16", "triton_tem_fused_flex_attention",
-               "kernel_cutlass_kernel_flash_attncuteflash_bwd_sm90", "flash::enable<flash::FlashAttnFwdSm90<x>>"]  # fmt: skip
+               "cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "fmha_cutlassB_f16",
+               "triton_tem_fused_flex_attention_0", "kernel_cutlass_kernel_flash_attncuteflash_bwd_sm90",
+               "flash::enable<flash::FlashAttnFwdSm90<x>>"]  # fmt: skip
     for kernel in kernels:
         if any(re.search(pattern, kernel) for pattern in who.kernels.values()):
             assert re.search(wide, kernel)
+
+
+def loop(model: nn.Module, steps: int, folder: Path, **settings: Any) -> profile:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with profile(model, folder=folder, **settings) as looking:
+        for _ in range(steps):
+            model(torch.randn(2, 16, 64)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            looking.step()
+    return looking
+
+
+def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path) -> None:
+    model = nn.Sequential(Attention(64, 4, backend="sdpa_flash", rope=10000.0), nn.LayerNorm(64), nn.Linear(64, 64))
+    before = copy.deepcopy(vars(model[0]))
+    looking = loop(model, 12, tmp_path / "mine", subject="toy")
+    (row,) = records(tmp_path / "mine").rows
+    assert row.status == "ok" and (row.backend, row.mask, row.subject) == ("sdpa_flash", "causal", "toy")
+    assert [row.shape[axis] for axis in ("batch_size", "seq_len", "num_heads", "emb_dim")] == [2, 16, 4, 64]
+    assert looking.record is not None and row.id == looking.record.case["id"] and looking.steps < 12
+    assert {each["kind"] for each in row.artifacts} == {"trace", "kernels", "phases", "live", "timeline"}
+    parts = [f"phases/{direction}/{part}" for direction in ("forward", "backward")
+             for part in ("qkv_projection", "rope", "attention", "output_projection", "norm")]  # fmt: skip
+    assert {*parts, "phases/optimizer"} < set(row.metrics)
+    assert 0 < (row.number("train_step/attention_kernels") or 0) < 100
+    assert 95 <= (row.number("snapshot/explained") or 0) <= 100.1
+    assert type(model[0]._serving) is type(before["_serving"])
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+
+
+def test_a_loop_too_short_is_told_so_in_its_record_and_left_in_peace(tmp_path: Path) -> None:
+    model = nn.Sequential(Attention(64, 4, backend="naive"))
+    loop(model, 5, tmp_path, probes=["trace", "phases"])
+    (row,) = records(tmp_path).rows
+    assert row.status == "error" and row.reasons == ["phases: expected 7 steps; the loop had 5"]
+    assert "train_step/kernels" in row.metrics
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+    with pytest.raises(ZeroDivisionError), profile(model, folder=tmp_path):
+        _ = 1 / 0
+    assert records(tmp_path).rows[-1].reasons[0] == "ZeroDivisionError: division by zero"
+    with pytest.raises(BadRequest, match="expected probes, some of trace, phases, snapshot; got \\['tracer'\\]"):
+        profile(model, ["tracer"])
+
+
+def test_transformers_trainer_takes_it_as_a_callback(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+    model = transformers.GPT2LMHeadModel(config)
+    rows = [{"input_ids": tokens, "labels": tokens} for tokens in torch.randint(64, (16, 16))]
+    callback = ProfileCallback(probes=["phases"], folder=tmp_path / "mine", active=1, subject="gpt2")
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[callback]).train()
+    (row,) = records(tmp_path / "mine").rows
+    assert row.status == "ok" and row.backend == "sdpa"
+    assert {"phases/forward/attention", "phases/backward/mlp", "phases/backward/loss", "phases/optimizer"} < set(
+        row.metrics
+    )
+    assert callback.record.case["shape"]["num_heads"] == 2

@@ -19,6 +19,7 @@ from attn_lab.core.backend import Limits, Request
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.layer.multihead import state_from_multihead, state_to_multihead
 from attn_lab.layer.names import backend_names, backends_named, mask_named, mask_names
+from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 
@@ -362,7 +363,30 @@ def test_an_input_it_cannot_take_is_one_clear_line(x, told):
         Attention(32, 2, backend="naive")(x)
 
 
-@pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash"])
+@pytest.mark.parametrize(
+    ("to", "told"), [({"dtype": torch.float64}, "float64 on cpu"), ({"device": "meta"}, "on meta")]
+)
+@pytest.mark.parametrize("which", [1, 2])
+def test_tensors_of_several_dtypes_or_devices_are_refused(which, to, told):
+    parts = [torch.randn(1, 4, 2, 16) for _ in "qkv"]
+    parts[which] = parts[which].to(**to)
+    with pytest.raises(BadRequest, match=f"expected one dtype and one device; got .*{told}"):
+        Serving((Naive(),), Causal())(*parts)
+
+
+@pytest.mark.parametrize("backend", ["naive", "sdpa_flash", "naive+sdpa_flash"])
+@pytest.mark.parametrize("options", [{}, {"rope": 10000.0, "qk_norm": True, "num_kv_heads": 1}])
+def test_one_token_attends_to_itself_alone(backend, options):
+    layer = Attention(32, 2, backend=backend, **options)
+    x = torch.randn(3, 1, 32, requires_grad=True)
+    values = layer.qkv(x)[..., -layer.num_kv_heads * 16 :].view(3, 1, -1, 16)
+    expected = layer.out(values.repeat_interleave(2 // layer.num_kv_heads, dim=2).reshape(3, 1, 32))
+    out = layer(x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), x), torch.autograd.grad(expected.sum(), x))
+
+
+@pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash", "naive+sdpa_flash"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_nan_reaches_every_query_that_sees_it_and_no_other_batch_element(backend, bad):
     layer = Attention(32, 2, backend=backend)

@@ -452,7 +452,7 @@ def test_the_page_is_small_and_asks_the_network_for_nothing(published: Path) -> 
 def test_headings_links_and_ids_fit_together(published: Path) -> None:
     found = Tags((published / "report.html").read_text("utf-8"))
     assert len(found.ids) == len(set(found.ids)) and {link[1:] for link in found.links} <= set(found.ids)
-    assert set(PAGES) <= set(found.ids)
+    assert set(PAGES) - {"kinds", "models", "inside"} <= set(found.ids), "these were not asked of that study"
     assert {"figures-seq_len-forward_backward", "figures-emb_dim-memory", "figures-point", "figures-point-2"} <= set(
         found.ids
     )

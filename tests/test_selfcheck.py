@@ -44,7 +44,13 @@ def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant
 
 
 @pytest.mark.parametrize(
-    ("name", "probe"), [("secretly calls another", "witness"), ("recompiles every call", "timing")]
+    ("name", "probe"),
+    [
+        ("secretly calls another", "witness"),
+        ("recompiles every call", "timing"),
+        ("a throttled clock", "timing"),
+        ("work hidden after the clock", "timing"),
+    ],
 )
 def test_without_its_probe_a_fault_is_missed(name, probe, path):
     (plant,) = (plant for plant in PLANTS if plant.name == name)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import subprocess
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -454,8 +455,8 @@ class Drawn:
         self.normal = np.random.default_rng(1)
         self.spread = spread
 
-    def warm(self, before, timed, count):
-        pass
+    def warm(self, before, timed, count, seconds):
+        return 0.0
 
     def time(self, before, timed, count, meanwhile):
         meanwhile()
@@ -469,6 +470,25 @@ def test_a_noisier_machine_is_asked_more_often_until_it_is_certain():
         counts[spread] = len(times)
         assert precision(times) <= 2.0
     assert counts[0.001] == 10 < counts[0.05] < counts[0.2] < 4000
+
+
+class Slow:
+    """A clock whose calls take 0.1 s of everybody's time."""
+
+    calls_at_once = 10
+
+    def warm(self, before, timed, count, seconds):
+        return 0.1
+
+    def time(self, before, timed, count, meanwhile):
+        time.sleep(0.1 * count)
+        return [100.0] * count
+
+
+def test_calls_that_take_long_do_not_take_longer_than_the_measure_twice():
+    begun = time.perf_counter()
+    calls = timing(seconds=0.3)._sample(Slow(), Watched(None, 0.9), lambda: None, lambda _: None)
+    assert 3 <= calls.taken <= 7 and time.perf_counter() - begun < 1.5
 
 
 def test_what_never_gets_certain_ends_and_says_so(door):

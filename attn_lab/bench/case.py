@@ -66,12 +66,12 @@ class Case:
     @cached_property
     def question(self) -> str:
         """8 hex digits of a hash of the resolved configuration: what is asked, whoever and whenever asks it."""
-        return _digest(self.config)
+        return digest(self.config)
 
     @cached_property
     def id(self) -> str:
         """8 hex digits of a hash of all that can change the answer: the question, and the basis."""
-        return _digest({"config": self.config, "basis": self.basis})
+        return digest({"config": self.config, "basis": self.basis})
 
     @property
     def label(self) -> str:
@@ -99,7 +99,8 @@ def _hooks(probe: Probe) -> bool:
     return getattr(probe, "hooks", False)  # a stranger's probe need not say
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """8 hex digits of a hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -36,10 +36,10 @@ def recorded(stages: Sequence[Stage], device: str, path: Path, *, active: int, q
 def run(stage: Stage, device: str) -> None:
     """Once, in its range; what it made is dropped when the range is over."""
     prepared = stage.before()
-    _wait(device)
+    wait(device)
     with record_function(PASS + stage.name):
         made = stage.run(prepared)
-        _wait(device)
+        wait(device)
     del made, prepared
 
 
@@ -55,6 +55,7 @@ def profiling(device: str, path: Path, *, wait: int, warmup: int, active: int, *
         yield profiler
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until the device has done all it was given."""
     if device == "cuda":
         torch.cuda.synchronize()

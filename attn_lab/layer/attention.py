@@ -1,6 +1,6 @@
 """A multi-head attention layer, qkv projection → attention → output projection, that takes any backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -73,13 +73,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, emb_dim, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
-        self._turns_anew = self.rope is not None or qk_norm  # then q and k are no views of the packed projection
+        self._as_projected = self.rope is None and not qk_norm  # q and k go to the backend as they come
         if plan is not None:
             if backend != AUTO:
                 raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
             backend = Auto(plan)
         self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
-        self._known: dict[tuple[Any, ...], Attend] = {}
+        self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
         self._turns: dict[torch.device, Turn] = {}
         self._packing = Recall()
 
@@ -138,6 +138,8 @@ class Attention(nn.Module):
             self._check(x)
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
+        if self._as_projected and cu_seqlens is None and cache is None and not torch.compiler.is_compiling():
+            return self.out(self._whole(packed)(packed, self._heads).reshape(batch, seq, -1))
         q, k, v = packed.split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
@@ -151,27 +153,24 @@ class Attention(nn.Module):
             k, v = cache.followed_by(k, v)
         if documents is not None:
             out = self._serving.under(lambda: documents, q, k, v, self.training)
-        elif cache is None:
-            attend = self._attend(q, k, v)
-            whole = None if self._turns_anew or torch.compiler.is_compiling() else getattr(attend, "packed", None)
-            out = attend(q, k, v) if whole is None else whole(packed, self._heads)
         else:
             out = self._serving(q, k, v, self.training)(q, k, v)
         if cache is not None:
             cache.length += seq  # only now: a refused call leaves the cache as it was
         return self.out(out.reshape(batch, seq, -1))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Attend:
-        """What serves self-attention; the shortest way there, for what was asked before."""
-        if torch.compiler.is_compiling():
-            return self._serving(q, k, v, self.training)
-        key = (q.shape, q.dtype, q.device, q.requires_grad or k.requires_grad, self.training)
-        attend = self._known.get(key)
-        if attend is None:
+    def _whole(self, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
+        """What serves the projection as it is, in one piece; the shortest way there, for what was asked before."""
+        key = (packed.shape, packed.dtype, packed.device, packed.requires_grad, self.training)
+        serve = self._known.get(key)
+        if serve is None:
             if len(self._known) >= MOST:
                 self._known.clear()
-            attend = self._known[key] = self._serving(q, k, v, self.training)
-        return attend
+            q, k, v = packed.split(self._heads, dim=2)
+            attend = self._serving(q, k, v, self.training)
+            by_parts = lambda packed, heads: attend(*packed.split(heads, dim=2))  # noqa: E731
+            serve = self._known[key] = getattr(attend, "packed", by_parts)
+        return serve
 
     def _check(self, x: Tensor) -> None:
         """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""

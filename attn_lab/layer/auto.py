@@ -3,23 +3,20 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
 
 from attn_lab.core.backend import Attend, Backend, Limits, Request, Taken, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.plan import Bucket, Plan, Ranking, mask_words, shipped
-from attn_lab.layer.spot import Kept
+from attn_lab.core.shape import Shape
+from attn_lab.layer.bucket import Bucket, mask_words
+from attn_lab.layer.candidates import KNOWN, named, refusals, those_able
+from attn_lab.layer.kept import Kept
+from attn_lab.layer.plan import Plan, Ranking, shipped
 
-# In the order in which they are measured; of two that are level the first is taken.
-READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient", "xformers")
-COMPILED = ("flex",)  # compiling it takes longer than a short measurement may: only where nobody above can
-MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
-KNOWN = (*READY, *COMPILED, *MATERIALISED)
-SMALL = 2**24  # scores
+SIZES = tuple(each.name for each in fields(Shape))
 ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
 
 
@@ -58,7 +55,7 @@ class Auto(Backend):
     @property
     def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
         """All it may choose, on whatever machine."""
-        return tuple(backend for name in KNOWN if (backend := _named(name)))
+        return tuple(backend for name in KNOWN if (backend := named(name)))
 
     def told(self, machine: Machine) -> str:
         """What it does on this machine, in a line."""
@@ -74,9 +71,12 @@ class Auto(Backend):
         if plan and (reasons := plan.refusals(machine.name)):
             return reasons
         found = plan and plan.find(bucket_of(request), pass_of(request))
-        names = dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN])
-        refused = {name: _refusals(name, request, machine) for name in names}
-        return _told(refused) if all(refused.values()) else []
+        refused = {}
+        for name in dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN]):
+            refused[name] = refusals(name, request, machine)
+            if not refused[name]:
+                return []
+        return _told(refused)
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return self.take(request, machine).attend
@@ -87,32 +87,41 @@ class Auto(Backend):
         plan, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
         found = plan and plan.find(asked, one)
         if plan and found:
-            ranking = found.entry.passes[one]
             nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
-            for name in ranking.ms:
-                if taken := self._taken(name, request, machine, passed_over):
-                    if nearest:
-                        told = f"attn_lab: auto takes {name}, by {plan.source}: {found.bucket}{nearest}"
-                        warnings.warn(told, stacklevel=2)  # Python shows the same text once
-                    why = f"{name}, by {plan.source}: {found.bucket}{nearest}{_ahead(name, ranking)}"
-                    return replace(taken, why=why)
+            where = f"by {plan.source}: {found.bucket}{nearest}"
+            if taken := self._first(found.entry.passes[one], where, request, machine, passed_over):
+                if nearest:
+                    warnings.warn(f"attn_lab: auto takes {taken.why}", stacklevel=2)  # Python shows the same text once
+                return taken
         return self._measured(request, machine, asked, one, passed_over)
 
     def _measured(
         self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
     ) -> Taken:
         """By what is kept of an earlier measurement, or by one made now."""
-        able = _able(request, machine, passed_over)
+        kept = Kept.of(machine)
+        where = f"measured here (kept in {kept.path})"
+        known = kept.known(asked, one)
+        if known and (taken := self._first(known, where, request, machine, passed_over)):
+            return taken
+        able = those_able(request, machine, passed_over)
         if len(able) == 1:
-            (name,) = able
-            ranking, where = Ranking({name: math.nan}, "the only one that can"), "not measured"
+            where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
-            kept = Kept.of(machine)
-            ranking, where = kept.ranking(asked, one, able, request, machine, passed_over), f"measured here ({kept})"
+            ranking = kept.measure(asked, one, able, request, machine, passed_over)
+        taken = self._first(ranking, where, request, machine, passed_over)
+        if taken is None:
+            raise Refused("auto", _told(passed_over))
+        return taken
+
+    def _first(
+        self, ranking: Ranking, where: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> Taken | None:
+        """The question in the hands of the first of them that can."""
         for name in ranking.ms:
-            if name in able and (taken := self._taken(name, request, machine, passed_over)):
+            if taken := self._taken(name, request, machine, passed_over):
                 return replace(taken, why=f"{name}, {where}{_ahead(name, ranking)}")
-        raise Refused("auto", _told(passed_over))
+        return None
 
     def _taken(
         self, name: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
@@ -120,10 +129,10 @@ class Auto(Backend):
         """The question in this one's hands, or its reasons among those passed over."""
         if name in passed_over:
             return None
-        reasons: Sequence[str] = _refusals(name, request, machine)
+        reasons: Sequence[str] = refusals(name, request, machine)
         if not reasons:
             try:
-                backend = _named(name)
+                backend = named(name)
                 assert backend is not None
                 return replace(take(backend, request, machine), passed_over=passed_over)
             except Refused as late:
@@ -138,7 +147,8 @@ def pass_of(request: Request) -> str:
 
 
 def bucket_of(request: Request) -> Bucket:
-    return Bucket.of(_mask_words(request.mask), asdict(request.shape))
+    shape = {name: getattr(request.shape, name) for name in SIZES}  # asdict takes ten times as long
+    return Bucket.of(_mask_words(request.mask), shape)
 
 
 def _mask_words(mask: Mask) -> str:
@@ -148,37 +158,6 @@ def _mask_words(mask: Mask) -> str:
     if is_dataclass(mask):
         settings = {each.name: getattr(mask, each.name) for each in fields(mask)}
     return mask_words(kind.__module__.rpartition(".")[2] if own else kind.__name__, settings)
-
-
-def _able(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
-    """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
-    shape = request.shape
-    small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
-    for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):
-        able = {}
-        for name in names:
-            if name in passed_over or ("+" in name and not request.needs_backward):
-                continue  # a pair's forward is one of the others'
-            if reasons := _refusals(name, request, machine):
-                passed_over[name] = reasons
-            elif backend := _named(name):
-                able[name] = backend
-        if able:
-            return able
-    return {}
-
-
-def _named(name: str) -> Backend | None:
-    """None for one that there is not: a plan may come from where there are more."""
-    try:
-        return backends_named(name)[0]
-    except BadRequest:
-        return None
-
-
-def _refusals(name: str, request: Request, machine: Machine) -> list[str]:
-    backend = _named(name)
-    return ["no such backend in this version"] if backend is None else backend.refusals(request, machine)
 
 
 def _ahead(name: str, ranking: Ranking) -> str:

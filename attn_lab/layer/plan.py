@@ -11,57 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.layer.bucket import FARTHER, Bucket
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "plans"
-FARTHER = {"head_dim": 4.0, "kv_ratio": 1.0, "batch_heads": 0.5, "seq_len": 1.0, "seq_len_kv": 1.0}  # a doubling of it
-
-
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """Questions that are answered alike: sizes that vary by the batch are taken to the nearest power of two."""
-
-    mask: str  # its name and settings, as "sliding_window window=256"
-    dtype: str
-    head_dim: int
-    kv_ratio: int  # query heads that share a key/value head
-    batch_heads: int  # batch_size × num_heads
-    seq_len: int
-    seq_len_kv: int
-
-    @classmethod
-    def of(cls, mask: str, shape: Mapping[str, Any]) -> "Bucket":
-        """`shape`: the fields of a Shape, those that follow from others included."""
-        queries, keys = shape["seq_len"], shape["seq_len_kv"]
-        if mask == "causal" and queries == 1:
-            mask = "full"  # a lone query is the last, and sees every key
-        return cls(
-            mask=mask, dtype=shape["dtype"], head_dim=shape["head_dim"],
-            kv_ratio=shape["num_heads"] // shape["num_kv_heads"],
-            batch_heads=_rounded(shape["batch_size"] * shape["num_heads"]),
-            seq_len=_rounded(queries), seq_len_kv=_rounded(keys),
-        )  # fmt: skip
-
-    def far(self, other: "Bucket") -> float:
-        """How far apart two questions are; infinitely, where mask, dtype or one of them being square differs."""
-        alike = ("mask", "dtype", "square")
-        if any(getattr(self, name) != getattr(other, name) for name in alike):
-            return math.inf
-        return sum(
-            weight * abs(math.log2(getattr(self, name) / getattr(other, name))) for name, weight in FARTHER.items()
-        )
-
-    @property
-    def square(self) -> bool:
-        """As many queries as keys: training and prefill, not decoding."""
-        return self.seq_len == self.seq_len_kv
-
-    def __str__(self) -> str:
-        keys = "" if self.square else f" over {self.seq_len_kv} keys"
-        return (
-            f"{self.mask} {self.dtype}, head_dim {self.head_dim}, kv_ratio {self.kv_ratio}, "
-            f"batch×heads {self.batch_heads}, seq_len {self.seq_len}{keys}"
-        )
 
 
 @dataclass(frozen=True)
@@ -179,18 +132,8 @@ class Plan:
         return Found(near, self.entries[near], near == asked)
 
 
-def mask_words(name: str, settings: Mapping[str, Any]) -> str:
-    """A mask's name, and those of its settings that are plain: two windows are two questions."""
-    plain = {key: value for key, value in settings.items() if key[0] != "_" and isinstance(value, int | float | str)}
-    return " ".join([name, *(f"{key}={value}" for key, value in plain.items())])
-
-
 @cache
 def shipped(gpu: str) -> Plan | None:
     """The plan that came with this package for this GPU."""
     plans = [Plan.read(file) for file in sorted(SHIPPED.glob("*.json"))]
     return next((replace(plan, source=f"shipped for {gpu}") for plan in plans if plan.gpu == gpu), None)
-
-
-def _rounded(size: int) -> int:
-    return 1 << round(math.log2(size))

@@ -1,17 +1,11 @@
-"""Measured on the spot: those that can, against each other at one question, and kept for the next process."""
+"""A race on the spot: backends against each other at one question, by turns, the wrong ones left out."""
 
-import hashlib
-import json
 import math
-import os
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,71 +13,14 @@ from torch import Tensor
 
 from attn_lab.core.backend import Backend, Request, take
 from attn_lab.core.errors import BadRequest, Refused
-from attn_lab.core.machine import Machine, software
+from attn_lab.core.machine import Machine
 from attn_lab.core.mask import dense, query_positions
-from attn_lab.layer.plan import Bucket, Entry, Plan, Ranking
 
 WARM, LEAST, MOST = 2, 5, 25  # calls of each: untimed, timed at least, at most
 SECONDS = 0.5  # after which no further round begins
 CUSHION_CYCLES = 500_000  # the GPU waits a quarter of a millisecond, for the host to queue the call before it starts
 CHECKED = 64  # of the last queries, of one head group, held against plain attention
-LEVEL = 1.02  # closer than this, so few calls cannot tell: the order of the candidates decides
 Made = TypeVar("Made")
-
-
-class Kept:
-    """What was measured on this machine with these versions: a plan, in a file of the user's cache."""
-
-    def __init__(self, path: Path, machine: Machine) -> None:
-        self.path = path
-        made = {"by": "measurement on the spot", "versions": software(machine)}
-        self.plan = Plan(gpu=machine.name, entries={}, made=made, source=str(path))
-        self._join()
-
-    @classmethod
-    def of(cls, machine: Machine) -> "Kept":
-        """This machine's, read once by each process."""
-        own = (machine.name, machine.driver, machine.threads, software(machine), dict(machine.packages))
-        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "attn_lab", f"measured-{digest}.json")
-        if path not in _READ:
-            _READ[path] = cls(path, machine)
-        return _READ[path]
-
-    def __str__(self) -> str:
-        return f"kept in {self.path}"
-
-    def ranking(
-        self, asked: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
-        passed_over: dict[str, Sequence[str]],
-    ) -> Ranking:  # fmt: skip
-        """Of those able, by this pass's time: as it is known of this bucket, or else measured now, and kept."""
-        entry = self.plan.entries.get(asked, Entry({}))
-        known = entry.passes.get(one)
-        if known and any(name in able for name in known.ms):
-            return known
-        times, fallen = _outside(lambda: race(able, request, machine), machine)
-        passed_over |= fallen
-        ranking = _ranked(times)
-        if times:
-            could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in fallen.items()}}
-            measured = tuple(dict.fromkeys([*entry.measured, str(request.shape)]))
-            self._join({asked: Entry({**entry.passes, one: ranking}, measured, could_not)})
-        return ranking
-
-    def _join(self, fresh: Mapping[Bucket, Entry] = {}) -> None:
-        """Take in what other processes left there, and leave what is fresh.  Where nothing can be kept it says so."""
-        try:
-            others = Plan.read(self.path).entries if self.path.is_file() else {}
-            self.plan = replace(self.plan, entries={**self.plan.entries, **others, **fresh})
-            if fresh:
-                self.plan.write(self.path)
-        except (BadRequest, OSError) as error:
-            warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}", stacklevel=2)
-            self.plan = replace(self.plan, entries={**self.plan.entries, **fresh})
-
-
-_READ: dict[Path, Kept] = {}
 
 
 def race(
@@ -119,21 +56,7 @@ def race(
     return {name: statistics.median(each) for name, each in times.items()}, fallen
 
 
-def _ranked(times: Mapping[str, float]) -> Ranking:
-    """The fastest first; of those that are level with it, who is preferred."""
-    if not times:
-        return Ranking({}, "nobody")
-    best = min(times.values())
-    first = next(name for name, each in times.items() if each <= best * LEVEL)
-    order = [first, *sorted((name for name in times if name != first), key=lambda name: times[name])]
-    if not order[1:]:
-        return Ranking(dict(times), f"{times[first]:.3g} ms, alone")
-    ratio = times[order[1]] / times[first]
-    ahead = f"level with {order[1]}" if ratio <= LEVEL else f"{ratio:.2f}× ahead of {order[1]}"
-    return Ranking({name: times[name] for name in order}, f"{times[first]:.3g} ms, {ahead}")
-
-
-def _outside(measure: Callable[[], Made], machine: Machine) -> Made:
+def outside(measure: Callable[[], Made], machine: Machine) -> Made:
     """In a thread of its own: what the caller traces, autocasts or checkpoints is a thread's, and this no part of it.
 
     A GPU's stream that is being captured is no thread's: there nothing may be measured.

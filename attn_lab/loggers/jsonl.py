@@ -19,10 +19,12 @@ class Jsonl:
     The files that probes left go to FOLDER/profile/ID/, none larger than `file_mb` MB, all of them at most `total_mb`.
     """
 
+    name = "records.jsonl"
+
     def __init__(self, *, folder: Path, sweep: str, file_mb: float = 64, total_mb: float = 2048):
         self.folder, self._sweep = folder, sweep
         self._shelf = Shelf(folder, file_mb, total_mb)
-        self.path = folder / "records.jsonl"
+        self.path = folder / self.name
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  held until close
         self.where = f"records: {self.path}"
 

@@ -19,8 +19,8 @@ Timed = Callable[[Any], Any]
 class Clock(Protocol):
     calls_at_once: int
 
-    def warm(self, before: Before, timed: Timed, count: int) -> None:
-        """Make `count` calls that nobody times."""
+    def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
+        """Make `count` calls that nobody times, fewer once `seconds` are over.  Returns how long each took, in s."""
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         """Milliseconds of `count` calls.  `meanwhile` is called once all are on their way."""
@@ -29,8 +29,8 @@ class Clock(Protocol):
 class WallClock:
     calls_at_once = 1
 
-    def warm(self, before: Before, timed: Timed, count: int) -> None:
-        launches(before, timed, count)
+    def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
+        return _warmed(before, timed, count, seconds)[0]
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         times = launches(before, timed, count)
@@ -48,11 +48,12 @@ class CudaClock:
         self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
         self._cushion = CUSHION[0]
 
-    def warm(self, before: Before, timed: Timed, count: int) -> None:
+    def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         """See also how long the host is at each."""
-        if count:
-            host = float(np.median(launches(before, timed, count)))
-            self._cushion = min(max(CUSHION[0], AHEAD * host), CUSHION[1])
+        took, hosts = _warmed(before, timed, count, seconds)
+        if hosts:
+            self._cushion = min(max(CUSHION[0], AHEAD * float(np.median(hosts))), CUSHION[1])
+        return took
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         pairs = []
@@ -70,6 +71,16 @@ class CudaClock:
         meanwhile()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in pairs]
+
+
+def _warmed(before: Before, timed: Timed, count: int, seconds: float) -> tuple[float, list[float]]:
+    """How long a call took in all, in s, and until each had returned to the host, in ms."""
+    begun, hosts = time.perf_counter(), list[float]()
+    while len(hosts) < count and time.perf_counter() - begun < seconds:
+        hosts += launches(before, timed, 1)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / max(len(hosts), 1), hosts
 
 
 def launches(before: Before, timed: Timed, count: int) -> list[float]:

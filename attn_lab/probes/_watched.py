@@ -53,7 +53,7 @@ class Watched:
             return
         dropped = self.dropped
         yield Measurement(name=f"{name}/throttled", value=len(dropped), unit="samples", samples=self.taken,
-                          note=f"dropped: {self._told}" * bool(dropped), series=dropped)  # fmt: skip
+                          note=self._told * bool(dropped), series=dropped)  # fmt: skip
         capped = sum("power cap" in state.reasons for state in self._states)
         notes = {"power": f"at its power cap in {capped} of {len(self._states)} readings" * bool(capped)}
         for field, unit in FIELDS.items():

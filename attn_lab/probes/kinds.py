@@ -53,9 +53,9 @@ class Kinds(Probe):
                 for kind, take in (("hot", _hot), ("graph", _graph), ("host", _host)):
                     try:
                         times, note = take(trial, name, self._count(trial, name)), ""
-                    except RuntimeError as error:  # whatever forbids a capture: the reason is the record
+                    except Exception as error:
                         if kind != "graph":
-                            raise
+                            raise  # each library forbids a capture with an error of its own: that is on record
                         times, note = [math.nan], f"cannot be captured: {_one_line(error)}"
                     yield Measurement(**summed(f"{name}/time_{kind}", times, note))
             yield from self._kernels(trial)
@@ -69,24 +69,27 @@ class Kinds(Probe):
         counts = {name: self._count(trial, name) for name in trial.passes}
         for name, kernels in _profiled(trial, counts).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
+            if not launched:
+                yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
+                continue
             seen = Measurement(**summed(f"{name}/time_kernels", sums))
             note = f"{launched} kernels a call"
             if clock := trial.found.get(f"{name}/time"):
-                apart = 100 * (clock.value / seen.value - 1) if seen.value else math.inf
+                ratio = clock.value / seen.value
                 noise = AGREES + 100 * BETWEEN * (launched + 1) / max(seen.value, BETWEEN)
                 noise += min(precision(clock.series), 100.0)
-                if abs(apart) > noise:
-                    why = "the host was timed as well" if apart > 0 else "some of its work the clock did not see"
+                if 100 * (max(ratio, 1 / ratio) - 1) > noise:
+                    why = "the host was timed as well" if ratio > 1 else "some of its work the clock did not see"
                     note = f"noisy: the clock saw {clock.value:.3g} ms, the kernels took {seen.value:.3g}: {why}"
                 yield replace(seen, note=note)
-                yield Measurement(name=f"{name}/kernels_gap", value=apart, unit="%", samples=len(sums))
+                yield Measurement(name=f"{name}/kernels_gap", value=100 * (ratio - 1), unit="%", samples=len(sums))
             else:
                 yield replace(seen, note=note)
 
 
 def _hot(trial: Trial, name: str, count: int) -> list[float]:
     clock, (before, timed) = CudaClock(hot=True), trial.stages(name)
-    clock.warm(before, timed, min(count, 3))
+    clock.warm(before, timed, min(count, 3), math.inf)
     return clock.time(before, timed, count, lambda: None)
 
 
@@ -98,7 +101,7 @@ def _graph(trial: Trial, name: str, count: int) -> list[float]:
     """Captured on a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
     before, timed = _captured(trial, name)
     clock = CudaClock()
-    clock.warm(before, timed, min(count, 3))
+    clock.warm(before, timed, min(count, 3), math.inf)
     return clock.time(before, timed, count, lambda: None)
 
 

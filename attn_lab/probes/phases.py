@@ -1,6 +1,5 @@
 """Where the time of a step goes: projections, rope, attention, loss, optimizer; forward and backward each."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.inside.chrome import Trace
-from attn_lab.inside.phases import as_json, as_markdown, phases_of
 from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, recorded
+from attn_lab.inside.told import of_phases
 
 L2_FLUSH_BYTES = 256 * 2**20  # as before a timed step: else what is read first is read faster than it was timed
 
@@ -43,21 +42,9 @@ class Phases(Probe):
         path = trial.scratch / "phases.trace.json.gz"
         with parts(trial):
             recorded([Stage(name, _cold(before, device), run)], device, path, active=self.active)
-        found = phases_of(Trace(path), name, device)
+        timed = trial.found.get(f"{name}/time")
+        yield from of_phases(Trace(path), name, device, trial.scratch, self.active, timed.value if timed else None)
         path.unlink()
-        if found is None:
-            return
-        for each in found.phases:
-            key = "/".join(filter(None, ("phases", each.direction, each.name)))
-            yield Measurement(name=key, value=each.ms, unit="ms", samples=self.active, note=f"{each.share:.1f} %")
-        yield Measurement(name="phases/step", value=found.ms, unit="ms", samples=self.active, note=name)
-        if timed := trial.found.get(f"{name}/time"):
-            busy = sum(each.ms for each in found.phases if each.name != "idle")
-            yield Measurement(name="phases/of_timed", value=100 * busy / timed.value, unit="%", samples=self.active)
-        tables = {"phases.json": json.dumps(as_json({name: found}), indent=1), "phases.md": as_markdown({name: found})}
-        for file, text in tables.items():
-            (trial.scratch / file).write_text(text, encoding="utf-8")
-            yield File("phases", trial.scratch / file)
 
 
 def _cold(before: Callable[[], Any], device: str) -> Callable[[], Any]:

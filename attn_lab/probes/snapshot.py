@@ -1,7 +1,6 @@
 """What a step's memory is made of: the allocator's own history, its timeline, the largest tensors at the peak."""
 
 import gc
-import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ import torch
 from attn_lab.bench.files import File
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.inside.allocations import Use, as_json, use_of
+from attn_lab.inside.allocations import Use, use_of
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.history import history, lines_of
 from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, profiling, run
-from attn_lab.inside.timeline import page
+from attn_lab.inside.told import of_memory
 
 MB = 2**20
-MOST = 10  # tensors told
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,8 @@ class Snapshot(Probe):
         if trial.machine.device == "cuda":
             yield File("snapshot", trial.scratch / "snapshot.pickle")
         asked = trial.found.get("memory/peak")
-        peak = asked.value * MB if asked else use.peak
-        known = sum(each.bytes for each in use.live if each.known)
-        yield Measurement(name="snapshot/peak", value=use.peak / MB, unit="MB", note=trial.largest_pass)
-        yield Measurement(name="snapshot/explained", value=100 * known / peak, unit="%",
-                          note=f"{len(use.live)} tensors at the peak")  # fmt: skip
         title = f"{type(trial.backend).__name__} {trial.request.shape}: memory of one {trial.largest_pass}"
-        files = {"live": ("live.json", json.dumps(as_json(use, MOST), indent=1)),
-                 "timeline": ("timeline.html", page(use, title, MOST))}  # fmt: skip
-        for kind, (name, text) in files.items():
-            (trial.scratch / name).write_text(text, encoding="utf-8")
-            yield File(kind, trial.scratch / name)
+        yield from of_memory(use, title, trial.scratch, asked.value * MB if asked else None)
 
     def _seen(self, trial: Trial) -> Use | None:
         name, device, path = trial.largest_pass, trial.machine.device, trial.scratch / "snapshot.trace.json.gz"
@@ -64,6 +53,7 @@ class Snapshot(Probe):
             if device == "cuda":
                 torch.cuda.synchronize()
                 torch._C._cuda_clearCublasWorkspaces()  # as the probe `memory` does: they count as the step's
+                torch.cuda.empty_cache()  # … and a block is as large as what was asked for, not as one that was left
             with history(device) as seen:
                 run(stage, device)
             profiler.step()

@@ -14,6 +14,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, precision, quantile, summed
 from attn_lab.probes._watched import Watched
 
+PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
 
 
@@ -22,10 +23,10 @@ class Timing(Probe):
     """Median with p05 and p95 of single calls, after `warmup` of them.
 
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
-    `samples` at most, and for no longer than `seconds`.  PASS/precision is what was reached.  A pass that compiles
-    anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a step takes, in %, than
-    its passes alone; more than noise explains is a mark on its time: either the clock saw something else (a step
-    shorter than the host needs to launch it), or the passes differ in what they find in caches and allocators.
+    `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
+    A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
+    step takes, in %, than its passes alone; more than noise explains is a mark on its time: either the clock saw
+    something else (work done after it stopped), or the passes differ in what they find in caches and allocators.
 
     On a GPU the card is read once for every ten calls, while it works: PASS/sm_clock, memory_clock, power, temperature.
     Calls under a clock throttled by heat or power brake, or below `clock_share` of the pass's own median, are dropped:
@@ -59,8 +60,8 @@ class Timing(Probe):
         if why:
             yield Measurement(name="card/unwatched", value=1, unit="", note=why)
         for name in trial.passes:
-            begun = time.perf_counter()
             with torch.compiler.set_stance("fail_on_recompile"):
+                begun = time.perf_counter()  # not before: the first to set a stance waits for imports
                 calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name))
             spent = time.perf_counter() - begun
             times = calls.kept
@@ -92,10 +93,14 @@ class Timing(Probe):
             return None, str(why)
 
     def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
-        clock.warm(before, timed, self.warmup)
-        deadline, look = time.perf_counter() + self.seconds, self.least
-        while calls.taken < self.samples and (calls.taken < self.least or time.perf_counter() < deadline):
-            count = min(clock.calls_at_once, self.samples - calls.taken)
+        takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
+        begun, look = time.perf_counter(), self.least
+        while calls.taken < self.samples:
+            left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
+            if calls.taken and left < 0:
+                break
+            fits = max(1, int(left / max(takes, 1e-9)))
+            count = min(clock.calls_at_once, self.samples - calls.taken, fits)
             calls.add(clock.time(before, timed, count, calls.look))
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)

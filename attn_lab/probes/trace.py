@@ -1,6 +1,5 @@
 """Which kernels make up a pass, and for how long: torch's profiler over a few steps, its trace kept for Perfetto."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,8 +8,8 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.inside.chrome import Trace as Seen
-from attn_lab.inside.kernels import as_json, as_markdown, kernels_of
 from attn_lab.inside.recording import Stage, recorded
+from attn_lab.inside.told import of_kernels
 
 
 @dataclass(frozen=True)
@@ -34,22 +33,9 @@ class Trace(Probe):
         path, device = trial.scratch / "trace.json.gz", trial.machine.device
         stages = [Stage(name, *trial.stages(name)) for name in trial.passes]
         recorded(stages, device, path, active=self.active)
-        seen = Seen(path)
         yield File("trace", path)
-        passes = {}
-        for name in trial.passes:
-            one = kernels_of(seen, name, device, _declared(trial, name))
-            if one is None:
-                continue
-            passes[name] = one
-            yield Measurement(name=f"{name}/kernels", value=one.count, unit="launches", samples=self.active)
-            yield Measurement(name=f"{name}/kernel_time", value=one.ms, unit="ms", samples=self.active)
-            yield Measurement(name=f"{name}/attention_kernels", value=one.attention, unit="%", samples=self.active)
-            yield Measurement(name=f"{name}/busy", value=100 * one.ms / one.span, unit="%", samples=self.active)
-        tables = {"kernels.json": json.dumps(as_json(passes), indent=1), "kernels.md": as_markdown(passes)}
-        for name, text in tables.items():
-            (trial.scratch / name).write_text(text, encoding="utf-8")
-            yield File("kernels", trial.scratch / name)
+        declared = {name: _declared(trial, name) for name in trial.passes}
+        yield from of_kernels(Seen(path), declared, device, trial.scratch, self.active)
 
 
 def _declared(trial: Trial, name: str) -> list[str]:

@@ -4,7 +4,7 @@ from attn_lab.report import compare
 from attn_lab.report.fragment import Cell
 from attn_lab.report.marks import noise
 from attn_lab.report.read import Row
-from attn_lab.report.study import Study
+from attn_lab.report.study import Experiment, Study
 from attn_lab.report.verdict import Verdict
 
 
@@ -15,9 +15,30 @@ def compared(study: Study, verdict: Verdict, mixed: list[str]) -> Cell:
     return Cell(f"{verdict}{word}{marks}", verdict.ratio, kind=verdict.word)
 
 
+def speedup(study: Study, experiment: Experiment, row: Row, one: str) -> Cell:
+    """`12.9×`, with the word where it is not plainly faster; the interval on hover."""
+    if row.backend == study.baseline:
+        return Cell("1" if row.number(f"{one}/time") else "–")
+    verdict = experiment.verdict(row, experiment.beside(row), one)
+    if verdict is None:
+        return Cell("–")
+    word = "" if verdict.word == "faster" else f" {study.words[verdict.word]}"
+    hover = study.say("speedup_told", verdict=verdict, word=study.words[verdict.word])
+    return Cell(f"{compare.digits(verdict.ratio)}×{word}", verdict.ratio, hover, verdict.word)
+
+
+def share(row: Row, other: Row | None) -> Cell:
+    """Its peak memory over the other's."""
+    found = compare.memory_share(row, other)
+    return Cell("–") if found is None else Cell(f"{compare.digits(100 * found)} %", found)
+
+
 def number(row: Row, metric: str) -> Cell:
     """A metric's number, its interval on hover, and a mark where it is noisy."""
     value, low, high = (row.number(metric, part) for part in ("value", "low", "high"))
     why = noise(row, metric)
     interval = f"{compare.digits(low)}–{compare.digits(high)}" if low is not None and high is not None else ""
+    if value is None:
+        why = str(row.metrics.get(metric, {}).get("note") or "")  # a metric without a value says why
+        return Cell("–", hover=why)
     return Cell(compare.digits(value) + " ≈" * bool(why), value, " · ".join(filter(None, (interval, why))))

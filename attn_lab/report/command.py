@@ -16,7 +16,7 @@ from attn_lab.report.language import LANGUAGES, catalogue
 
 EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
 MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
-OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-")
+OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-", "models-", "kinds-", "inside-")
 
 
 def report(words: list[str]) -> int:
@@ -54,7 +54,7 @@ def make(
             raise BadRequest(f"report: expected {', '.join(EXTRA)}; {name} is not installed here ({hint})") from None
     try:
         (fresh / "figures").mkdir(parents=True)
-        _write(folders, fresh, language, baseline)
+        _write(folders, fresh, out, language, baseline)
         return _place(fresh, out)
     except OSError as error:
         raise BadRequest(f"report: expected a folder to write to; got {error.strerror}: {error.filename}") from None
@@ -62,19 +62,20 @@ def make(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write(folders: Sequence[str | Path], fresh: Path, language: str, baseline: str) -> None:
+def _write(folders: Sequence[str | Path], fresh: Path, out: Path, language: str, baseline: str) -> None:
     from attn_lab.report import export, html, markdown, tidy
     from attn_lab.report.charts.library import bundle
     from attn_lab.report.pages import PAGES
     from attn_lab.report.study import read
 
-    study = read(folders, language=language, baseline=baseline)
+    study = read(folders, language=language, baseline=baseline, out=out)
     with export.beside() as beside:
         library = beside.submit(bundle)
         pages = []
         drawn: dict[str, Future[None]] = {}
         for name, page in PAGES.items():
-            pieces = list(page.render(study))
+            if not (pieces := list(page.render(study))):
+                continue
             pages.append((name, study.words[page.title], pieces))
             for figure in html.figures(pieces)[: MOST_FILES - len(drawn)]:
                 drawn[figure.anchor] = beside.submit(export.draw, figure, fresh / "figures", study.backends)

@@ -106,5 +106,7 @@ def _one(rounds: Sequence[Row]) -> Row:
         for part, pool in (("value", middle), ("low", min), ("high", max)):
             numbers = [number for each in found if (number := finite(each.get(part))) is not None]
             kept[part] = pool(numbers) if numbers else None
+        notes = [str(each.get("note") or "") for each in found]
+        kept["note"] = max(notes, key=lambda note: (note.startswith("noisy:"), bool(note)))  # one bad round is enough
         metrics[name] = kept
     return replace(rounds[0], metrics=metrics)

@@ -95,8 +95,12 @@ def _marks(rows: Sequence[Row], console: Console) -> None:
     """Why numbers bear a mark; and, once, why nobody watched the card they come from."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        told = {f"{one}: {why}" for one in PASSES if (why := noise(row, f"{one}/time")).startswith(NOISY)}
-        found.setdefault(row.backend, {}).update(dict.fromkeys(sorted(told)))
+        told: dict[str, list[str]] = {}
+        for one in PASSES:
+            if (why := noise(row, f"{one}/time")).startswith(NOISY):
+                told.setdefault(why.removeprefix(NOISY).strip(), []).append(WORDS.get(one, one))
+        marks = dict.fromkeys(f"{', '.join(passes)}: {why}" for why, passes in told.items())
+        found.setdefault(row.backend, {}).update(marks)
     marked = {backend: marks for backend, marks in sorted(found.items()) if marks}
     if marked:
         _say(console, "\n≈ Not to be trusted as they stand", "bold")
@@ -163,6 +167,7 @@ def _said(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, F
 def _groups(rows: Sequence[Row]) -> list[Group]:
     """The columns that some row has a number for."""
     wanted = [(WORDS.get(one, one), [(f"{one}/time", "ms"), (f"{one}/tflops", "TFLOP/s")]) for one in PASSES]
+    wanted[-1][1].append(("train_step/tokens_per_second", "tok/s"))
     wanted.append(("peak", [("memory/peak", "MB")]))
     found = [(heading, [column for column in columns if any(row.number(column[0]) is not None for row in rows)])
              for heading, columns in wanted]  # fmt: skip

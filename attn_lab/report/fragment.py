@@ -34,7 +34,7 @@ class Facts(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """`number` is what it sorts by; `hover` what more there is to say; `link` the anchor of what shows it.
+    """`number` is what it sorts by; `hover` what more there is to say; `link` the anchor of what shows it, or a `file`.
 
     `kind` is a status, to be seen from afar, or "prose".
     """
@@ -44,6 +44,7 @@ class Cell(NamedTuple):
     hover: str = ""
     kind: str = ""
     link: str = ""
+    file: str = ""  # beside the report, as a URL
 
 
 class Head(NamedTuple):
@@ -75,7 +76,10 @@ Piece = Text | Heading | Bullets | Facts | Table | Picture | Fold
 
 
 class Page(Protocol):
-    """A module in pages/.  `title` is the key of its title among the words; a page with nothing to tell says so."""
+    """A module in pages/.  `title` is the key of its title among the words.
+
+    A page of what every run should have says what is missing; one of what few have yields nothing, and is left out.
+    """
 
     title: str
 

@@ -46,7 +46,7 @@ def body(table: Table, figure: str) -> str:
 
 def _cell(cell: Cell, right: bool, leading: bool, figure: str) -> str:
     """A number stands at the right and words at the left; a cell that does not is told so."""
-    words, number, hover, kind, link = cell
+    words, number, hover, kind, link, file = cell
     looks = [kind] if kind else []
     if right is (number is None):
         looks.append("right" if right else "left")
@@ -62,6 +62,8 @@ def _cell(cell: Cell, right: bool, leading: bool, figure: str) -> str:
     told = escape(words, quote=False)
     if link:
         told = f'<a href="#{escape(link)}" aria-label="{escape(figure)} {escape(link)}">{told}</a>'
+    if file:
+        told = f'<a href="{escape(file)}">{told}</a>'
     return f"{shown}>{told}</{'th' if leading else 'td'}>"
 
 

@@ -50,11 +50,15 @@ def _lines(study: Study, piece: Piece, pictures: Collection[str]) -> Iterator[st
 
 
 def _table(study: Study, heads: Sequence[Head], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [[f"[{escape(cell.words)}](#{cell.link})" if cell.link else escape(cell.words) for cell in row]
-             for row in rows[:MOST_ROWS]]  # fmt: skip
+    lines = [[_cell(cell) for cell in row] for row in rows[:MOST_ROWS]]
     right = [place for place, head in enumerate(heads) if head.right]
     told = table([escape(head.words) for head in heads], lines, right=right)
     return told + f"\n\n{study.say('more_rows', count=len(rows) - MOST_ROWS)}" * (len(rows) > MOST_ROWS)
+
+
+def _cell(cell: Cell) -> str:
+    target = f"#{cell.link}" if cell.link else cell.file
+    return f"[{escape(cell.words)}]({target})" if target else escape(cell.words)
 
 
 @lru_cache(maxsize=2**14)  # of all cells' words one in ten is new

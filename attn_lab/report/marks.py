@@ -20,6 +20,11 @@ def noise(row: Row, metric: str) -> str:
     return "; ".join(marks) or str(row.metrics.get(f"{one}/precision", {}).get("note") or "")
 
 
+def chosen(row: Row) -> str:
+    """Whom a backend that chooses among others took, and why; nothing of one that answers by itself."""
+    return str(row.metrics.get("choice/rank", {}).get("note") or "")
+
+
 def mixtures(rows: Sequence[Row]) -> list[str]:
     """What differs between rows that a fair comparison holds fixed, each as `torch: 2.11.0, 2.12.0`.
 

@@ -181,11 +181,22 @@ def _file(path: Path) -> Path:
 
 
 def _rows(file: Path, broken: Broken) -> Iterator[Row]:
+    """Those of a run folder's shards among them, which a sweep that was killed did not take over."""
+    shards = sorted(file.parent.glob("shards/*.jsonl")) if file.name == "records.jsonl" else []
+    if not shards:
+        yield from _rows_of(file, file.parent, broken)
+        return
+    every = (row for each in (file, *shards) for row in _rows_of(each, file.parent, broken))
+    once = {(row.id, row.provenance.get("started")): row for row in every}
+    yield from sorted(once.values(), key=lambda row: str(row.provenance.get("started")))
+
+
+def _rows_of(file: Path, folder: Path, broken: Broken) -> Iterator[Row]:
     with file.open("rb") as lines:
         for count, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield _row(_plain(line), file.parent)
+                    yield _row(_plain(line), folder)
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     why = error if type(error) is ValueError else "not a whole record"
                     broken.note([f"{printable(str(file))}:{count}: {why}"], 1)

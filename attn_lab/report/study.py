@@ -69,6 +69,7 @@ class Study:
     broken: Broken
     baseline: str
     language: str
+    out: Path | None = None  # where the report goes: files are linked from there
 
     def __post_init__(self) -> None:
         self.words: Mapping[str, str] = catalogue("pages", self.language)
@@ -108,7 +109,7 @@ class Study:
     @cached_property
     def more(self) -> list[str]:
         """What cases differ in beside their shape."""
-        return [name for name in compare.vary(self.cases) if name not in self.cases[0].shape]
+        return [name for name in compare.several(self.cases) if name not in self.cases[0].shape]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -131,7 +132,7 @@ class Study:
         return sorted(names, key=lambda name: (name != self.baseline, -names[name], name))
 
 
-def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Study:
+def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Path | None = None) -> Study:
     """The study of these run folders or records files.  Raises BadRequest for one that cannot be read or is empty."""
     broken = Broken()
     experiments: list[Experiment] = []
@@ -152,7 +153,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str) -> Stud
     if not experiments:
         told = f"{broken.total} lines, none of them whole" if broken else "no line at all"
         raise BadRequest(f"report: expected records in {', '.join(map(str, folders))}; got {told}")
-    return Study(experiments, broken, baseline, language)
+    return Study(experiments, broken, baseline, language, out)
 
 
 def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:

@@ -19,12 +19,25 @@ from attn_lab.sweep.nursery import asked
 POLL = 0.5  # seconds between two looks at a GPU that somebody else holds
 
 
+Look = Callable[[str], tuple[Machine, ...]]
+_elsewhere: Look | None = None
+
+
+def look_by(elsewhere: Look | None) -> None:
+    """From now on the machines to measure on are what this finds for a device; None: those of this host."""
+    global _elsewhere
+    _elsewhere = elsewhere
+    here.cache_clear()
+
+
 @cache
 def here(device: str) -> tuple[Machine, ...]:
     """The machines to measure on: every GPU this process may see, or the CPU.  `device` is auto, cuda or cpu.
 
     Raises BadRequest for another word, for cuda where there is none, and for GPUs of several kinds.
     """
+    if _elsewhere is not None:
+        return _elsewhere(device)
     # A CUDA context here would take memory on the first GPU, and nothing could be forked any more: a child looks.
     found = asked(cards) if device in ("auto", "cuda") and torch.version.cuda is not None else []
     if not found:

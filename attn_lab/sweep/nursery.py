@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,11 +16,21 @@ PRELOAD = "attn_lab.sweep.serve"  # and with it torch and all else a case needs;
 def warm() -> None:
     """Start the server now.  Once it has imported, which takes as long as importing here, a child takes 20 ms."""
     CONTEXT.set_forkserver_preload([PRELOAD])
-    given = os.environ.get("PYTHONPATH")
-    # It is to import what we have imported, wherever that lies; Python < 3.13 does not tell it.
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    try:
+    with importable_elsewhere():  # Python < 3.13 does not tell it
         forkserver.ensure_running()
+
+
+def as_pythonpath() -> str:
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
+@contextmanager
+def importable_elsewhere() -> Iterator[None]:
+    """What is started meanwhile imports what we have imported, wherever that lies."""
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = as_pythonpath()
+    try:
+        yield
     finally:
         del os.environ["PYTHONPATH"]
         if given is not None:

@@ -4,7 +4,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
 from attn_lab.report.read import Broken, Reading, Row
+from attn_lab.sweep import afar
+from attn_lab.sweep.board import Order
 from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
+from attn_lab.sweep.engine import Engine, engine
 from attn_lab.sweep.folder import RunFolder, unusable
-from attn_lab.sweep.gpus import held, here
+from attn_lab.sweep.gpus import held, here, look_by
 from attn_lab.sweep.plan import arranged, batches, longest_first, plan
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
 from attn_lab.sweep.resume import Standing, check_resume, standings
@@ -56,7 +59,9 @@ class Run:
         self.folder: RunFolder | None = None
         self.loggers: list[Logger] = []
         self.view: View | None = None
+        self.engine: Engine | None = None  # what has cases examined elsewhere
         self.stopping = self.closing = False
+        look_by(None)
 
     def interrupt(self, *_: object) -> None:
         """What SIGINT does while this run goes on: the cases at hand are finished; a second one stops at once.
@@ -77,6 +82,11 @@ class Run:
         if self.stopping:
             raise KeyboardInterrupt
 
+    def engage(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Have the cases examined on a cluster's machines; called before anything is planned."""
+        self.engine = engaged = engine(name, settings)
+        look_by(lambda device: afar.machines(engaged, device))
+
     def plan(
         self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]
     ) -> list[Sequence[str]]:
@@ -93,12 +103,15 @@ class Run:
         config = compose(jobs[0])
         check_resume(config.resume)
         self.machines = here(config.device)
-        check_count(config.hydra.launcher.get("count"), self.machines)
+        if self.engine is None:
+            check_count(config.hydra.launcher.get("count"), self.machines)
+        limits = {name: value for name, value in config.logger.jsonl.items() if name != "_target_"}
         self.baseline, self.report = config.baseline, config.report
         catalogue("pages", self.report.language)  # a language we do not tell is refused now, not at the end
         jobs, self.cases = arranged(jobs, cases, baseline=self.baseline, again=config.again)
         self.path = Path(config.hydra.sweep.dir)
         self.sweep = new_sweep_id(config.name)
+        self.order = Order(self.sweep, self.command, config.device, limits)
         if self.looking:
             self.standings = standings(self.path, self.cases, config.resume)
             return []
@@ -163,6 +176,20 @@ class Run:
                 worker.close()
         self._heed()
 
+    def spread_afar(self) -> None:
+        """Have hands on a cluster's machines examine all that is left."""
+        assert self.engine is not None
+        dealt = longest_first(batches(self.todo))
+        self.abreast = min(len(self.machines), len(dealt))
+        self.view = View(self.console, self.todo, self.abreast)
+        trouble = afar.follow(
+            self.engine, self.abreast, self.path, self.order, dealt,
+            keep=self._keep, stopping=lambda: self.stopping, view=self.view,
+        )  # fmt: skip
+        for line in trouble:
+            self._say(f"a hand failed: {line}")
+        self._heed()
+
     def _keep(self, worker: str, case: Case, record: Record) -> None:
         assert self.view is not None
         try:
@@ -202,7 +229,8 @@ class Run:
             self._say_how_it_went(rows, report)
         if self.folder is not None:
             self.folder.close()
-        return int(any(row.status in FAILED for row in rows))
+        lost = self.folder is not None and self.kept < len(self.cases)  # by a hand that failed
+        return int(lost or any(row.status in FAILED for row in rows))
 
     def _report(self) -> str:
         if not self.made:

@@ -31,7 +31,7 @@ class Measure:
 
     warmup: int = MISSING  # untimed calls before the clock
     samples: int = MISSING  # timed calls of each pass, at most
-    least: int = MISSING  # … of which so many even when out of time, or sure enough
+    least: int = MISSING  # … of which so many even when sure enough, or out of time (not past twice of it)
     seconds: float = MISSING  # clock time for each pass
     precision: float = MISSING  # % of the median that its 95 % interval may reach to either side
     slices: int = MISSING  # (batch, kv head) pairs checked against the oracle

@@ -91,7 +91,16 @@ PLANTS = (
         marks="thermal",
     ),
     Plant(
-        "a clock that droops", SOUND, "ok", words=(CARD, "+probe.timing.watch.clock=1200"), marks="SM clock under 90 %"
+        "a clock that droops",
+        SOUND,
+        "ok",
+        words=(
+            CARD,
+            "+probe.timing.watch.clock=1200",
+            "measure.samples=40",
+            "measure.least=40",
+        ),  # four readings a pass
+        marks="SM clock under 90 %",
     ),
     Plant(
         "somebody else on the GPU", SOUND, "ok", words=(CARD, "+probe.timing.watch.shared=true"), marks="process 4711"
@@ -100,7 +109,7 @@ PLANTS = (
         "work hidden after the clock",
         HIDDEN + "CostlyToFree",
         "ok",
-        words=("measure.least=6", "measure.warmup=0"),
+        words=("measure.least=6", "measure.samples=6", "measure.warmup=0", "measure.seconds=2"),
         marks="alone add up to",
     ),
     Plant(

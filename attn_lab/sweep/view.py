@@ -40,6 +40,12 @@ class View:
     def begin(self, worker: str, case: Case) -> None:
         self._at[worker] = case, "prepare", time.monotonic()
 
+    def at(self, worker: str, case: Case, probe: str) -> None:
+        """Where a worker is, of which nobody hears when it begins a case."""
+        if self._at.get(worker, (None,))[0] is not case:
+            self.begin(worker, case)
+        self.probe(worker, probe)
+
     def probe(self, worker: str, name: str) -> None:
         case, _, since = self._at[worker]
         self._at[worker] = case, name, since

@@ -16,6 +16,7 @@ from attn_lab.core.backend import PASSES, Request, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.layer.auto import Auto, bucket_of, pass_of
+from attn_lab.layer.kept import Kept
 from attn_lab.sweep.build import build
 from attn_lab.sweep.explain import explained
 from attn_lab.sweep.gpus import here
@@ -61,7 +62,10 @@ def _told(auto: Auto, kind: str, request: Request, machine: Machine, console: Co
     except Refused as refused:
         reasons = refused.reasons
         _say(console, f"\n{kind}: nobody", "red")
-    if plan and found:
+    if found is None and not reasons:
+        near = Kept.of(machine).plan.find(bucket_of(request), one)
+        found = near if near and near.exact else None  # only the question itself was measured
+    if found:
         word = "the question's own" if found.exact else "the nearest"
         _say(console, f"  bucket: {found.bucket}; {word}, measured at {', '.join(found.entry.measured)}")
         ranking = found.entry.passes[one].ms
@@ -69,7 +73,8 @@ def _told(auto: Auto, kind: str, request: Request, machine: Machine, console: Co
         for name, ms in ranking.items():
             _say(console, f"    {name:<{max(map(len, ranking))}}  {ms:>8.4g} ms  {ms / first:5.2f}×")
         for name, could_not in found.entry.could_not.items():
-            _say(console, f"    {name} could not there: {could_not}", "dim")
+            if name not in passed_over:
+                _say(console, f"    {name} could not there: {could_not}", "dim")
     for reason in reasons:
         _say(console, f"  refused: {reason}", "yellow")
     for name, why_not in passed_over.items():

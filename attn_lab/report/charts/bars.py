@@ -9,12 +9,15 @@ import altair as alt
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
 from attn_lab.report.families import Family
+from attn_lab.report.inside import Phase
 from attn_lab.report.marks import noise
 from attn_lab.report.read import Row
 from attn_lab.report.study import Study
 
 BAR = 22  # pixels
 STACK = ("inputs", "saved", "workspace")
+MOST_PARTS = 7  # with a colour of their own
+DIRECTIONS = ("forward", "backward", "")
 MOST_STACKS = 4  # places of an axis, from its first to its last; the table has them all
 NAMES = alt.Axis(ticks=False, domain=False)
 ORDER = alt.EncodingSortField("place", op="min")
@@ -58,15 +61,54 @@ def of_stack(study: Study, family: Family) -> Figure | None:
                            "rank": rank, "size": rounded(size), "peak": rounded(sum(parts))})  # fmt: skip
     if not values:
         return None
-    spec = stack(tuple(study.words[f"memory/{name}"] for name in STACK), study.words["memory/peak"])
+    names = tuple(study.words[f"memory/{name}"] for name in STACK)
+    return _stacked(study, family, f"memory-{family.anchor}", study.words["alt_stack"], values, names, "MB",
+                    study.words["memory/peak"])  # fmt: skip
+
+
+def _stacked(
+    study: Study, family: Family, anchor: str, told: str, values: list[dict[str, Any]], parts: tuple[str, ...],
+    unit: str, whole: str,
+) -> Figure:  # fmt: skip
+    spec = stack(parts, unit, whole)
     places = sorted({value["at"] for value in values})
     last = len(places) - 1
     places = sorted({places[round(step * last / (MOST_STACKS - 1))] for step in range(MOST_STACKS)})
     most = {at: 1.25 * max(value["peak"] for value in values if value["at"] == at) for at in places}
     tall = {at: len({value["backend"] for value in values if value["at"] == at}) for at in places}
-    titles = {at: f"{family.axis} {at}" if family.axis else study.words["memory/peak"] for at in places}
+    titles = {at: f"{family.axis} {at}" if family.axis else whole for at in places}
     panels = [Panel(titles[at], spec, {"at": at, "most": most[at], "height": BAR * tall[at]}) for at in places]
-    return Figure(f"memory-{family.anchor}", family.held, study.words["alt_stack"], panels, values)
+    return Figure(anchor, family.held, told, panels, values)
+
+
+def of_phases(study: Study, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
+    """Where the time of a step goes, one bar a backend; a panel for each place on the axis."""
+    parts = _largest([each for _, phases in steps for each in phases], study.words["other_parts"])
+    named = tuple(study.words.get(f"part_{part}", part) for part in parts)
+    values: list[dict[str, Any]] = []
+    for place, (row, phases) in enumerate(steps):
+        sizes: dict[tuple[int, int], float] = {}
+        for each in phases:
+            key = DIRECTIONS.index(each.direction), parts.index(each.part if each.part in parts else parts[-1])
+            sizes[key] = sizes.get(key, 0.0) + each.ms
+        for rank, ((direction, part), size) in enumerate(sorted(sizes.items())):
+            values.append({
+                "backend": row.backend, "place": place, "at": row.shape[family.axis] if family.axis else 0,
+                "part": named[part], "direction": study.words.get(DIRECTIONS[direction], ""),
+                "pale": int(DIRECTIONS[direction] == "backward"), "rank": rank, "size": rounded(size),
+                "peak": rounded(sum(sizes.values())),
+            })  # fmt: skip
+    return _stacked(study, family, f"inside-{family.anchor}", study.words["alt_phases"], values, named, "ms",
+                    study.words["step_together"])  # fmt: skip
+
+
+def _largest(phases: Sequence[Phase], others: str) -> tuple[str, ...]:
+    """The parts that take most, as many as there are colours; the rest together."""
+    sums: dict[str, float] = {}
+    for each in phases:
+        sums[each.part] = sums.get(each.part, 0.0) + each.ms
+    ordered = sorted(sums, key=lambda part: -sums[part])
+    return tuple(ordered if len(ordered) <= MOST_PARTS else [*ordered[: MOST_PARTS - 1], others])
 
 
 def parts_of(row: Row) -> tuple[float, float, float] | None:
@@ -90,15 +132,20 @@ def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
 
 
 @cache
-def stack(parts: tuple[str, ...], peak: str) -> Spec:
+def stack(parts: tuple[str, ...], unit: str, whole: str) -> Spec:
     base = alt.Chart(look.VALUES).transform_filter(HERE).transform_filter(look.SHOWN)
     y = alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES)
-    scale = alt.Scale(domain=list(parts), range=list(look.PARTS))
+    # Three are told apart by lightness alone; for more the theme's colours.
+    shades: Any = list(look.PARTS) if len(parts) <= len(look.PARTS) else alt.Undefined
+    scale, legend = (
+        alt.Scale(domain=list(parts), range=shades),
+        alt.Legend(orient="top", title=None, columns=3 if len(parts) <= 3 else 2),
+    )
     drawn = base.mark_bar(height={"band": 0.72}).encode(
-        y=y, x=alt.X("size:Q", title="MB", stack="zero", axis=AXIS, scale=ROOM), order="rank:Q",
-        color=alt.Color("part:N", scale=scale, legend=alt.Legend(orient="top", title=None)), opacity=look.faint(1),
-        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip("part:N"), alt.Tooltip("size:Q", title="MB", format=".3r"),
-                 alt.Tooltip("peak:Q", title=peak, format=".3r")],
+        y=y, x=alt.X("size:Q", title=unit, stack="zero", axis=AXIS, scale=ROOM), order="rank:Q",
+        color=alt.Color("part:N", scale=scale, legend=legend), opacity=look.paler(),
+        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip("part:N"), alt.Tooltip("direction:N"),
+                 alt.Tooltip("size:Q", title=unit, format=".3r"), alt.Tooltip("peak:Q", title=whole, format=".3r")],
     )  # fmt: skip
     first = base.transform_filter("datum.rank == 0")
     ends = first.mark_text(align="left", dx=4).encode(y=y, x="peak:Q", text=alt.Text("peak:Q", format=".3r"))

@@ -1,6 +1,7 @@
 """Lines along a swept axis: one a backend, with a band for its interval, and crosses where a case has no number."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -53,10 +54,20 @@ def of_energy(study: Study, family: Family, one: str) -> Figure | None:
     told = study.say("alt_energy", what=study.words[one], axis=family.axis)
     figure = _figure(study, family, one, f"{study.words[one]}: {family.axis}", told, values,
                      {"energy": study.words["energy_j"], "economy": study.words["tflop_per_joule"]})  # fmt: skip
-    return figure and Figure(f"energy-{figure.anchor.removeprefix('figures-')}", *list(vars(figure).values())[1:])
+    return figure and replace(figure, anchor=f"energy-{figure.anchor.removeprefix('figures-')}")
 
 
-LINEAR = ("tflops", "economy")  # from zero; all others are logarithmic
+def of_training(study: Study, family: Family) -> Figure | None:
+    """Tokens a second, MFU and attention's share of a training step along the family's axis; None without any."""
+    fields = {"tokens": "tokens_per_second", "mfu": "mfu", "attention": "attention_share"}
+    values = [_value(row, family, {name: f"train_step/{what}" for name, what in fields.items()}) for row in family.rows]
+    told = study.say("alt_training", axis=family.axis)
+    figure = _figure(study, family, "train_step", f"{study.words['train_step']}: {family.axis}", told, values,
+                     {name: study.words[what] for name, what in fields.items()})  # fmt: skip
+    return figure and replace(figure, anchor=f"models-{family.anchor}")
+
+
+LINEAR = ("tflops", "economy", "tokens", "mfu", "attention")  # from zero; all others are logarithmic
 RATIOS = {"speedup": 1, "share": 100}  # fields with a line where the two are equal
 
 

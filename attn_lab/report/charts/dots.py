@@ -28,6 +28,28 @@ def errors(title: str, names: tuple[str, ...]) -> Spec:
 
 
 @cache
+def kinds(title: str, kinds: tuple[str, ...]) -> Spec:
+    """The kinds of time of a pass at one place by backend: a colour and a mark for each kind."""
+    base = (
+        alt.Chart(look.VALUES)
+        .transform_filter(alt.FieldEqualPredicate(field="pass", equal=hole("pass")))
+        .transform_filter(alt.FieldEqualPredicate(field="at", equal=hole("at")))
+        .transform_filter(look.SHOWN)
+    )
+    y = alt.Y("backend:N", sort=hole("names"), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
+    x = alt.X("ms:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=10)).axis(format="~r", tickCount=5)
+    told = [alt.Tooltip("backend:N"), alt.Tooltip("kind:N"), alt.Tooltip("ms:Q", title=title, format=".3r"),
+            alt.Tooltip("note:N")]  # fmt: skip
+    legend = alt.Legend(orient="top", title=None, columns=2)
+    drawn = base.mark_point(filled=True, size=70).encode(
+        y=y, x=x, tooltip=told, opacity=look.faint(0.85),
+        color=alt.Color("kind:N", scale=alt.Scale(domain=list(kinds), range=list(TENSORS)), legend=legend),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(kinds)), legend=legend),
+    )  # fmt: skip
+    return look.spec(alt.layer(drawn))
+
+
+@cache
 def whiskers(title: str, names: tuple[str, ...]) -> Spec:
     """A fitted number by backend, with its interval."""
     base = (

@@ -32,6 +32,11 @@ def faint(full: float) -> Any:
     return alt.OpacityValue(full, condition={"test": FAINT, "value": full * 0.2})  # `condition` would check it: slow
 
 
+def paler() -> Any:
+    """The same of a part in a stack, and paler where its value says `pale`."""
+    return alt.OpacityValue(1, condition=[{"test": FAINT, "value": 0.2}, {"test": "datum.pale", "value": 0.55}])
+
+
 def spec(chart: Any, height: int | str = HEIGHT) -> dict[str, Any]:
     """The chart as Vega-Lite.  Unchecked, for speed: tests check every kind of chart against the schema."""
     made: dict[str, Any] = chart.to_dict(validate=False) | {"height": height}

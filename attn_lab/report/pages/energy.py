@@ -19,6 +19,9 @@ def render(study: Study) -> Iterator[Piece]:
         yield Text(study.words["not_measured"])
         return
     yield Text(study.words["energy_how"], "note")
+    idle = sorted(watts for row in study.cases if (watts := row.number("energy/idle")) is not None)
+    if idle:
+        yield Text(study.say("idle_power", low=compare.digits(idle[0]), high=compare.digits(idle[-1])))
     for experiment in study.experiments:
         for family in experiment.families:
             drawn = [figure for figure in _figures(study, family, passes) if figure]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from attn_lab.report import compare
-from attn_lab.report.cells import number
+from attn_lab.report.cells import number, share, speedup
 from attn_lab.report.charts import Figure, bars, curves
 from attn_lab.report.families import Family
 from attn_lab.report.fragment import Bullets, Cell, Fold, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.marks import mixtures, noise
+from attn_lab.report.marks import chosen, mixtures, noise
 from attn_lab.report.read import PASSES, Row
 from attn_lab.report.study import Experiment, Study
 
@@ -67,16 +67,14 @@ def _table(study: Study, experiment: Experiment, family: Family) -> Table:
             columns.append([number(row, metric) for row in rows])
     if len({row.backend for row in rows}) > 1:
         for one in PASSES:
-            cells = [_speedup(study, experiment, row, one) for row in rows]
+            cells = [speedup(study, experiment, row, one) for row in rows]
             if any(cell.number is not None for cell in cells):
                 heads.append(Head(f"{study.words[one]} ×", True))
                 columns.append(cells)
-        shares = [compare.memory_share(row, experiment.beside(row)) for row in rows]
-        if any(shares):
+        shares = [share(row, experiment.beside(row)) for row in rows]
+        if any(cell.number is not None for cell in shares):
             heads.append(Head(study.say("share_of", baseline=study.baseline), True))
-            columns.append(
-                [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
-            )
+            columns.append(shares)
     if family.axis is None:
         for label, cells in ((study.words["accuracy_head"], _errors(rows)), (study.words["kernels"], _kernels(rows))):
             if any(cell.words for cell in cells):
@@ -84,18 +82,6 @@ def _table(study: Study, experiment: Experiment, family: Family) -> Table:
                 columns.append(cells)
     return Table(study.say("numbers_caption", what=family.axis or study.words["point"]), heads,
                  list(zip(*columns, strict=True)), len(start) + 1)  # fmt: skip
-
-
-def _speedup(study: Study, experiment: Experiment, row: Row, one: str) -> Cell:
-    """`12.9×`, with the word where it is not plainly faster; the interval on hover."""
-    if row.backend == study.baseline:
-        return Cell("1" if row.number(f"{one}/time") else "–")
-    verdict = experiment.verdict(row, experiment.beside(row), one)
-    if verdict is None:
-        return Cell("–")
-    word = "" if verdict.word == "faster" else f" {study.words[verdict.word]}"
-    hover = study.say("speedup_told", verdict=verdict, word=study.words[verdict.word])
-    return Cell(f"{compare.digits(verdict.ratio)}×{word}", verdict.ratio, hover, verdict.word)
 
 
 def _plain(value: object) -> Cell:
@@ -136,6 +122,8 @@ def _notes(study: Study, experiment: Experiment, family: Family) -> list[str]:
             told += [
                 f"≈ {row.backend}: {study.metric(name)}: {noise(row, name)}" for name in row.metrics if noise(row, name)
             ]
+            if choice := chosen(row):
+                told.append(f"→ {row.backend}: {choice}")
             told += filter(None, [study.missing(experiment, row)])
             other = experiment.beside(row)
             told += [

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from attn_lab.report import compare
+from attn_lab.report.cells import share
 from attn_lab.report.charts.bars import STACK, of_stack, parts_of
 from attn_lab.report.families import Family
 from attn_lab.report.fragment import Cell, Fold, Head, Heading, Picture, Piece, Table, Text
@@ -31,13 +32,11 @@ def _table(study: Study, experiment: Experiment, family: Family) -> Table:
     heads = [*(Head(name, True) for name in start), Head(study.words["backend"])]
     heads += [Head(f"{study.words[f'memory/{name}']} MB", True) for name in (*STACK, "peak")]
     heads.append(Head(study.say("share_of", baseline=study.baseline), True))
-    rows = []
-    for row in sorted(family.rows, key=lambda row: (compare.order(row), compare.speed(row))):
-        if parts := parts_of(row):
-            share = compare.memory_share(row, experiment.beside(row))
-            rows.append([
-                *(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
-                *(Cell(compare.digits(each), each) for each in (*parts, row.number("memory/peak"))),
-                Cell("–") if share is None else Cell(f"{compare.digits(100 * share)} %", share),
-            ])  # fmt: skip
+    rows = [
+        [*(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
+         *(Cell(compare.digits(each), each) for each in (*parts, row.number("memory/peak"))),
+         share(row, experiment.beside(row))]
+        for row in sorted(family.rows, key=lambda row: (compare.order(row), compare.speed(row)))
+        if (parts := parts_of(row))
+    ]  # fmt: skip
     return Table(study.say("memory_caption", what=family.axis or study.words["point"]), heads, rows, len(start) + 1)

@@ -7,7 +7,7 @@ from attn_lab.report import compare
 from attn_lab.report.cells import compared, number
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
-from attn_lab.report.marks import mixtures
+from attn_lab.report.marks import chosen, mixtures
 from attn_lab.report.pages.provenance import warnings
 from attn_lab.report.read import Row
 from attn_lab.report.study import Study
@@ -26,12 +26,21 @@ def render(study: Study) -> Iterator[Piece]:
     if not study.passes:
         yield Text(study.words["nothing_measured"], "warning")
         return
-    yield Bullets([(each.text, each.figure) for each in study.findings if each.key == "fastest"])
+    yield Bullets([(each.text, each.figure) for each in study.findings if each.key.startswith("fastest")])
     yield Text(study.words["winners_how"], "note")
-    first, *others = (_table(study, one, list(winners(study, one))) for one in reversed(study.passes))
-    yield first
-    if others:
+    tables = {one: _table(study, one, list(winners(study, one))) for one in reversed(study.passes)}
+    longest = _longest(study)
+    yield from (table for one, table in tables.items() if one in longest)
+    if others := [table for one, table in tables.items() if one not in longest]:
         yield Fold(study.words["other_passes"], others)
+
+
+def _longest(study: Study) -> set[str]:
+    """Passes that are the whole of what was asked at some setting: the step of a kernel, the training of a model."""
+    timed: dict[object, set[str]] = {}
+    for row in study.cases:
+        timed.setdefault(row.setting, set()).update(one for one in study.passes if row.number(f"{one}/time"))
+    return {max(passes, key=study.passes.index) for passes in timed.values() if passes}
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -81,11 +90,10 @@ def _table(study: Study, one: str, found: list[Winner]) -> Table:
             f"{row.backend} ({verdict} {study.words[verdict.word]})" for row, verdict in each.level
         )
         following = each.following and f"{each.following[0].backend} ({each.following[1]})"
-        rows.append(
-            [Cell(each.experiment.name)] * several
-            + [Cell(where, place), Cell(each.first.backend), number(each.first, f"{one}/time"),
-               number(each.first, f"{one}/tflops"), _beside(study, each), Cell(level or "–"), Cell(following or "–")]
-        )  # fmt: skip
+        cells = [Cell(where, place), Cell(each.first.backend, hover=chosen(each.first)),
+                 number(each.first, f"{one}/time"), number(each.first, f"{one}/tflops"), _beside(study, each),
+                 Cell(level or "–"), Cell(following or "–")]  # fmt: skip
+        rows.append([Cell(each.experiment.name)] * several + cells)
     return Table(study.say("winners_caption", what=study.words[one]), heads, rows, 1 + several)
 
 

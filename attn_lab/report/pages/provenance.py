@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from attn_lab.bench.record import STATUSES
+from attn_lab.report.card import condition
 from attn_lab.report.compare import digits
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
 from attn_lab.report.marks import mixtures
-from attn_lab.report.read import Row
 from attn_lab.report.study import Experiment, Study
 
 title = "page_provenance"
@@ -20,7 +20,7 @@ def render(study: Study) -> Iterator[Piece]:
     rows = [[Cell(name), Cell(value)] for name, value in origin(study)]
     yield Table(study.words["origin_caption"], [Head(study.words["what"]), Head(study.words["value"])], rows)
     yield _sweeps(study)
-    yield from _clocks(study)
+    yield from condition(study)
     yield Heading(study.words["how_made"])
     yield Text(study.words["legend"])
     if study.broken:
@@ -86,23 +86,3 @@ def _command(study: Study, experiment: Experiment) -> str:
     return "; ".join(recorded) or (
         f"attn-lab -m experiment={name}" if question_of(name) else study.words["not_recorded"]
     )
-
-
-def _clocks(study: Study) -> Iterator[Piece]:
-    names = sorted({name for row in study.cases for name in row.metrics if name.startswith("clock/")})
-    rows = [line for name in names if (line := _range(study.cases, name))]
-    heads = [
-        Head(study.words["clock"]),
-        Head("p0", True),
-        Head("p50", True),
-        Head("p100", True),
-        Head(study.words["unit"]),
-    ]
-    yield Table(study.words["clocks_caption"], heads, rows) if rows else Text(study.words["no_clocks"])
-
-
-def _range(rows: Sequence[Row], name: str) -> list[Cell] | None:
-    seen = sorted(value for row in rows if (value := row.number(name)) is not None)
-    unit = next((str(row.metrics[name].get("unit", "")) for row in rows if name in row.metrics), "")
-    ends = [seen[0], seen[len(seen) // 2], seen[-1]] if seen else []
-    return [Cell(name), *(Cell(digits(value), value) for value in ends), Cell(unit)] if ends else None

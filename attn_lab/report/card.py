@@ -1,0 +1,51 @@
+"""How the card was while it was measured: clocks, power, heat; calls that were dropped for it; who else was there."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from attn_lab.report.compare import digits
+from attn_lab.report.fragment import Bullets, Cell, Head, Piece, Table, Text
+from attn_lab.report.read import PASSES, Row
+from attn_lab.report.study import Study
+
+STATE = ("sm_clock", "memory_clock", "power", "temperature")
+MOST = 12  # lines of dropped calls; the table that can be downloaded has all
+
+
+def condition(study: Study) -> Iterator[Piece]:
+    lines = [line for what in STATE for line in _ranges(study, what)]
+    if lines:
+        heads = [Head(study.words["state"]), Head(study.words["pass"])]
+        heads += [Head(study.words[name], True) for name in ("least", "median", "most")] + [Head(study.words["unit"])]
+        yield Table(study.words["state_caption"], heads, lines, 2)
+    else:
+        yield Text(study.words["no_state"])
+    unwatched = dict.fromkeys(_note(row, "card/unwatched") for row in study.rows if "card/unwatched" in row.metrics)
+    if unwatched:
+        yield Text(study.say("unwatched", why="; ".join(unwatched)), "warning")
+    dropped = [f"{row.backend}, {row.shape_text}, {study.words[one]}: {_note(row, f'{one}/throttled')}"
+               for row in study.rows for one in PASSES if row.number(f"{one}/throttled")]  # fmt: skip
+    if dropped:
+        yield Text(study.say("dropped_calls", count=len(dropped)))
+        more = [study.say("more_rows", count=len(dropped) - MOST)] if len(dropped) > MOST else []
+        yield Bullets([(line, "") for line in [*dropped[:MOST], *more]])
+
+
+def _ranges(study: Study, what: str) -> Iterator[list[Cell]]:
+    """The lowest and the highest reading of all cases, by pass, and the median of their medians."""
+    for one in PASSES:
+        rows = [row for row in study.cases if row.number(f"{one}/{what}") is not None]
+        if rows:
+            low, middle, high = (_numbers(rows, f"{one}/{what}", part) for part in ("low", "value", "high"))
+            unit = str(rows[0].metrics[f"{one}/{what}"].get("unit", ""))
+            ends = (min(low or middle), median(middle), max(high or middle))
+            told = [Cell(digits(each), each) for each in ends]
+            yield [Cell(study.words[what]), Cell(study.words[one]), *told, Cell(unit)]
+
+
+def _numbers(rows: Sequence[Row], metric: str, part: str) -> list[float]:
+    return [value for row in rows if (value := row.number(metric, part)) is not None]
+
+
+def _note(row: Row, metric: str) -> str:
+    return str(row.metrics[metric].get("note") or "")

@@ -1,0 +1,115 @@
+"""The work of a sweep laid out in its run folder, for whoever can see that folder to take and to answer."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attn_lab.bench.case import Case
+from attn_lab.bench.record import Provenance, Record
+from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.sweep.build import packed, unpacked
+
+SHARDS = "shards"  # where report/read.py finds what no sweep has taken over into records.jsonl
+
+
+class Order(NamedTuple):
+    """What holds for all cases of a sweep."""
+
+    sweep: str
+    command: str
+    device: str
+    limits: Mapping[str, Any]  # the settings of the jsonl logger
+
+
+class Board:
+    """A folder in the run folder: batches that wait, batches that somebody took, and who is at what.
+
+    A batch is a file, taken by renaming it: of two who try, one succeeds, on a network's file system too.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.absolute()
+        self.run = self.path.parents[1]
+
+    @classmethod
+    def laid(cls, run: Path, order: Order, batches: Sequence[Sequence[Case]]) -> "Board":
+        board = cls(run / ".boards" / order.sweep)
+        board.path.mkdir(parents=True)
+        for number, batch in enumerate(batches):
+            (board.path / f"{number:05}.todo").write_bytes(pickle.dumps([packed(case) for case in batch]))
+        (board.path / "order").write_text(json.dumps(order))
+        return board
+
+    @property
+    def order(self) -> Order:
+        return Order(*json.loads((self.path / "order").read_text()))
+
+    def take(self, who: str) -> list[Case]:
+        """The next batch, [] if there is none."""
+        for file in sorted(self.path.glob("*.todo")):
+            mine = file.with_suffix(f".{who}")
+            with suppress(FileNotFoundError):  # another was quicker
+                return [unpacked(plain) for plain in pickle.loads(file.rename(mine).read_bytes())]
+        return []
+
+    def give_back(self, who: str) -> None:
+        """What `who` took last may be taken by another."""
+        last = max(self.path.glob(f"*.{who}"))
+        last.rename(last.with_suffix(".todo"))
+
+    def shard(self, who: str) -> Jsonl:
+        """Where `who` keeps its records: a file that nobody else writes to."""
+        (self.run / SHARDS).mkdir(exist_ok=True)
+        return _Shard(self.run, f"{SHARDS}/{self.path.name}.{who}.jsonl", self.order.limits)
+
+    def answers(self, read: dict[Path, int]) -> Iterator[tuple[str, Record]]:
+        """Who has answered what since; `read` is how far each shard was read, and is carried on."""
+        for file in sorted((self.run / SHARDS).glob(f"{self.path.name}.*.jsonl")):
+            with file.open("rb") as lines:
+                lines.seek(read.get(file, 0))
+                while (line := lines.readline()).endswith(b"\n"):
+                    read[file] = lines.tell()
+                    yield file.name.split(".")[-2], _record(json.loads(line))
+
+    def note(self, who: str, case: Case, probe: str) -> None:
+        part = self.path / f".{who}"
+        part.write_text(json.dumps([case.id, probe]))
+        part.replace(self.path / f"at.{who}")
+
+    def notes(self) -> Iterator[tuple[str, str, str]]:
+        """Who is at which case (its id), in which probe."""
+        for file in sorted(self.path.glob("at.*")):
+            yield file.name.removeprefix("at."), *json.loads(file.read_text())
+
+    def stop(self) -> None:
+        """No case is to be begun any more."""
+        (self.path / "stop").touch()
+
+    @property
+    def stopped(self) -> bool:
+        return not self.path.exists() or (self.path / "stop").exists()
+
+    def clear(self) -> None:
+        """All answers were taken over: leave nothing."""
+        for file in (self.run / SHARDS).glob(f"{self.path.name}.*.jsonl"):
+            file.unlink()
+        shutil.rmtree(self.path, ignore_errors=True)  # a hand that was told to end may yet write
+        for folder in (self.path.parent, self.run / SHARDS):
+            with suppress(OSError):  # others' are in it
+                os.rmdir(folder)
+
+
+class _Shard(Jsonl):
+    def __init__(self, run: Path, name: str, limits: Mapping[str, Any]):
+        self.name = name
+        super().__init__(folder=run, sweep="", **limits)  # what is left over of the sweep, others may be at
+
+
+def _record(line: dict[str, Any]) -> Record:
+    kept = {name: value for name, value in line.items() if name != "schema"}
+    return Record(**{**kept, "provenance": Provenance(**kept["provenance"])})

@@ -1,0 +1,62 @@
+"""Hands as Slurm jobs, by submitit: each job is given one GPU, and takes batches for as long as there are any."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.sweep.hand import attend
+from attn_lab.sweep.nursery import importable_elsewhere
+
+
+class SlurmJob:
+    def __init__(self, job: "submitit.Job[str]"):
+        self._job = job
+
+    def done(self) -> bool:
+        return self._job.done()
+
+    def result(self) -> str:
+        try:
+            return self._job.result()
+        except submitit.core.utils.FailedJobError as error:
+            last = [line for line in str(error).splitlines() if line.strip()][-1]
+            raise RuntimeError(f"job {self._job.job_id}: {last}") from None
+        except submitit.core.utils.UncompletedJobError as error:
+            raise RuntimeError(f"job {self._job.job_id}: {str(error).splitlines()[0]}") from None
+
+    def cancel(self) -> None:
+        self._job.cancel(check=False)
+
+
+class OnSlurm:
+    """`count` jobs; `cluster` is slurm, or local: processes here, to try it.  `asked` is what sbatch is asked for."""
+
+    def __init__(self, *, count: int, cluster: str, folder: str, gpus_per_node: int, **asked: Any):
+        if count < 1:
+            raise BadRequest(f"hydra.launcher.count: expected at least 1; got {count}")
+        self._count, self._cluster, self._gpus = count, cluster, gpus_per_node
+        self._folder = Path(folder).expanduser()
+        self._asked = {name: value for name, value in asked.items() if value not in (None, {})}
+
+    def count(self, device: str) -> int:
+        return self._count
+
+    def start(self, words: Sequence[str], device: str) -> SlurmJob:
+        try:
+            executor = submitit.AutoExecutor(folder=self._folder, cluster=self._cluster)
+            executor.update_parameters(
+                name=f"attn-lab-{words[0]}", gpus_per_node=0 if device == "cpu" else self._gpus, **self._asked
+            )
+            with importable_elsewhere():
+                return SlurmJob(executor.submit(attend, list(words), os.getcwd()))
+        except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, NameError) as error:
+            got = " ".join(str(error).split())
+            raise BadRequest(f"hydra/launcher=slurm: expected jobs to be taken; got {got}") from None
+
+
+def make(slurm: Mapping[str, Any], **settings: Any) -> OnSlurm:
+    return OnSlurm(**settings, **{f"slurm_{name}": value for name, value in slurm.items()})

@@ -1,0 +1,197 @@
+"""What scripts/evidence/inside found, as Markdown, made anew from its records and the files beside them.
+
+    python scripts/inside_tables.py RUNS > README.md
+
+RUNS holds point, layer, model, off1, on1, off2, on2; what of them is missing is said, and left out.  The figures that
+the issue asks for go to RUNS/README.md.said as well, a line each.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attn_lab.report.compare import digits
+from attn_lab.report.read import PASSES, Row, records
+from attn_lab.report.verdict import floor_of, judge
+
+LIMITS = {"trace": 3.0, "snapshot": 5.0}  # seconds a case that a probe may add
+KERNELS = 5  # rows of each pass
+
+
+def main(folder: Path) -> None:
+    said: list[str] = []
+    print("# Inside the cases\n")
+    for part in (cost, unmoved, memory, phases, counters, kernels):
+        try:
+            print("\n".join(part(folder, said)) + "\n")
+        except FileNotFoundError as missing:
+            print(f"Not made: {missing}\n")
+            said.append(f"! {part.__name__}: not made, {missing}")
+    (folder / "README.md.said").write_text("\n".join(said) + "\n", encoding="utf-8")
+
+
+def cost(folder: Path, said: list[str]) -> Iterator[str]:
+    yield "## What looking takes, in seconds a case\n"
+    rows = [row for name in ("point", "on1", "on2") for row in records(folder / name).rows if row.status == "ok"]
+    names = ("trace", "phases", "snapshot", "nvtx")
+    yield from table(
+        ["run", "backend", *names],
+        [[row.folder.name, row.backend, *(digits(row.number(f"harness/{name}")) for name in names)] for row in rows],
+    )
+    for name in names:
+        taken = sorted(number for row in rows if (number := row.number(f"harness/{name}")) is not None)
+        if taken:
+            limit = f", of {LIMITS[name]:g} allowed" if name in LIMITS else ""
+            said.append(f"! {name}: {taken[len(taken) // 2]:.2f} s a case (median), at most {taken[-1]:.2f} s{limit}")
+
+
+def unmoved(folder: Path, said: list[str]) -> Iterator[str]:
+    """The same sweep with and without hooks, in turns."""
+    yield "## Hooks off and on, the same sweep in turns\n"
+    off, on = ([row for turn in "12" for row in records(folder / f"{which}{turn}").rows] for which in ("off", "on"))
+    lines, words = [], []
+    for name in dict.fromkeys(row.backend for row in off):
+        mine, other = ([row for row in rows if row.backend == name] for rows in (on, off))
+        for one in PASSES:
+            floor = floor_of([*off, *on], f"{one}/time")
+            verdict = judge(mine, other, f"{one}/time", floor)
+            if verdict is None:
+                continue
+            times = [[row.number(f"{one}/time") for row in rows] for rows in (other, mine)]
+            lines.append([name, one, *(" ".join(map(digits, each)) for each in times), str(verdict), verdict.word,
+                          floor.percent])  # fmt: skip
+            words.append(verdict.word)
+    yield from table(["backend", "pass", "off, ms", "on, ms", "speed, on against off", "", "A/A floor"], lines)
+    same = sum(
+        mine.metrics[metric]["value"] == other.metrics[metric]["value"]
+        for mine in on for other in off if (mine.backend, mine.round) == (other.backend, other.round)
+        for metric in counted(mine, other)
+    )  # fmt: skip
+    pairs = sum(len(counted(mine, other)) for mine in on for other in off
+                if (mine.backend, mine.round) == (other.backend, other.round))  # fmt: skip
+    yield f"\nMemory and accuracy: {same} of {pairs} values are the same, bit for bit."
+    claims = sum(word in ("faster", "slower") for word in words)
+    said.append(f"! hooks on against off: {claims} of {len(words)} times differ by more than the A/A floor; "
+                f"{same} of {pairs} memory and accuracy values the same")  # fmt: skip
+    said += [f"!   {' | '.join(line)}" for line in lines]
+
+
+def counted(mine: Row, other: Row) -> list[str]:
+    return [name for name in mine.metrics if name.startswith(("memory/", "accuracy/")) and name in other.metrics]
+
+
+def memory(folder: Path, said: list[str]) -> Iterator[str]:
+    yield "## The peak of memory, and how much of it is explained\n"
+    rows = [row for name in ("point", "layer", "model") if (folder / name).exists()
+            for row in records(folder / name).rows if row.number("snapshot/explained") is not None]  # fmt: skip
+    lines = []
+    for row in rows:
+        found = content(row, "live.json")
+        largest = "; ".join(f"{each['bytes'] / 2**20:.4g} MB {each['operator'] or 'given'} {brief(each['line'])}"
+                            for each in found["largest"][:3])  # fmt: skip
+        peaks = [digits(row.number(metric), 4) for metric in ("memory/peak", "snapshot/peak")]
+        lines.append([row.subject, row.backend, *peaks, f"{row.number('snapshot/explained'):.1f} %", largest])
+    yield from table(["subject", "backend", "memory/peak MB", "seen MB", "explained", "largest three"], lines)
+    shares = [row.number("snapshot/explained") or 0 for row in rows]
+    if shares:
+        said.append(f"! memory/peak explained: {min(shares):.1f} to {max(shares):.1f} % in {len(shares)} cases")
+
+
+def phases(folder: Path, said: list[str]) -> Iterator[str]:
+    yield "## Phases\n"
+    for name in ("layer", "model"):
+        for row in records(folder / name).rows if (folder / name / "records.jsonl").exists() else []:
+            if row.number("phases/step") is None:
+                said.append(f"! phases of {name} {row.backend}: {row.status} {'; '.join(row.reasons)[:120]}")
+                continue
+            parts = {key.removeprefix("phases/"): row.number(key) or 0 for key in row.metrics
+                     if key.startswith("phases/") and key not in ("phases/step", "phases/of_timed")}  # fmt: skip
+            step = row.number("phases/step") or 1
+            yield f"### {name}, {row.backend}, {row.shape_text}\n"
+            ordered = sorted(parts.items(), key=lambda one: -one[1])
+            shares = [[key, digits(ms), f"{100 * ms / step:.1f} %"] for key, ms in ordered]
+            yield from table(["phase", "ms", "share"], shares)
+            of_timed = row.number("phases/of_timed")
+            timed = "" if of_timed is None else f"; without idle {of_timed:.1f} % of the time measured with hooks off"
+            yield f"\nTogether {100 * sum(parts.values()) / step:.2f} % of the step of {digits(step)} ms{timed}.\n"
+            largest = ", ".join(f"{key} {100 * ms / step:.0f} %" for key, ms in ordered[:5])
+            said.append(f"! phases of {name} {row.backend}: {100 * sum(parts.values()) / step:.2f} % of "
+                        f"{digits(step)} ms{timed}: {largest}")  # fmt: skip
+
+
+def counters(folder: Path, said: list[str]) -> Iterator[str]:
+    yield "## Nsight Compute\n"
+    rows = records(folder / "point").rows
+    columns = [(row, each) for row in rows for each in content(row, "counters.json") or []]
+    names = list(dict.fromkeys(name for _, each in columns for name in each["counters"]))
+    heads = [
+        "counter",
+        *(f"{row.backend} {each['pass']} `{each['name'][:40].replace('|', '')}`" for row, each in columns),
+    ]
+    lines = [[name, *(digits(each["counters"].get(name)) for _, each in columns)] for name in names]
+    yield from table(heads, lines) if columns else ["No counters were taken."]
+    said += [f"! ncu: {head}" for head in heads[1:]] + [f"! ncu: {' | '.join(line)}" for line in lines]
+    for row in rows:
+        for one in ("forward", "backward"):
+            if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
+                told = f"{row.backend} {one}: DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
+                yield f"\n{told}."
+                said.append(f"! ncu: {told}")
+
+
+def kernels(folder: Path, said: list[str]) -> Iterator[str]:
+    yield "## Kernels at the point, the attention's own marked ●\n"
+    for row in sorted(records(folder / "point").rows, key=lambda row: row.backend):
+        found = content(row, "kernels.json")
+        if not found:
+            yield f"### {row.backend}: {row.status}\n\n{'; '.join(row.reasons)}\n"
+            continue
+        for name, one in found.items():
+            yield f"### {row.backend}, {name}: {digits(one['ms'])} ms\n"
+            heads = ["", "kernel", "ms", "share", "count", "grid", "block", "registers", "shared KB", "occupancy"]
+            yield from table(heads, [
+                ["●" if each["attention"] else "", f"`{each['name'][:100].replace('|', '¦')}`", digits(each["ms"]),
+                 f"{each['share']:.1f} %", f"{each['count']:g}", by(each["grid"]), by(each["block"]),
+                 dash(each["registers"]), dash(each["shared_memory"] and each["shared_memory"] / 1024),
+                 dash(each["occupancy"])]
+                for each in one["kernels"][:KERNELS]
+            ])  # fmt: skip
+            yield ""
+        step = found.get("forward_backward")
+        if step:
+            own = sum(each["share"] for each in step["kernels"] if each["attention"])
+            count = sum(each["count"] for each in step["kernels"])
+            said.append(f"! kernels of a step, {row.backend}: {count:g} launches, {digits(step['ms'])} ms, "
+                        f"{own:.0f} % in the witness's")  # fmt: skip
+
+
+def content(row: Row, name: str) -> Any:
+    for each in row.artifacts:
+        path = row.folder / str(each.get("path"))
+        if path.name == name and path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [list(heads), ["---"] * len(heads), *map(list, rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def brief(line: str) -> str:
+    """`…/file.py:12 name` without the folders that only this machine has."""
+    return " ".join(word.rpartition("/")[2] for word in line.split())
+
+
+def by(sizes: Sequence[int] | None) -> str:
+    return "–" if sizes is None else "×".join(map(str, sizes))
+
+
+def dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

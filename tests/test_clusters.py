@@ -1,0 +1,214 @@
+"""Sweeps beyond one machine: a Ray cluster of two nodes, Slurm's jobs (as submitit runs them here); what they lose."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Lab, Told, environment, words_with_defaults
+
+pytest.importorskip("ray", reason="extra: ray")
+pytest.importorskip("submitit", reason="extra: slurm")
+
+TWO_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+SIX = ("backend=naive,sdpa_math", "shape.seq_len=16,32,48", "probe=[accuracy]", "passes=[forward]", "name=x")
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """The words that send a sweep to a cluster of two nodes, each with one CPU: a hand fills a node."""
+    folder = tmp_path_factory.mktemp("ray")
+    with subprocess.Popen(
+        [sys.executable, "-c", TWO_NODES], env=environment(folder, {"RAY_USAGE_STATS_ENABLED": "0"}),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as cluster:  # fmt: skip
+        address = cluster.stdout.readline().strip()
+        assert address, "no cluster came up"
+        yield "hydra/launcher=ray", f"hydra.launcher.address={address}"
+        cluster.stdin.close()
+
+
+THEIRS = """
+import os
+import time
+from pathlib import Path
+
+from attn_lab.backends.naive import Naive
+
+
+class Killed(Naive):
+    def prepare(self, request, machine):
+        os.kill(os.getpid(), 9)
+
+
+class InCompany(Naive):
+    def prepare(self, request, machine):
+        Path(f"{os.getpid()}.came").touch()
+        while len(list(Path().glob("*.came"))) < 2:
+            time.sleep(0.1)
+        return super().prepare(request, machine)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> dict[str, str]:
+    """Backends of somebody's own; returns the environment in which they are found."""
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    (tmp_path / "conf/backend").mkdir(parents=True)
+    for name, target in (("killed", "Killed"), ("in_company", "InCompany")):
+        (tmp_path / f"conf/backend/{name}.yaml").write_text(f"_target_: theirs.{target}\n")
+    return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "attn_lab", *words_with_defaults(words)],
+        cwd=folder, env=environment(folder, {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def hands(told: Told) -> dict[str, set[str]]:
+    """By shape, whose line told of it."""
+    found: dict[str, set[str]] = {}
+    for line in told.out.splitlines():
+        if "/6 " in line:
+            _, hand, _, shape, *_ = line.split()
+            found.setdefault(shape, set()).add(hand)
+    return found
+
+
+def shards(folder: Path) -> list[dict]:
+    lines = [line for file in folder.glob("runs/x/shards/*.jsonl") for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def wait_until(true, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
+
+
+def is_whole(told: Told) -> bool:
+    counts = Counter(record["case"]["id"] for record in told.records)
+    return told.code == 0 and told.statuses == ["ok"] * 6 and set(counts.values()) == {1}
+
+
+def test_two_nodes_of_ray_fill_one_table_and_what_is_there_is_done_for_any_launcher(ray, theirs, lab: Lab):
+    words = (*SIX, "--config-dir", "conf", "backend=naive,in_company")
+    told = lab(*words, *ray, **theirs)
+    assert is_whole(told), told.out + told.err
+    by_shape = hands(told)
+    assert len(by_shape) == 3 and all(len(one) == 1 for one in by_shape.values())  # rivals share a card
+    assert len(set.union(*by_shape.values())) == 2
+    assert "6 cases: 6 ok" in told.out and "6 of 6 cases" in told.out
+    assert sorted(path.name for path in (told.folder / "runs/x").iterdir()) == [".lock", "records.jsonl"]
+    again = lab(*words, **theirs)
+    assert again.lines == told.lines and "6 of them before" in again.out
+
+
+def test_a_process_that_dies_on_a_node_costs_its_case_alone(ray, theirs, lab: Lab):
+    told = lab(*SIX, *ray, "--config-dir", "conf", "backend=naive,killed,sdpa_math", "shape.seq_len=16", **theirs)
+    assert told.code == 1 and told.statuses == ["ok", "crashed", "ok"], told.out + told.err
+    assert "signal 9 (SIGKILL) in prepare" in told.records[1]["reasons"][0]
+    assert "crashed: killed 1×16×4×128" in told.out and "1 case left; to go on: attn-lab" in told.out
+
+
+def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
+    told = lab(*SIX, *SLURM, "hydra.launcher.count=2", "probe=[accuracy,timing]")
+    assert is_whole(told), told.out + told.err
+    for record in told.records:
+        (artifact,) = record["artifacts"]
+        assert (told.folder / "runs/x" / artifact["path"]).stat().st_size == artifact["size"]
+
+
+def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_again(lab: Lab, door: Lab, tmp_path: Path):
+    """Slurm's jobs outlive the command: their shards are merged where they are read."""
+    sweep = start(tmp_path, *SIX, *SLURM)
+    wait_until(lambda: list(tmp_path.glob("runs/x/.boards/*/at.*")))
+    sweep.kill()
+    sweep.wait()
+    wait_until(lambda: len(shards(tmp_path)) == 6)
+    assert len((tmp_path / "runs/x/records.jsonl").read_bytes().splitlines()) < 6
+    looked = door("plan", *SIX)
+    assert "6 cases: 6 done, 0 stale, 0 todo" in looked.out
+    again = lab(*SIX)
+    assert again.code == 0 and "6 of 6 cases, 6 of them before" in again.out and "6 cases: 6 ok" in again.out
+
+
+def test_a_hand_that_is_killed_is_told_and_the_same_command_does_the_rest(lab: Lab, tmp_path: Path):
+    words = (*SIX, "seed=range(4)", "shape.seq_len=16", *SLURM)
+    sweep = start(tmp_path, *words)
+    wait_until(lambda: shards(tmp_path))
+    (at,) = tmp_path.glob("runs/x/.boards/*/at.*")
+    os.kill(int(at.name.rpartition("-")[2]), signal.SIGKILL)
+    out, _ = sweep.communicate(timeout=90)
+    kept = (tmp_path / "runs/x/records.jsonl").read_bytes()
+    assert sweep.returncode == 1 and "a hand failed: " in out and "left; to go on: attn-lab" in out
+    assert 1 <= kept.count(b"\n") < 8
+    told = lab(*words)
+    assert told.code == 0 and b"".join(told.lines).startswith(kept)
+    assert told.statuses == ["ok"] * 8 and len({record["case"]["id"] for record in told.records}) == 8
+
+
+def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
+    words = (*SIX, "seed=range(20)", *SLURM)
+    sweep = start(tmp_path, *words)
+    wait_until(lambda: shards(tmp_path))
+    sweep.send_signal(signal.SIGINT)
+    out, _ = sweep.communicate(timeout=90)
+    assert sweep.returncode == 130 and "to go on: attn-lab" in out
+    kept = (tmp_path / "runs/x/records.jsonl").read_bytes().count(b"\n")
+    assert 1 <= kept < 120 and not (tmp_path / "runs/x/shards").exists()
+
+
+def test_a_machine_on_which_the_answer_would_be_another_is_told_and_answers_nothing(door: Lab, tmp_path: Path):
+    from attn_lab.core.machine import detect
+    from attn_lab.sweep.board import Board, Order
+    from attn_lab.sweep.ordinary import Ordinary
+
+    case = Ordinary(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
+    other = type(case)(**{**vars(case), "basis": {**case.basis, "machine": "NVIDIA H100"}})
+    (tmp_path / "runs/x").mkdir(parents=True)
+    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [[other]])
+    done = subprocess.run(
+        [sys.executable, "-m", "attn_lab.sweep.hand", "serve", str(board.path)],
+        cwd=tmp_path, env=environment(tmp_path, {}), capture_output=True, text=True, stdin=subprocess.PIPE,
+    )  # fmt: skip
+    assert done.returncode == 2 and "instead of NVIDIA H100" in done.stderr and done.stderr.count("\n") == 1
+    assert list(board.path.glob("*.todo")) and not shards(tmp_path)
+
+
+@pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_without_its_package_a_launcher_names_the_extra(launcher, package, door: Lab, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    told = door(f"hydra/launcher={launcher}")
+    assert told.code == 2 and f"attn-lab[{launcher}]" in told.err and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(("hydra/launcher=ray", "hydra.launcher.count=0"), "hydra.launcher.count"),
+     (("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"), "expected a Ray cluster"),
+     (("hydra/launcher=slurm",), "expected jobs to be taken"),  # no sbatch here
+     ((*SLURM, "+hydra.launcher.no_such=1"), "no_such")],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says, lab: Lab):
+    told = lab(*words)
+    assert told.code == 2 and says in told.err and told.err.count("\n") == 1, told.err
+    assert not (told.folder / "runs").exists()
