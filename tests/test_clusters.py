@@ -201,10 +201,20 @@ def test_without_its_package_a_launcher_names_the_extra(launcher, package, door:
     assert told.code == 2 and f"attn-lab[{launcher}]" in told.err and told.err.count("\n") == 1
 
 
+def test_another_s_launcher_of_the_same_name_is_no_hindrance(door: Lab):
+    """hydra-ray-launcher stores one, too."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(group="hydra/launcher", name="ray", node={"_target_": "theirs", "ray": {}})
+    told = door("hydra/launcher=ray", "hydra.launcher.count=0")
+    assert (
+        told.code == 2 and told.err == "attn-lab: hydra.launcher.count: expected at least 1, or null for all; got 0\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(("hydra/launcher=ray", "hydra.launcher.count=0"), "hydra.launcher.count"),
-     (("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"), "expected a Ray cluster"),
+    [(("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"), "expected a Ray cluster"),
      (("hydra/launcher=slurm",), "expected jobs to be taken"),  # no sbatch here
      ((*SLURM, "+hydra.launcher.no_such=1"), "no_such")],
 )  # fmt: skip
