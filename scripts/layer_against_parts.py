@@ -23,7 +23,7 @@ from attn_lab.core.machine import Machine, detect
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
 from attn_lab.masks.causal import Causal
-from attn_lab.probes.timing import _CudaClock, _WallClock
+from attn_lab.probes._clock import Clock, CudaClock, WallClock
 
 Step = Callable[[], object]
 
@@ -113,14 +113,15 @@ def kernel_step(attend: Callable[..., Tensor], inputs: tuple[Tensor, ...], cotan
 
 
 def timed(steps: dict[str, Step], rounds: int, machine: Machine) -> dict[str, list[float]]:
-    clock = _CudaClock() if machine.device == "cuda" else _WallClock()
+    clocks: dict[str, Clock] = {name: CudaClock() if machine.device == "cuda" else WallClock() for name in steps}
+    for name, step in steps.items():
+        step()  # compiles
+        clocks[name].warm(lambda: None, lambda _, step=step: step(), 10)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 5):
-        names = list(steps)[turn % len(steps) :] + list(steps)[: turn % len(steps)]
-        for name in names:
-            series = clock.time(lambda: None, lambda _, name=name: steps[name](), 1)
-            if turn >= 5:
-                times[name] += series
+    for turn in range(rounds):
+        first = turn % len(steps)
+        for name in [*list(steps)[first:], *list(steps)[:first]]:
+            times[name] += clocks[name].time(lambda: None, lambda _, name=name: steps[name](), 1, lambda: None)
     return times
 
 

@@ -1,11 +1,16 @@
 """Pairs: one backend's forward with another's backward, from the command line to the layer, and kept honest."""
 
 import copy
+import json
 import pickle
+import runpy
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.checkpoint import checkpoint
 
 from attn_lab import Attention
@@ -80,6 +85,35 @@ def test_on_the_command_line_a_pair_is_a_rival_like_any_other(door):
     reasons = told.records[2]["reasons"]
     assert any(reason.startswith("forward flash2: devices") for reason in reasons)
     assert any(reason.startswith("backward flash4: needs package flash-attn-4") for reason in reasons)
+
+
+def run_script(monkeypatch, name: str, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+
+
+def test_a_run_tells_which_pair_beats_its_best_single_and_by_how_much(door, monkeypatch, capfd):
+    told = door("backend=naive,sdpa_flash,naive+sdpa_flash,flash2+flash4", "again=true", "passes=[forward_backward]")
+    (records,) = told.folder.glob("runs/**/records.jsonl")
+    run_script(monkeypatch, "pairs_against_singles.py", str(records.parent), "--json", "pairs.json")
+    found = {each["backend"]: each for each in json.loads(Path("pairs.json").read_text())}
+    assert set(found) == {"naive", "sdpa_flash", "naive+sdpa_flash"}
+    pair = found["naive+sdpa_flash"]
+    single = min(found["naive"]["ms"], found["sdpa_flash"]["ms"])
+    assert found[pair["best_single"]]["ms"] == single and pair["low"] <= pair["ratio"] <= pair["high"]
+    assert f"of {pair['best_single']}'s speed: {pair['word']}" in (said := capfd.readouterr().out)
+    assert "flash2+flash4: refused: forward flash2: devices" in said
+
+
+def test_a_layer_is_held_against_its_parts_and_pytorchs_own(monkeypatch, capsys, tmp_path):
+    words = ("--backends", "sdpa_flash,sdpa_flash+naive,flash4", "--shape", "1,16,2,32", "--rounds", "6")
+    run_script(monkeypatch, "layer_against_parts.py", *words, "--device", "cpu", "--json", str(tmp_path / "parts.json"))
+    found = json.loads((tmp_path / "parts.json").read_text())
+    layers = [f"{what} {name}" for name in ("sdpa_flash", "sdpa_flash+naive") for what in ("layer", "kernel")]
+    assert list(found) == ["nn.MultiheadAttention", "projections alone", *layers]
+    said = capsys.readouterr().out
+    assert said.count("× nn.MultiheadAttention") == said.count("× its parts") == 2
+    assert "flash4 refuses: devices: cuda" in said
 
 
 def test_forwards_and_backwards_are_swept_as_any_other_axis(door):
