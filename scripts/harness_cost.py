@@ -4,8 +4,9 @@ python scripts/harness_cost.py [--cases 200] [--launchers workers,basic,hydra:ba
 
 Seconds until the first case began (when its record came, less what it took), seconds a case that no probe used (all but
 starting and ending), the whole command, and the resident memory of the command and of the largest process it started,
-with a tenth of the records there and shortly before the end.  hydra:NAME is a plain Hydra application with the launcher
-that Hydra or its plugin knows by that name (harness_elsewhere.py), for comparison; one that is not there says so.
+the least there was early (a tenth to a third of the records there) and late (the last quarter).  hydra:NAME is a plain
+Hydra application with the launcher that Hydra or its plugin knows by that name (harness_elsewhere.py), for comparison;
+one that is not there says so.
 """
 
 import argparse
@@ -33,7 +34,8 @@ def main() -> None:
 
 
 def _measured(launcher: str, cases: int) -> str:
-    lengths = ",".join(str(16 + 4 * index) for index in range(cases // 2))
+    # Short and long by turns: what grows then is what is kept, not what is at hand.
+    lengths = ",".join(str(16 + 4 * (index * 37 % (cases // 2))) for index in range(cases // 2))
     words = ["device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]", "again=false", "report.at_end=false",
              "backend=naive,sdpa_flash", f"shape.seq_len={lengths}"]  # fmt: skip
     program = ["-m", "attn_lab"]
@@ -53,14 +55,15 @@ def _measured(launcher: str, cases: int) -> str:
                 [sys.executable, *program, *words, f"hydra/launcher={launcher}"],
                 cwd=folder, stdout=subprocess.DEVNULL, stderr=stream,
             )  # fmt: skip
-        memory: list[tuple[float, float]] = []
+        early, late = list[tuple[float, float]](), list[tuple[float, float]]()
         first = 0.0
         while process.poll() is None:
             there = file.read_bytes().count(b"\n") if file.exists() else 0
             first = first or (time.time() if there else 0.0)
-            if cases // 10 <= there <= cases - 5:
-                memory.append((_resident(process.pid), _largest_other(process.pid)))
-            time.sleep(0.2 if there else 0.02)
+            for samples, begin, end in ((early, 0.1, 0.3), (late, 0.75, 0.97)):
+                if begin * cases <= there <= end * cases:
+                    samples.append((_resident(process.pid), _largest_other(process.pid)))
+            time.sleep(0.05)
         whole = time.time() - start
         if process.returncode:
             return f"exit code {process.returncode}: {' '.join(err.read_text().split())[-200:]} | | | |"
@@ -69,10 +72,10 @@ def _measured(launcher: str, cases: int) -> str:
     begun = [datetime.fromisoformat(line["provenance"]["started"]).timestamp() for line in lines]
     probing = sum(line["metrics"]["harness/probes"]["value"] for line in lines[:-1])
     cost = (begun[-1] - begun[0] - probing) / (len(lines) - 1)
-    early, late = memory[0], memory[-1]
+    least = [[min(samples) for samples in zip(*part, strict=True)] for part in (early, late)]
     begins = first - lines[0]["metrics"]["harness/case"]["value"] - start
     said = [f"{begins:.1f} s", f"{cost:.3f} s", f"{whole:.1f} s"]
-    return " | ".join([*said, *(f"{one:.0f} > {other:.0f} MB" for one, other in zip(early, late, strict=True))])
+    return " | ".join([*said, *(f"{one:.0f} > {other:.0f} MB" for one, other in zip(*least, strict=True))])
 
 
 def _resident(pid: int) -> float:
