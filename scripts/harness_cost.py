@@ -45,7 +45,7 @@ def _measured(launcher: str, cases: int) -> str:
     if launcher == "ray" and "hydra/sweeper=basic" in program:  # our own conf/hydra/launcher/ray.yaml goes by that name
         launcher = "basic"
         words += ["hydra.launcher._target_=hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
-                  "+hydra.launcher.ray={init:{num_cpus:1},remote:{}}"]  # fmt: skip
+                  "+hydra.launcher.ray={init:{address:local,num_cpus:1},remote:{}}"]  # fmt: skip
     words += ["hydra.launcher.n_jobs=1"] * (launcher == "joblib")  # one case at a time, as everywhere here
     with tempfile.TemporaryDirectory() as folder:
         file, err = Path(folder, "runs/adhoc/records.jsonl"), Path(folder, "err")

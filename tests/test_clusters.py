@@ -123,8 +123,9 @@ def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray
     assert len(set.union(*by_shape.values())) == 2
     assert told.code == 1 and "2 crashed" in told.out and "2 cases left; to go on: attn-lab" in told.out
     assert sorted(path.name for path in (told.folder / "runs/x").iterdir()) == [".lock", "records.jsonl"]
+    before = told.lines
     again = lab(*words, **theirs)
-    assert again.lines[:6] == told.lines and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
+    assert again.lines[:6] == before and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
 
 
 def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
