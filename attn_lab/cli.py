@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -119,4 +120,5 @@ def _flags_first(words: list[str]) -> list[str]:
     parser.error = refuse  # type: ignore[assignment,method-assign]
     overrides = parser.parse_intermixed_args(words).overrides
     flags = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
-    return [*flags, *overrides]
+    # Hydra composes what is not swept before our sweeper, which knows what A+B means, has seen it.
+    return [*flags, *(re.sub(r"^backend=([^,()]*\+[^,()]*)$", r"backend=choice(\1)", word) for word in overrides)]

@@ -1,10 +1,12 @@
-"""What the harness itself costs: a sweep of tiny CPU cases under each launcher, in seconds and in memory.
+"""What the harness itself costs: a sweep of tiny CPU cases under each launcher, in seconds and in memory, as Markdown.
 
-python scripts/harness_cost.py [--cases 200] [--launchers workers,basic]
+python scripts/harness_cost.py [--cases 200] [--launchers workers,basic,hydra:basic,hydra:joblib,hydra:ray]
 
-Prints a table: seconds until the first case began, seconds a case that no probe used (all but starting and ending), and
-the resident memory of the command and of its worker, with a tenth of the records there and shortly before the end.  A
-launcher that is not installed says so.
+Seconds until the first case began (when its record came, less what it took), seconds a case that no probe used (all but
+starting and ending), the whole command, and the resident memory of the command and of the largest process it started,
+the least there was early (a tenth to a third of the records there) and late (the last quarter).  hydra:NAME is a plain
+Hydra application with the launcher that Hydra or its plugin knows by that name (harness_elsewhere.py), for comparison;
+one that is not there says so.
 """
 
 import argparse
@@ -23,35 +25,57 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--launchers", default="workers,basic")
     asked = parser.parse_args()
-    print("launcher  first case s  harness s/case  command MB early > late  worker MB early > late")
+    print(
+        "| launcher | first case begins | harness a case | whole | memory of the command | of what it started | load |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for launcher in asked.launchers.split(","):
-        print(f"{launcher:8}  {_measured(launcher, asked.cases)}", flush=True)
+        print(f"| `{launcher}` | {_measured(launcher, asked.cases)} | {os.getloadavg()[0]:.1f} |", flush=True)
 
 
 def _measured(launcher: str, cases: int) -> str:
-    lengths = ",".join(str(16 + 4 * index) for index in range(cases // 2))
+    # Short and long by turns: what grows then is what is kept, not what is at hand.
+    lengths = ",".join(str(16 + 4 * (index * 37 % (cases // 2))) for index in range(cases // 2))
+    words = ["device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]", "again=false", "report.at_end=false",
+             "backend=naive,sdpa_flash", f"shape.seq_len={lengths}"]  # fmt: skip
+    program = ["-m", "attn_lab"]
+    if launcher.startswith("hydra:"):
+        launcher = launcher.removeprefix("hydra:")
+        program = [str(Path(__file__).with_name("harness_elsewhere.py")), "-m", "hydra/sweeper=basic"]
+    if launcher == "ray" and "hydra/sweeper=basic" in program:  # our own conf/hydra/launcher/ray.yaml goes by that name
+        launcher = "basic"
+        words += ["hydra.launcher._target_=hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+                  "+hydra.launcher.ray={init:{address:local,num_cpus:1},remote:{}}"]  # fmt: skip
+    words += ["hydra.launcher.n_jobs=1"] * (launcher == "joblib")  # one case at a time, as everywhere here
     with tempfile.TemporaryDirectory() as folder:
         file, err = Path(folder, "runs/adhoc/records.jsonl"), Path(folder, "err")
-        command = [sys.executable, "-m", "attn_lab", "device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]",
-                   "again=false", "report.at_end=false", "backend=naive,sdpa_flash", f"shape.seq_len={lengths}",
-                   f"hydra/launcher={launcher}"]  # fmt: skip
         start = time.time()
         with err.open("wb") as stream:
-            process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=stream)
-        memory: list[tuple[float, float]] = []
+            process = subprocess.Popen(
+                [sys.executable, *program, *words, f"hydra/launcher={launcher}"],
+                cwd=folder, stdout=subprocess.DEVNULL, stderr=stream,
+            )  # fmt: skip
+        early, late = list[tuple[float, float]](), list[tuple[float, float]]()
+        first = 0.0
         while process.poll() is None:
-            if file.exists() and cases // 10 <= file.read_bytes().count(b"\n") <= cases - 5:
-                memory.append((_resident(process.pid), _largest_other(process.pid)))
-            time.sleep(0.2)
+            there = file.read_bytes().count(b"\n") if file.exists() else 0
+            first = first or (time.time() if there else 0.0)
+            for samples, begin, end in ((early, 0.1, 0.3), (late, 0.75, 0.97)):
+                if begin * cases <= there <= end * cases:
+                    samples.append((_resident(process.pid), _largest_other(process.pid)))
+            time.sleep(0.05)
+        whole = time.time() - start
         if process.returncode:
-            return f"exit code {process.returncode}: {err.read_text().strip()[-300:]}"
+            return f"exit code {process.returncode}: {' '.join(err.read_text().split())[-200:]} | | | |"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines.sort(key=lambda line: line["provenance"]["started"])
     begun = [datetime.fromisoformat(line["provenance"]["started"]).timestamp() for line in lines]
     probing = sum(line["metrics"]["harness/probes"]["value"] for line in lines[:-1])
     cost = (begun[-1] - begun[0] - probing) / (len(lines) - 1)
-    (first, worker), (last, worker_last) = memory[0], memory[-1]
-    return (f"{begun[0] - start:12.2f}  {cost:14.3f}  {first:10.0f} > {last:<10.0f}  "
-            f"{worker:9.0f} > {worker_last:.0f}")  # fmt: skip
+    least = [[min(samples) for samples in zip(*part, strict=True)] for part in (early, late)]
+    begins = first - lines[0]["metrics"]["harness/case"]["value"] - start
+    said = [f"{begins:.1f} s", f"{cost:.3f} s", f"{whole:.1f} s"]
+    return " | ".join([*said, *(f"{one:.0f} > {other:.0f} MB" for one, other in zip(*least, strict=True))])
 
 
 def _resident(pid: int) -> float:

@@ -116,7 +116,7 @@ def timed(steps: dict[str, Step], rounds: int, machine: Machine) -> dict[str, li
     clocks: dict[str, Clock] = {name: CudaClock() if machine.device == "cuda" else WallClock() for name in steps}
     for name, step in steps.items():
         step()  # compiles
-        clocks[name].warm(lambda: None, lambda _, step=step: step(), 10)
+        clocks[name].warm(lambda: None, lambda _, step=step: step(), 10, 5.0)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds):
         first = turn % len(steps)

@@ -48,6 +48,16 @@ class Told:
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.lines]
 
+    def artifacts(self, kind: str, record: int = 0) -> list[Path]:
+        """The files of that kind that a record lists, each as large as it says."""
+        line = self.records[record]
+        entries = [each for each in line["artifacts"] if each["kind"] == kind]
+        (home,) = {file.parent for file in self.folder.glob("runs/**/records.jsonl")
+                   if line["case"]["id"] in file.read_text()}  # fmt: skip
+        paths = [home / each["path"] for each in entries]
+        assert [path.stat().st_size for path in paths] == [each["size"] for each in entries]
+        return paths
+
     @property
     def statuses(self) -> list[str]:
         return [record["status"] for record in self.records]

@@ -285,6 +285,25 @@ def test_a_compiled_model_is_one_graph_as_long_as_transformers_makes_no_mask(imp
             close(compiled(tokens, use_cache=True).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
 
 
+def test_a_function_prepared_serves_the_model_it_was_given_to_alone_and_has_the_mask_for_itself():
+    from attn_lab.core.backend import Request
+    from attn_lab.core.machine import detect
+    from attn_lab.core.shape import Shape
+    from attn_lab.integrations.transformers import use
+    from attn_lab.masks.causal import Causal
+    from attn_lab.masks.full import Full
+
+    shape = Shape(batch_size=3, seq_len=9, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float32")
+    causal, full = (Naive().prepare(Request(shape=shape, mask=mask), detect("cpu")) for mask in (Causal(), Full()))
+    theirs, ours, another = (llama("eager").eval() for _ in "toa")
+    use(ours, causal)
+    use(another, full)
+    close(ours(TOKENS).logits, theirs(TOKENS).logits, atol=1e-5, rtol=1e-4)
+    assert (another(TOKENS).logits - theirs(TOKENS).logits).abs().max() > 1e-3
+    with pytest.raises(BadRequest, match="attention_mask not among them"):
+        ours(TOKENS, attention_mask=RIGHT)
+
+
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("padding", ["none", "left"])
 @pytest.mark.parametrize("family", [llama, gpt2])

@@ -114,6 +114,7 @@ def all_close(ours: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -
 
 @pytest.mark.parametrize(("name", "feature"), [*((name, "plain") for name in TRACED), (PAIRS[0], "rope and norms")])
 def test_a_step_compiles_in_one_piece(name, feature):
+    torch._dynamo.reset()  # all layers are one code to it, of which it compiles eight
     layer, exact = pair(name, **FEATURES[feature])
     x = torch.randn(2, 128, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     cotangent = torch.randn_like(x)
@@ -217,7 +218,7 @@ else:
 def test_tensors_of_more_than_2_to_the_31_elements_are_right_or_refused():
     """One after another, each in a process of its own: they take half the card, and a fault would end the others."""
     told = {}
-    for name in ("sdpa_flash", "sdpa_cudnn", "flash2", "flash4", "sdpa_cudnn+flash4"):
+    for name in ("sdpa_flash", "sdpa_cudnn", "flash2", "flash4"):
         if backends_named(name)[0].machine_refusals(detect("cuda")):
             continue
         done = subprocess.run([sys.executable, "-c", HUGE, name], capture_output=True, text=True, timeout=120)

@@ -121,9 +121,9 @@ def test_the_losses_and_gradients_are_those_of_transformers_own_training(family)
     """Its own attention, its own loss, its own backward, of the same weights and tokens."""
     subject = replace(SMALL, family=family)
     trial = staged(subject)
-    theirs = subject._made(SHAPE, "cpu", 3)
+    theirs = subject.made(SHAPE, "cpu", 3)
     theirs.set_attn_implementation("eager")
-    inputs, targets = subject._tokens(SHAPE, "cpu", 3)
+    inputs, targets = subject.tokens(SHAPE, "cpu", 3)
     loss = theirs(inputs, labels=inputs, shift_labels=targets.contiguous()).loss
     loss.backward()
     torch.testing.assert_close(trial.forward().mean(), loss)
@@ -162,7 +162,7 @@ def test_flops_are_two_a_weight_and_token_thrice_and_attention_by_its_pairs(fami
     if family == "gpt2" and sizes:
         pytest.skip("gpt2 has no grouped heads")
     shape, subject = replace(SHAPE, **sizes) if sizes else SHAPE, replace(SMALL, family=family)
-    matrices = sum(parameter.numel() for name, parameter in subject._made(shape, "cpu", 0).named_parameters()
+    matrices = sum(parameter.numel() for name, parameter in subject.made(shape, "cpu", 0).named_parameters()
                    if parameter.dim() > 1 and not name.endswith(("embed_tokens.weight", "wpe.weight")))  # fmt: skip
     attention = 3 * attention_flops(shape, Causal())["forward_backward"]
     assert staged(subject, shape).flops["train_step"] == 6 * 48 * matrices + attention
@@ -221,7 +221,7 @@ def test_attention_s_share_is_that_of_the_time_it_takes():
     ((*TINY, "subject.family=bert"), "subject.family: expected one of llama, gpt2; got 'bert'"),
     ((*TINY, "subject.layers=0"), "subject.layers: expected a whole number of at least 1; got 0"),
     ((*TINY, "subject.precision=fp8"), "subject.precision: expected one of pure, autocast"),
-    ((*TINY, "subject.checkpoint=3"), "subject.checkpoint: expected one of true, false; got 3"),
+    ((*TINY, "subject.checkpoint=3"), "subject.checkpoint: expected true or false; got 3"),
     ((*TINY, "subject.family=gpt2", "shape.num_kv_heads=2"), "expected as many key/value heads as heads"),
     ((*TINY, "shape.seq_len_kv=64"), "subject=model is self-attention"),
     ((*TINY, "subject.depth=3"), "subject.depth"),

@@ -126,10 +126,25 @@ def test_forwards_and_backwards_are_swept_as_any_other_axis(door):
     assert len({record["case"]["id"] for record in told.records}) == 8
 
 
-def test_a_half_that_is_no_backend_fails_before_anything_runs(door):
-    told = door("backend=naive,naive+flash5", "shape.seq_len=16,32")
+def test_a_pair_needs_no_rival(door):
+    told = door("backend=naive+sdpa_flash", "probe=[accuracy]", "subject=layer")
+    assert [(record["case"]["backend"], record["status"]) for record in told.records] == [("naive+sdpa_flash", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "culprit"),
+    [
+        ("naive,naive+flash5", "backward"),
+        ("naive+flash5", "backward"),
+        ("flash5+naive", "forward"),
+        ("flex+", "backward"),
+    ],
+)
+def test_a_half_that_is_no_backend_fails_before_anything_runs(door, asked, culprit):
+    told = door(f"backend={asked}", "shape.seq_len=16,32")
     assert told.code == 2 and not told.records
-    assert "backend.backward: expected flash2" in told.err and "got 'flash5'" in told.err
+    got = "''" if asked == "flex+" else "'flash5'"
+    assert f"backend.{culprit}: expected flash2" in told.err and f"got {got}" in told.err
 
 
 def test_a_refusal_names_the_half_and_holds_all_reasons_of_both():

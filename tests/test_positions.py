@@ -86,7 +86,11 @@ def test_channels_that_make_no_pairs_are_refused(head_dim, dims):
 
 @pytest.mark.parametrize("backend", ["naive", "sdpa_flash"])
 @pytest.mark.parametrize("mask", [Causal(), SlidingWindow(window=3), PrefixLM(prefix=4)], ids=repr)
-@pytest.mark.parametrize("options", [{}, {"rope": 10000.0, "qk_norm": True, "num_kv_heads": 2}], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_kv_heads": 1}, {"rope": 10000.0, "qk_norm": True, "num_kv_heads": 2}],
+    ids=["plain", "one kv head", "all"],
+)
 def test_a_prompt_and_then_token_by_token_is_the_whole_at_once(backend, mask, options):
     layer = Attention(32, 4, backend=backend, mask=mask, **options)
     x = torch.randn(2, 11, 32)

@@ -23,6 +23,7 @@ class Loopback:
         self.fails = re.compile("never")
         self.takes = 10**6
         self.runs: dict[str, dict[str, Any]] = defaultdict(lambda: {"summary": {}, "history": [], "files": {}})
+        self.artifacts: dict[str, dict[str, Any]] = {}  # by name
         self.views: dict[str, dict[str, Any]] = {}  # workspaces, by id
         self.lock = threading.Lock()
         self.dead = False
@@ -72,7 +73,31 @@ class Loopback:
             view = {**said, "id": said.get("id") or f"view-{len(self.views)}"}
             self.views[view["id"]] = view
             return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": "id" not in said}}
-        return {}  # questions about the server's features: it has none
+        if operation == "CreateArtifact":
+            name, kind = said["input"]["artifactCollectionName"], said["input"]["artifactTypeName"]
+            self.artifacts[name] = {"type": kind, "run": said["input"]["runName"], "files": {}}
+            sequence = {"id": "1", "latestArtifact": None}
+            return {"createArtifact": {"artifact": {"id": name, "state": "PENDING", "artifactSequence": sequence}}}
+        if operation == "CreateArtifactManifest":
+            file = {"id": "1", "name": said["name"], "displayName": said["name"], "uploadHeaders": []}
+            file["uploadUrl"] = f"{self.url}/artifact/{said['artifactID']}/{said['name']}"
+            return {"createArtifactManifest": {"artifactManifest": {"id": "1", "file": file}}}
+        if operation == "CreateArtifactFiles":
+            nodes = [
+                {
+                    "id": one["name"], "name": one["name"], "displayName": one["name"], "storagePath": one["name"],
+                    "uploadUrl": f"{self.url}/artifact/{one['artifactID']}/{one['name']}", "uploadHeaders": [],
+                    "uploadMultipartUrls": None, "artifact": {"id": one["artifactID"]},
+                }
+                for one in said["input"]["artifactFiles"]
+            ]  # fmt: skip
+            files = {"edges": [{"node": node} for node in nodes]}
+            return {"createArtifactFiles": {"files": files}}
+        if operation == "CommitArtifact":
+            return {"commitArtifact": {"artifact": {"id": said["artifactID"], "digest": "1"}}}
+        if operation == "ServerFeaturesQuery":
+            return {"serverInfo": {"features": []}}
+        return {}
 
     def stream(self, name: str, said: dict[str, Any]) -> None:
         run = self.runs[name]
@@ -119,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.loopback.stream(match[1], json.loads(body))
         elif match := re.fullmatch(r"/upload/(\w+)/(.+)", self.path):
             self.loopback.runs[match[1]]["files"][match[2]] = body
+        elif match := re.fullmatch(r"/artifact/(.+)/(.+)", self.path):
+            self.loopback.artifacts[match[1]]["files"][match[2]] = body
         return {}
 
     def _answer(self, status: int, value: dict[str, Any]) -> None:

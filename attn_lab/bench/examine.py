@@ -1,5 +1,6 @@
 """The path of one case: refuse or prepare, stage, probe in order, and put the outcome, whatever it is, on record."""
 
+import ctypes
 import gc
 import sys
 import time
@@ -21,6 +22,8 @@ if sys.platform == "linux":
 else:
     resource = None
 
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+
 
 def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callable[[str], None]) -> Record:
     """Run one case to its record.  Nothing leaves it but KeyboardInterrupt and its like.
@@ -30,6 +33,8 @@ def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callab
     found: list[Measurement | File] = []
     status, reasons = _run(case, machine, found, scratch(provenance.sweep) / case.id, notice)
     gc.collect()  # an error's frames and a graph's cycles may still hold tensors
+    if TRIM is not None:
+        TRIM(0)  # glibc keeps free what shapes of many sizes leave between each other: 15 % over a hundred of them
     if machine.device == "cuda":
         torch.cuda.empty_cache()
     metrics = [each for each in found if isinstance(each, Measurement)]

@@ -105,7 +105,8 @@ class Trial:
 
         The large eps is for float16, in which the squares of small gradients are zero.
         """
-        return torch.optim.AdamW(self.parameters, lr=1e-6, eps=1e-4, fused=True)
+        on_gpu = self.machine.device == "cuda"
+        return torch.optim.AdamW(self.parameters, lr=1e-6, eps=1e-4, fused=True, capturable=on_gpu)
 
     def train_step(self) -> None:
         """One step of training: forward, backward, and the parameters are others."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -120,7 +121,10 @@ class _Served:
 
     def __call__(self, *asked: Any) -> Callable[..., Any]:
         attend = self._serving(*asked)
-        return lambda q, k, v: self._block.attended(attend, q, k, v)
+        ranged = partial(self._block.attended, attend)
+        if packed := getattr(attend, "packed", None):  # takes the projection in one piece, and would be taken
+            ranged.packed = partial(self._block.attended, packed)  # type: ignore[attr-defined]
+        return ranged
 
     def under(self, *asked: Any) -> Any:
         return self._block.attended(self._serving.under, *asked)
@@ -145,8 +149,13 @@ def _around_interface(module: nn.Module, undo: ExitStack) -> None:
         known = _blocks.get(block)
         return known.attended(attend, block, *given, **options) if known else attend(block, *given, **options)
 
+    def restore() -> None:
+        del functions[name]  # ours hides what is registered under this name, now and later
+        if functions.get(name) is not attend:  # somebody else's did so before
+            functions[name] = attend
+
     functions[name] = attended
-    undo.callback(functions.__setitem__, name, attend)
+    undo.callback(restore)
 
 
 def _around(

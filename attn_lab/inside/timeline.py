@@ -7,7 +7,7 @@ from attn_lab.inside.allocations import Use
 
 MB = 2**20
 WIDTH, HEIGHT, LEFT, BOTTOM = 960, 360, 70, 30
-MOST_POINTS = 800
+MOST_POINTS = 400
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac")
 STYLE = (
     "body{font:14px/1.45 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -21,8 +21,8 @@ def page(use: Use, title: str, most: int = 10) -> str:
     """`most`: how many of the largest live tensors are told."""
     names = list(use.levels)
     keys = "".join(
-        f'<span class="key" style="background:{COLOURS[index % len(COLOURS)]}"></span>{escape(name)}'
-        for index, name in enumerate(names)
+        f'<span class="key" style="background:{colour};opacity:{shade}"></span>{escape(name)}'
+        for name, (colour, shade) in _shades(names).items()
     )
     rows = "".join(
         f'<tr><td class="n">{each.bytes / MB:.4g}</td><td class="n">{100 * each.bytes / (use.peak or 1):.1f} %</td>'
@@ -51,11 +51,13 @@ def _drawing(use: Use) -> str:
 
     below = [0] * len(kept)
     areas = []
-    for index, (name, levels) in enumerate(use.levels.items()):
+    shades = _shades(list(use.levels))
+    for name, levels in use.levels.items():
         above = [base + levels[point] for base, point in zip(below, kept, strict=True)]
         edge = [*_steps(use.times, kept, above), *reversed(_steps(use.times, kept, below))]
         path = " ".join(f"{x(time)},{y(level)}" for time, level in edge)
-        areas.append(f'<polygon points="{path}" fill="{COLOURS[index % len(COLOURS)]}">'
+        colour, shade = shades[name]
+        areas.append(f'<polygon points="{path}" fill="{colour}" fill-opacity="{shade}">'
                      f"<title>{escape(name)}</title></polygon>")  # fmt: skip
         below = above
     ticks = "".join(
@@ -66,6 +68,16 @@ def _drawing(use: Use) -> str:
     axis += f'<text x="{WIDTH}" y="{HEIGHT - 8}" text-anchor="end">{end:.3g} ms</text>'
     head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="memory over time">'
     return f"{head}{''.join(areas)}{ticks}{axis}</svg>"
+
+
+def _shades(names: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """A colour for each part; paler what it takes for its backward."""
+    parts = list(dict.fromkeys(name.removesuffix(", backward") for name in names))
+    return {
+        name: (COLOURS[parts.index(name.removesuffix(", backward")) % len(COLOURS)],
+               0.55 if name.endswith(", backward") else 1.0)
+        for name in names
+    }  # fmt: skip
 
 
 def _steps(times: Sequence[float], kept: Sequence[int], levels: Sequence[int]) -> list[tuple[float, int]]:

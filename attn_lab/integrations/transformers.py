@@ -46,17 +46,25 @@ def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None
 def use(model: PreTrainedModel, attend: Attend) -> None:
     """Have all attention in `model` computed by one prepared function, for inputs of the sizes it was prepared for.
 
-    Mask, scale and dropout are the function's: transformers makes no mask then, and padding would not be seen.
+    Mask, scale and dropout are the function's.  transformers makes no mask under a name without a mask interface, nor
+    waits for the device to see whether it must; a batch with a mask of its own is refused, for nobody would see it.
     """
+    if model not in _functions:
+        model.register_forward_pre_hook(_check_unmasked, with_kwargs=True)
     AttentionInterface.register(PREPARED, _prepared)
-    AttentionMaskInterface.register(PREPARED, lambda *_, **__: None)
     model.set_attn_implementation(PREPARED)
     for module in model.modules():
         _functions[module] = attend
 
 
+def _check_unmasked(model: nn.Module, words: tuple[Any, ...], others: Mapping[str, Any]) -> None:
+    if len(words) > 1 or others.get("attention_mask") is not None:
+        raise BadRequest(f"{PREPARED}: expected input_ids and words by name, attention_mask not among them: the mask "
+                         "is that of the function prepared")  # fmt: skip
+
+
 def _prepared(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **others: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
 ) -> tuple[Tensor, None]:
     _check_served(PREPARED, key, value, others)
     return _functions[module](*_as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))), None

@@ -72,11 +72,13 @@ class Sync:
         tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
         tries |= {"WANDB__GRAPHQL_TIMEOUT_SECONDS": "15"}
         ours = {"WANDB_BASE_URL": self._url, "WANDB_DIR": str(self._folder), "WANDB_CACHE_DIR": self._cache}
+        around = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # it is somewhere else
         logs = set(self._folder.glob("wandb/logs/debug-sync*"))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "wandb", "sync", *self._options, *map(str, runs)], start_new_session=True,
+            cwd=self._folder,  # where what runs refer to lies
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**tries, **os.environ, **ours, "WANDB_MODE": "online", "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
+            env={**tries, **around, **ours, "WANDB_MODE": "online", "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
         with suppress(AttributeError, OSError):  # the case being timed goes first
             os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from attn_lab.bench.files import place
 from attn_lab.bench.record import Record
 from attn_lab.bench.series import Line, Series, noisy, series
 from attn_lab.core.errors import BadRequest
@@ -28,7 +29,8 @@ class Wandb:
 
     In a case's summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, …, and what is
     drawn as bars once more under its point's own key.  A series has the metrics over the axis that was swept; the
-    summary a Table of all cases, and the report and figures this sweep has left in its folder.
+    summary a Table of all cases, and the report and figures this sweep has left in its folder.  Files of a case's
+    probes are an artifact of its run, of type profile.
 
     Only the constructor raises: BadRequest for an unknown `mode`, or for an `online` that cannot be.
     """
@@ -83,6 +85,7 @@ class Wandb:
                 if values:
                     run.log(values)  # the summary follows; W&B draws panels of what was logged only
                 run.summary.update({**outcome, **beside})
+                self._attach(run, record)
                 run.finish(exit_code=int(record.status not in ("ok", "refused")))
         except Exception as error:  # noqa: BLE001  a logger never ends a sweep
             self._stop(error)
@@ -102,6 +105,22 @@ class Wandb:
             if unsent := len(sender.unsent()):
                 self.where = f"W&B: {unsent} of {len(sender.runs)} runs not sent ({sender.trouble}); {self._later}"
                 _say(self.where)
+
+    def _attach(self, run: Any, record: Record) -> None:
+        """What probes left, as an artifact of type profile, sent from where jsonl, which is written first, has put it.
+
+        By paths within the run's folder, which a later `wandb-sync` is in, wherever the folder is by then.
+        """
+        paths = [place(record.case["id"], file.path.name) for file in record.files]
+        kept = [path for path in paths if (self._folder / path).is_file()]
+        if not kept:
+            return
+        artifact = self._wandb.Artifact(f"profile-{record.case['id']}", type="profile")
+        for path in kept:
+            whole = str(self._folder / path)
+            entry = artifact.add_file(whole, name=Path(path).name, policy="immutable", skip_cache=True)
+            entry.local_path = path
+        run.log_artifact(artifact)
 
     def _draw(self, one: Series) -> None:
         """One backend's metrics over one axis: W&B draws lines over what was logged, never over a config's value."""

@@ -3,8 +3,11 @@
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from attn_lab.core.backend import Backend
 
 SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats",
             "WarpStateStats")  # fmt: skip
@@ -46,6 +49,35 @@ def counted(text: str) -> list[Counted]:
         raise ValueError("no line of heads that begins with ID")
     heads, units, *rows = csv.reader(lines[start:])
     return [_counted(heads, units, row) for row in rows if len(row) == len(heads)]
+
+
+def passes_of(who: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
+    """Forward kernels run before backward ones; a pattern that is the same for both tells them not apart."""
+    for row in rows:
+        matching = [name for name, pattern in who.kernels.items() if re.search(pattern, row.name)]
+        if matching:
+            yield (matching[-1] if len(set(who.kernels.values())) > 1 else "forward, backward"), row
+
+
+def metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Counters of each pass's longest kernel, and what all of them moved against what the pass must move."""
+    units = {"us": "us", "%": "%", "MB": "MB"}
+    for name in dict.fromkeys(each["pass"] for each in seen):
+        kernels = [each for each in seen if each["pass"] == name]
+        longest = max(kernels, key=lambda each: each["counters"].get("time us", 0.0))
+        for counter, value in longest["counters"].items():
+            unit = units.get(counter.rpartition(" ")[2], "warps" if counter.startswith("stalled") else "")
+            key = re.sub(r"\W+", "_", counter.removesuffix(f" {unit}")).strip("_").lower()
+            yield f"nsight/{name}/{key}", _metric(value, unit, longest["name"])
+        moved = sum(each["counters"].get("DRAM MB", 0.0) for each in kernels)
+        if moved and f"{name}/least_bytes" in least:
+            must = least[f"{name}/least_bytes"]["value"]
+            note = f"{moved:.4g} MB moved by {len(kernels)} kernels, {must:.4g} MB must be"
+            yield f"nsight/{name}/dram_over_least", _metric(moved / must, "of what must move", note)
+
+
+def _metric(value: float, unit: str, note: str) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "low": None, "high": None, "samples": 1, "note": note[:120]}
 
 
 def _counted(heads: Sequence[str], units: Sequence[str], row: Sequence[str]) -> Counted:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.sweep.again import composed
 from attn_lab.sweep.build import packed, unpacked
-from attn_lab.sweep.counters import ALSO, SECTIONS, Counted, counted
+from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of
 from attn_lab.sweep.folder import RunFolder
 from attn_lab.sweep.kept import Kept, found
 from attn_lab.sweep.show import counters_table
@@ -89,7 +89,7 @@ def _tool(name: str) -> str:
 
 def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
     console = Console()
-    case, case_id = _case(kept), kept.record["case"]["id"]
+    case, case_id = case_under_nsight(kept), kept.record["case"]["id"]
     with tempfile.TemporaryDirectory(prefix="attn-lab-nsight-") as work:
         folder = Path(work)
         with console.status(f"{case.label} under {name}"):
@@ -101,13 +101,13 @@ def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
             (folder / "counters.json").write_text(json.dumps(seen, indent=1), encoding="utf-8")
             files.append(File("counters", folder / "counters.json"))
         least = json.loads((folder / "record.jsonl").read_text(encoding="utf-8"))["metrics"]
-        _keep(kept, files, dict(_metrics(seen, least)), keep_mb)
+        keep(kept, files, dict(metrics(seen, least)), keep_mb)
     console.print(Text(f"{case.label}: {kept.folder / place(case_id, report.name)}"), soft_wrap=True)
     if seen:
         console.print(counters_table(seen))
 
 
-def _case(kept: Kept) -> Case:
+def case_under_nsight(kept: Kept) -> Case:
     """The case as it was asked, seen by the one probe that marks its passes."""
     record = kept.record
     config = record["provenance"]["config"]
@@ -183,36 +183,7 @@ def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
     return [{"pass": name, **asdict(row)} for name, row in passes]
 
 
-def passes_of(who: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
-    """Forward kernels run before backward ones; a pattern that is the same for both tells them not apart."""
-    for row in rows:
-        matching = [name for name, pattern in who.kernels.items() if re.search(pattern, row.name)]
-        if matching:
-            yield (matching[-1] if len(set(who.kernels.values())) > 1 else "forward, backward"), row
-
-
-def _metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Counters of each pass's longest kernel, and what all of them moved against what the pass must move."""
-    units = {"us": "us", "%": "%", "MB": "MB"}
-    for name in dict.fromkeys(each["pass"] for each in seen):
-        kernels = [each for each in seen if each["pass"] == name]
-        longest = max(kernels, key=lambda each: each["counters"].get("time us", 0.0))
-        for counter, value in longest["counters"].items():
-            unit = units.get(counter.rpartition(" ")[2], "warps" if counter.startswith("stalled") else "")
-            key = re.sub(r"\W+", "_", counter.removesuffix(f" {unit}")).strip("_").lower()
-            yield f"nsight/{name}/{key}", _metric(value, unit, longest["name"])
-        moved = sum(each["counters"].get("DRAM MB", 0.0) for each in kernels)
-        if moved and f"{name}/least_bytes" in least:
-            must = least[f"{name}/least_bytes"]["value"]
-            note = f"{moved:.4g} MB moved by {len(kernels)} kernels, {must:.4g} MB must be"
-            yield f"nsight/{name}/dram_over_least", _metric(moved / must, "of what must move", note)
-
-
-def _metric(value: float, unit: str, note: str) -> dict[str, Any]:
-    return {"value": value, "unit": unit, "low": None, "high": None, "samples": 1, "note": note[:120]}
-
-
-def _keep(kept: Kept, files: Sequence[File], metrics: Mapping[str, Any], keep_mb: float) -> None:
+def keep(kept: Kept, files: Sequence[File], counted_now: Mapping[str, Any], keep_mb: float) -> None:
     """The record once more, with what was counted: a later line of the same case is the newer."""
     folder = RunFolder(kept.folder)
     try:
@@ -221,7 +192,7 @@ def _keep(kept: Kept, files: Sequence[File], metrics: Mapping[str, Any], keep_mb
         entries = Shelf(kept.folder, keep_mb, 64 * keep_mb).take(case_id, files)
         names = {entry["path"] for entry in entries}
         before = [each for each in kept.record["artifacts"] if each["path"] not in names]
-        record = {**kept.record, "metrics": {**kept.record["metrics"], **metrics}, "artifacts": [*before, *entries]}
+        record = {**kept.record, "metrics": {**kept.record["metrics"], **counted_now}, "artifacts": [*before, *entries]}
         with (kept.folder / "records.jsonl").open("ab") as file:
             file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
     finally:

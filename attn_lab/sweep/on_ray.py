@@ -36,7 +36,7 @@ class RayJob:
 
 
 class OnRay:
-    """`address` as ray.init takes it: null starts Ray here (or goes where RAY_ADDRESS says); auto finds a cluster.
+    """`address` as ray.init takes it: null finds a cluster, or else starts Ray here.
 
     `remote` is added to what a hand asks Ray for.
     """

@@ -132,7 +132,8 @@ class Run:
 
     def _open(self, settings: DictConfig) -> None:
         try:
-            self.loggers += (_opened(each, self.path, self.sweep) for each in settings.values())
+            order = sorted(settings, key=lambda name: name != "jsonl")  # first who puts files where others find them
+            self.loggers += (_opened(settings[name], self.path, self.sweep) for name in order)
         except BadRequest:
             assert self.folder is not None
             self.folder.take_back()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig
 
 from attn_lab.core.backend import PASSES
@@ -85,4 +86,8 @@ def unknown_keys(config: DictConfig) -> list[str]:
 
 def register() -> None:
     """Make `schema` known to Hydra, for conf/config.yaml to start from."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    Plugins.instance()  # finds all there are, which then have stored what they store
+    # That of hydra-ray-launcher, where it is installed, Hydra would take for the schema of our hydra/launcher/ray.yaml.
+    store.repo.get("hydra", {}).get("launcher", {}).pop("ray.yaml", None)
