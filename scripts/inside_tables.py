@@ -17,6 +17,7 @@ from typing import Any
 from attn_lab.report.compare import digits
 from attn_lab.report.read import PASSES, Row, records
 from attn_lab.report.verdict import floor_of, judge
+from attn_lab.sweep.counters import brief_name
 
 LIMITS = {"trace": 3.0, "snapshot": 5.0}  # seconds a case that a probe may add
 KERNELS = 5  # rows of each pass
@@ -93,7 +94,7 @@ def differs(name: str, metric: str, off: Sequence[Row], on: Sequence[Row]) -> st
         alone |= word == "off" and len({each["value"] for each in seen}) > 1
     why = "it differs between the runs without hooks as well" if alone else "without hooks it is always the same"
     if metric == "accuracy/repeat":
-        why += "; it is how far two answers of one run lie apart, which the order of atomic additions makes"
+        why += "; it is how far two answers of one run lie apart, chance where a kernel adds atomically"
     return f"{name}, {metric}: {', '.join(texts)}; {why}"
 
 
@@ -147,7 +148,7 @@ def counters(folder: Path, said: list[str]) -> Iterator[str]:
     names = list(dict.fromkeys(name for _, each in columns for name in each["counters"]))
     heads = [
         "counter",
-        *(f"{row.backend} {each['pass']} `{each['name'][:40].replace('|', '')}`" for row, each in columns),
+        *(f"{row.backend} {each['pass']} `{brief_name(each['name'])}`" for row, each in columns),
     ]
     lines = [[name, *(digits(each["counters"].get(name)) for _, each in columns)] for name in names]
     yield from table(heads, lines) if columns else ["No counters were taken."]

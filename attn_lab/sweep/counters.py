@@ -73,6 +73,11 @@ def patterns_of(who: Backend, rows: Sequence[Counted]) -> tuple[Mapping[str, str
     return bare, WITHOUT
 
 
+def brief_name(name: str) -> str:
+    """What tells a kernel from the others of its backend: without what all begin with, and without its arguments."""
+    return re.sub(r"^void |^kernel_cutlass_kernel_|[<(].*|_object_at_.*", "", name)[:80]
+
+
 def metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Counters of each pass's longest kernel, and what all of them moved against what the pass must move."""
     units = {"us": "us", "%": "%", "MB": "MB"}
