@@ -153,12 +153,26 @@ def counters(folder: Path, said: list[str]) -> Iterator[str]:
     lines = [[name, *(digits(each["counters"].get(name)) for _, each in columns)] for name in names]
     yield from table(heads, lines) if columns else ["No counters were taken."]
     said += [f"! ncu: {head}" for head in heads[1:]] + [f"! ncu: {' | '.join(line)}" for line in lines]
-    for row in rows:
-        for one in ("forward", "backward"):
-            if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
-                told = f"{row.backend} {one}: DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
+    for one in ("forward", "backward"):  # rivals side by side
+        for row in rows:
+            if of_pass := [each for each in content(row, "counters.json") or [] if each["pass"] == one]:
+                told = f"{one}, {row.backend}: {in_words(of_pass)}"
+                if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
+                    told += f"; DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
                 yield f"\n{told}."
                 said.append(f"! ncu: {told}")
+
+
+def in_words(seen: Sequence[dict[str, Any]]) -> str:
+    """What a pass's kernels took together, and what kept the longest of them."""
+    longest = max((each["counters"] for each in seen), key=lambda each: each.get("time us", 0.0))
+    names = ("time us", "tensor cores %", "DRAM busy %", "occupancy achieved %", "registers", "issued per cycle")
+    words = [f"{name} {digits(longest.get(name))}" for name in names]
+    stalls = [
+        f"{name.removeprefix('stalled, ')} {digits(value)}" for name, value in longest.items() if "stalled" in name
+    ]
+    together = sum(each["counters"].get("time us", 0.0) for each in seen)
+    return f"{digits(together)} us in {len(seen)} kernels; the longest: {', '.join(words)}, stalled {', '.join(stalls)}"
 
 
 def kernels(folder: Path, said: list[str]) -> Iterator[str]:
