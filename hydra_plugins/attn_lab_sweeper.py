@@ -31,12 +31,12 @@ class CaseSweeper(BasicSweeper):
         # Stable: rivals meet the same clock, and again in the next round.
         overrides.sort(key=lambda each: {"round": 0, "backend": 2}.get(each.key_or_group.partition(".")[0], 1))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
-        jobs = [[each for word in job for each in _unpaired(word)] for job in jobs]
+        jobs = [[each for word in job for each in unpaired(word)] for job in jobs]
         jobs = self.task_function.plan(jobs, _Composer(loader, self.config))  # type: ignore[attr-defined]
         return [self.launcher.launch(jobs, initial_job_idx=0)] if jobs else []
 
 
-def _unpaired(word: str) -> list[str]:
+def unpaired(word: str) -> list[str]:
     """`backend=FORWARD+BACKWARD`, which no file is named, in the words of the option `paired`."""
     forward, plus, backward = word.removeprefix("backend=").partition("+")
     if not plus or not word.startswith("backend="):

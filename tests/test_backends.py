@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from attn_lab.backends.naive import Naive
 from attn_lab.core.backend import PASSES, Backend, Limits, Request
-from attn_lab.core.machine import Machine, detect
+from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
@@ -150,6 +150,15 @@ H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),
     packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0", "xformers": "0.0.35"},
 )  # fmt: skip
+
+
+def test_versions_are_told_without_a_look_at_the_gpu():
+    """To ask torch for cuDNN's version opens the GPU, which the process of a sweep must not: the machine knows it."""
+    machine = replace(H100, cudnn="91900")
+    assert software(machine)["cudnn"] == "91900"  # which this torch, here, does not have
+    assert "cudnn" not in machine.as_json()
+
+
 A_QUESTION = Request(shape=Shape(**SQUARE, dtype="float16"), mask=Causal())
 
 
