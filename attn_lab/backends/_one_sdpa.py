@@ -1,6 +1,7 @@
 """torch's scaled_dot_product_attention held to one of its implementations: it raises rather than take another."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +17,11 @@ def is_plain(request: Request) -> bool:
     return request.mask.band == FULL or (request.mask.band == CAUSAL and request.shape.offset == 0)
 
 
-def by_operator(operator: Callable[..., tuple[Tensor, ...]], *options: object, scale: float) -> Attend:
-    """The implementation's own operator: it cannot be another's, and neither chooses nor sets flags at each call."""
+def by_operator(operator: Callable[..., Any], *options: object, scale: float) -> Attend:
+    """The implementation's own operator: it cannot be another's, and neither chooses nor sets flags at each call.
+
+    torch's own binding of it, which takes microseconds less than the one in torch.ops.
+    """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = operator(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *options, scale=scale)[0]
