@@ -244,6 +244,21 @@ def test_a_gradient_reaches_cudnn_laid_out_as_the_output(layout, gradient):
     assert (grad.data_ptr() == dout.data_ptr()) == (dout.stride() == q.stride())
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("passes", [("forward",), PASSES])
+@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn"])
+def test_what_a_gpu_is_called_with_is_understood_and_traced_in_one_piece(name, passes, compiled):
+    """On tensors without data: torch knows its operators' arguments and shapes there, and no GPU is needed."""
+    torch._dynamo.reset()
+    attend = BACKENDS[name].prepare(replace(A_QUESTION, passes=passes), H100)
+    leaves = torch.empty(3, 2, 64, 4, 64, device="meta", dtype=torch.float16, requires_grad=len(passes) > 1).unbind()
+    out = (torch.compile(attend, fullgraph=True, backend="aot_eager") if compiled else attend)(*leaves)
+    assert out.shape == leaves[0].shape and out.is_contiguous()
+    if out.requires_grad:
+        grads = torch.autograd.grad(out, leaves, torch.empty_like(out))
+        assert [grad.shape for grad in grads] == [out.shape] * 3
+
+
 def test_forward_only_flash3_refuses_a_backward_and_runs_a_forward():
     (reason,) = BACKENDS["flash3"].refusals(A_QUESTION, H100)
     assert "tokenspeed-fa3 is a forward-only build" in reason

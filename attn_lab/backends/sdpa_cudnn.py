@@ -12,6 +12,7 @@ from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 
+CUDNN = "_scaled_dot_product_cudnn_attention"
 MOST = 2**31 - 1  # past it torch 2.11 has wrong gradients of q and k, and says nothing
 
 
@@ -44,9 +45,8 @@ class SdpaCudnn(Backend):
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         if is_plain(request):
-            cudnn = torch._scaled_dot_product_cudnn_attention
             options = (None, request.needs_backward, request.dropout, request.mask.band == CAUSAL)  # None: no bias
-            attend = by_operator(cudnn, *options, scale=request.softmax_scale)
+            attend = by_operator(CUDNN, *options, scale=request.softmax_scale)
         else:
             attend = one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
         return gradient_laid_as_output(attend) if request.needs_backward else attend

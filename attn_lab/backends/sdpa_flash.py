@@ -11,6 +11,7 @@ from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, dense
 
+FLASH = "_scaled_dot_product_flash_attention"
 MOST = 2**31 - 1  # past it torch 2.11 has gradients that are not finite, and says nothing
 
 
@@ -48,9 +49,9 @@ class SdpaFlash(Backend):
     def prepare(self, request: Request, machine: Machine) -> Attend:
         is_causal, scale = request.mask.band == CAUSAL, request.softmax_scale
         if is_plain(request) and machine.device == "cpu":
-            return by_operator(torch._scaled_dot_product_flash_attention_for_cpu, 0.0, is_causal, scale=scale)
+            return by_operator(f"{FLASH}_for_cpu", 0.0, is_causal, scale=scale)
         if is_plain(request) and request.shape.head_dim % 8 == 0:  # else torch pads q, k and v before
-            return by_operator(torch._scaled_dot_product_flash_attention, request.dropout, is_causal, scale=scale)
+            return by_operator(FLASH, request.dropout, is_causal, scale=scale)
         return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:
