@@ -176,7 +176,7 @@ class InOnePiece(Naive):
     def prepare(self, request: Request, machine: Machine) -> Attend:
         attend = super().prepare(request, machine)
         by_parts = lambda q, k, v: attend(q, k, v)  # noqa: E731
-        by_parts.packed = lambda packed, heads: attend(*packed.neg().neg().split(heads, dim=2))
+        by_parts.packed = lambda packed, heads: attend(*packed.neg().neg().split(heads, dim=2)).flatten(2)
         return by_parts
 
 
