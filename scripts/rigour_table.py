@@ -9,12 +9,14 @@ what of them is missing is said, and left out.
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attn_lab.report.compare import digits
 from attn_lab.report.read import PASSES, Row, records
-from attn_lab.report.verdict import floor_of, judge
+from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 
 STEP = {"forward_backward": "step"}
 KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host")
@@ -36,69 +38,113 @@ def noise(folder: Path) -> Iterator[str]:
     yield "The relative difference that 95 % of the ratios of a backend to itself stay within, by pass.\n"
     for name in ("aa-seed", "aa-long"):
         rows = ok(folder / name)
-        yield f"{name}: {about(rows)}, {1 + max(row.round for row in rows)} rounds\n"
+        measure = rows[0].provenance["config"]["measure"]
+        yield f"{name}: {about(rows)}, {1 + max(row.round for row in rows)} rounds, {_told(measure)}\n"
         yield from table(["backend", *map(word, PASSES[:3])])
         for backend in [*dict.fromkeys(row.name for row in rows), "all"]:
             mine = [row for row in rows if backend in ("all", row.name)]
-            yield line(backend, *(floor_of(mine, f"{one}/time").percent for one in PASSES[:3]))
+            yield line(backend, *(_floor(mine, f"{one}/time") for one in PASSES[:3]))
         yield ""
 
 
+def _floor(rows: Sequence[Row], metric: str) -> str:
+    floor = floor_of(rows, metric)
+    return floor.percent if floor.measured else "not measured"
+
+
+def _told(measure: Mapping[str, Any]) -> str:
+    names = ("settle", "seconds", "least", "precision")
+    return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure)
+
+
 def repeats(folder: Path) -> Iterator[str]:
-    """Two processes, the same command.  Two senses of agreeing, both counted."""
-    first, second = ({row.backend: row for row in ok(folder / name) if not row.twin} for name in ("point-a", "point-b"))
-    both = [name for name in first if name in second]
-    rows = [*ok(folder / "point-a"), *ok(folder / "point-b")]
-    floors = {one: floor_of(rows, f"{one}/time") for one in PASSES}
-    counts: dict[str, list[bool]] = {}
-    apart: list[tuple[float, str]] = []
-    for name in both:
-        a, b = first[name], second[name]
-        for metric in a.metrics:
-            x, y = a.number(metric), b.number(metric)
-            one, _, what = metric.partition("/")
-            if x is None or y is None or not x:
-                continue
-            if what == "time" and one in PASSES:
-                verdict = judge([a], [b], metric, floors[one])
-                within = verdict is not None and verdict.word not in ("faster", "slower")
-                told = f"times, judged as the reports do (A/A floor of the step {floors['forward_backward'].percent})"
-                counts.setdefault(told, []).append(within)
-            if any(each in metric for each in COUNTED):
-                counts.setdefault("counted (memory, accuracy, kernels): equal to 0.1 %", []).append(
-                    abs(y / x - 1) <= ALIKE
-                )
-            elif (low := a.number(metric, "low")) is not None and one in PASSES:
-                high, low2, high2 = a.number(metric, "high"), b.number(metric, "low"), b.number(metric, "high")
-                assert high is not None and low2 is not None and high2 is not None
-                within = low <= y <= high and low2 <= x <= high2
-                counts.setdefault("sampled: each median within the other's p05 to p95", []).append(within)
-                if not within:
-                    apart.append((100 * (y / x - 1), f"{name} {metric}"))
-            elif what == "energy":
-                counts.setdefault("energy: within 2 %", []).append(abs(y / x - 1) <= 0.02)
+    """Two processes, the same command, metric by metric: as the reports would judge them, and by the floor asked for.
+
+    What a record states of a median is how sure one run is of it; of another run the A/A floor speaks.  So a time is
+    judged by both.  What has no samples of its own has no interval but the floor.
+    """
+    first, second = ({row.backend: row for row in single(folder / name)} for name in ("point-a", "point-b"))
+    pairs = [(first[name], second[name]) for name in first if name in second]
+    rows = [row for name in ("point-a", "point-b") for row in ok(folder / name)]
+    own = {one: floor_of(rows, f"{one}/time") for one in PASSES if any(row.number(f"{one}/time") for row in rows)}
+    asked = {one: Floor(ASKED, True) for one in own}
     yield "## Two complete repeats of seed/point\n"
-    yield f"{len(both)} backends, two processes one after the other.\n"
-    yield from table(["metrics", "agree", "of", "share"])
-    for what, each in counts.items():
-        yield line(what, sum(each), len(each), f"{100 * sum(each) / len(each):.1f} %")
-    every = [one for each in counts.values() for one in each]
-    yield line("all", sum(every), len(every), f"{100 * sum(every) / max(len(every), 1):.1f} %")
-    if apart:
-        yield "\nNot: " + ", ".join(
-            f"{name} {percent:+.2f} %" for percent, name in sorted(apart, key=lambda x: -abs(x[0]))
-        )
+    yield f"{len(pairs)} backends, two processes one after the other. Same: the interval lies within twice the floor;"
+    yield "apart: wholly beyond it; unclear: neither can be claimed. What has no samples is same within the floor.\n"
+    for told, floors in (("the A/A floors of these two runs", own), (f"a floor of {100 * ASKED:g} %", asked)):
+        counts, apart = _agreed(pairs, floors)
+        room = counts.pop(ROOM, Counter())
+        yield f"By {told}: {', '.join(f'{word(one)} {floor.percent}' for one, floor in floors.items())}.\n"
+        yield from table(["metrics", "same", "unclear", "apart", "of", "same, share", "not apart, share"])
+        for group, each in [*counts.items(), ("all of a backend", sum(counts.values(), Counter()))]:
+            total = each.total() or 1
+            shares = [f"{100 * count / total:.1f} %" for count in (each["same"], total - each["apart"])]
+            yield line(group, each["same"], each["unclear"], each["apart"], each.total(), *shares)
+        yield f"\nNo statement about a backend, and not counted: {ROOM}: same {room['same']} of {room.total()}.\n"
+        if apart:
+            far = sorted(apart, key=lambda each: -abs(each[0]))
+            yield "Apart: " + ", ".join(f"{name} {percent:+.2f} %" for percent, name in far) + "\n"
+
+
+def _agreed(
+    pairs: Sequence[tuple[Row, Row]], floors: Mapping[str, Floor]
+) -> tuple[dict[str, Counter[str]], list[tuple[float, str]]]:
+    """By group how many are same, unclear and apart; and by how much those are that are apart."""
+    counts: dict[str, Counter[str]] = {}
+    apart: list[tuple[float, str]] = []
+    for a, b in pairs:
+        for metric in a.metrics:
+            x, y, group = a.number(metric), b.number(metric), _group(metric)
+            if x is None or y is None or not x or group is None:
+                continue
+            floor = max(floors[one].share, LEAST) if (one := metric.partition("/")[0]) in floors else LEAST
+            verdict = judge([a], [b], metric, Floor(floor, True)) if group == CLOCK else None
+            if verdict is None:
+                within = abs(y / x - 1) <= {EXACT: ALIKE, ENERGY: 0.02}.get(group, floor)
+                found = "same" if within else "apart"
+            else:
+                found = "apart" if verdict.word in ("faster", "slower") else verdict.word
+            counts.setdefault(group, Counter())[found] += 1
+            if found == "apart" and group != ROOM:
+                apart.append((100 * (y / x - 1), f"{a.backend} {metric}"))
+    return counts, apart
+
+
+ASKED = 0.005
+EXACT = "memory, accuracy, arithmetic: equal to 0.1 %"
+CLOCK = "time: cold, hot, graph, kernels"
+RATE = "TFLOP/s, share of the ceiling: within the floor"
+ENERGY = "energy: within 2 %"  # its counter is the driver's, and has no samples
+ROOM = "host time, power, temperature, clocks within the floor"
+
+
+def _group(metric: str) -> str | None:
+    """Where a metric counts; None for what tells how it was measured: counts, precision, gaps, seconds spent."""
+    one, _, what = metric.partition("/")
+    if any(each in metric for each in COUNTED):
+        return EXACT
+    if one in PASSES and what in ("time_host", "power", "temperature", "sm_clock", "memory_clock"):
+        return ROOM
+    if one in PASSES and what in KINDS:
+        return CLOCK
+    if one in PASSES and what in ("tflops", "of_ceiling"):
+        return RATE
+    if one in PASSES and what in ("energy", "tflop_per_joule"):
+        return ENERGY
+    return None
 
 
 def do_bench(folder: Path) -> Iterator[str]:
     found = json.loads((folder / "do_bench.json").read_text())
     yield "## Against triton.testing.do_bench\n"
     yield f"Medians of {found['rounds']} rounds by turns, ms; the same calls, both over a flushed L2.\n"
-    yield from table(["backend", "pass", "ours", "do_bench", "apart", "spread of ours", "spread of do_bench"])
+    yield from table(["backend", "pass", "ours", "do_bench", "apart", "spread of ours", "spread of do_bench", "SM MHz"])
     for name, passes in found["ms"].items():
         for one, seen in passes.items():
             ours, theirs = (statistics.median(seen[who]) for who in ("ours", "do_bench"))
             spreads = [f"{100 * (max(seen[who]) / min(seen[who]) - 1):.2f} %" for who in ("ours", "do_bench")]
+            clocks = found.get("sm_clock", {}).get(name, {}).get(one, {})
+            spreads.append(" against ".join(f"{statistics.mean(each):.0f}" for each in clocks.values() if each))
             yield line(name, word(one), f"{ours:.4f}", f"{theirs:.4f}", f"{100 * (ours / theirs - 1):+.2f} %", *spreads)
 
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 from conftest import ROOT, Told
 
+from attn_lab.bench.card import State
 from attn_lab.bench.inputs import draw
 from attn_lab.probes._clock import precision
 from attn_lab.probes._watched import Watched
 from attn_lab.probes.timing import Gap, Timing
 from attn_lab.sweep import plants
+from attn_lab.sweep.cards import SOUND, Recording
 
 PASSES = ("forward", "backward", "forward_backward")
 UNITS = {
@@ -443,7 +445,9 @@ def test_the_samples_behind_a_figure_are_kept_beside_it(swept):
 
 
 def timing(**given) -> Timing:
-    return Timing(**{"warmup": 0, "samples": 4000, "least": 10, "seconds": 60.0, "precision": 2.0, **given})
+    return Timing(
+        **{"warmup": 0, "settle": 0.0, "samples": 4000, "least": 10, "seconds": 60.0, "precision": 2.0, **given}
+    )
 
 
 class Drawn:
@@ -489,6 +493,62 @@ def test_calls_that_take_long_do_not_take_longer_than_the_measure_twice():
     begun = time.perf_counter()
     calls = timing(seconds=0.3)._sample(Slow(), Watched(None, 0.9), lambda: None, lambda _: None)
     assert 3 <= calls.taken <= 7 and time.perf_counter() - begun < 1.5
+
+
+class Cold(Recording):
+    """A card at boost clock for 0.1 s, below what it keeps for 0.1 s, then as it stays; and a clock that stands on it,
+    of which each call takes a millisecond of everybody's time."""
+
+    calls_at_once = 10
+
+    def __init__(self) -> None:
+        super().__init__([SOUND])
+        self.begun = time.perf_counter()
+
+    def warm(self, before, timed, count, seconds):
+        return 0.001
+
+    def time(self, before, timed, count, meanwhile):
+        time.sleep(0.001 * count)
+        meanwhile()
+        return [1e3 / self.state().sm_clock] * count
+
+    def state(self) -> State:
+        stage = min(int((time.perf_counter() - self.begun) / 0.1), 2)
+        return SOUND._replace(sm_clock=[1980.0, 1500.0, 1700.0][stage])
+
+
+def test_nothing_counts_before_the_card_is_in_the_state_that_it_keeps():
+    seen = {}
+    for settle in (0.0, 0.3):
+        card = Cold()
+        calls = timing(least=30, settle=settle)._sample(card, Watched(card, 0.8), lambda: None, lambda _: None)
+        clocks = next(each for each in calls.measurements("forward") if each.name == "forward/sm_clock")
+        seen[settle] = (clocks.low, clocks.high)
+    assert seen[0.0][1] == 1980.0  # batches that agree, and yet are not what comes of it
+    assert seen[0.3] == (1700.0, 1700.0)
+
+
+class Wanders:
+    """A clock whose calls agree within a batch, and whose batches do not."""
+
+    calls_at_once = 10
+
+    def __init__(self) -> None:
+        self.normal = np.random.default_rng(3)
+
+    def warm(self, before, timed, count, seconds):
+        return 0.0
+
+    def time(self, before, timed, count, meanwhile):
+        meanwhile()
+        return list(np.exp(self.normal.normal(0, 0.02)) * np.exp(self.normal.normal(0, 0.0001, count)))
+
+
+def test_batches_that_differ_by_more_than_their_calls_are_asked_for_until_they_are_certain_too():
+    calls = timing(least=30, precision=0.5)._sample(Wanders(), Watched(None, 0.9), lambda: None, lambda _: None)
+    assert calls.precision <= 0.5 and calls.taken > 300
+    assert abs(np.median(calls.kept) - 1) < 0.01
 
 
 def test_what_never_gets_certain_ends_and_says_so(door):

@@ -12,6 +12,7 @@ L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
 CYCLES = 2_000_000  # of a GPU's clock in a millisecond, roughly
 CUSHION = (0.25, 5.0)  # ms that the GPU waits before a call, at least and at most
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
 
@@ -110,6 +111,15 @@ def precision(times: Sequence[float]) -> float:
     low = ordered[max(math.floor(count / 2 - reach), 0)]
     high = ordered[min(math.ceil(count / 2 + reach), count - 1)]
     return 100 * max(high - middle, middle - low) / middle
+
+
+def between(medians: Sequence[float]) -> float:
+    """How far, in %, Student's 95 % interval of the mean of batches' medians reaches from it.  0 for fewer than two."""
+    count = len(medians)
+    if count < 2:
+        return 0.0
+    reach = STUDENT[min(count - 1, len(STUDENT)) - 1] * float(np.std(medians, ddof=1)) / math.sqrt(count)
+    return 100 * reach / float(np.mean(medians))
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 
 from attn_lab.bench.card import SLOWED, Card, State
 from attn_lab.bench.record import Measurement
+from attn_lab.probes._clock import between, precision
 
 FEW = 0.1  # of the calls may be dropped before the rest is no longer to be trusted
 FIELDS = {"sm_clock": "MHz", "memory_clock": "MHz", "power": "W", "temperature": "°C"}
@@ -38,6 +39,14 @@ class Watched:
         faults = self._faults()
         sound = [each for times, fault in zip(self._times, faults, strict=True) if not fault for each in times]
         return sound or [each for times in self._times for each in times]
+
+    @property
+    def precision(self) -> float:
+        """How far, in %, the median's 95 % interval reaches: by calls, or by batches where that is more.
+        Calls that were queued together share a clock, and are no witnesses of how it wanders."""
+        kept = [times for times, fault in zip(self._times, self._faults(), strict=True) if not fault]
+        medians = [float(np.median(times)) for times in kept if len(times) > 1]
+        return max(precision(self.kept), between(medians))
 
     @property
     def dropped(self) -> list[float]:

@@ -20,8 +20,10 @@ AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1
 
 @dataclass(frozen=True)
 class Timing(Probe):
-    """Median with p05 and p95 of single calls, after `warmup` of them.
+    """Median with p05 and p95 of single calls, after `warmup` of them and `settle` seconds of more.
 
+    Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
+    its power regulator takes to step in, overshoots then, and only after 0.3 s runs as it will in training.
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
     A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
@@ -34,6 +36,7 @@ class Timing(Probe):
     """
 
     warmup: int
+    settle: float
     samples: int
     least: int
     seconds: float
@@ -51,6 +54,8 @@ class Timing(Probe):
         for name, number in (("seconds", self.seconds), ("precision", self.precision)):
             if not number > 0:
                 raise BadRequest(f"measure.{name}: expected more than 0; got {number}")
+        if not 0 <= self.settle < math.inf:
+            raise BadRequest(f"measure.settle: expected seconds, 0 or more; got {self.settle}")
         if not 0 <= self.clock_share <= 1:
             raise BadRequest(f"probe.timing.clock_share: expected 0 to 1; got {self.clock_share}")
 
@@ -65,7 +70,7 @@ class Timing(Probe):
                 calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name))
             spent = time.perf_counter() - begun
             times = calls.kept
-            reached = precision(times)
+            reached = calls.precision
             short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
             rate = trial.flops[name] / 1e9  # FLOP per ms → TFLOP/s
             alone = [trial.found[each] for each in ("forward/time", "backward/time") if each in trial.found]
@@ -94,6 +99,7 @@ class Timing(Probe):
 
     def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
+        self._settle(clock, takes, before, timed)
         begun, look = time.perf_counter(), self.least
         while calls.taken < self.samples:
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
@@ -104,9 +110,15 @@ class Timing(Probe):
             calls.add(clock.time(before, timed, count, calls.look))
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)
-                if precision(calls.kept) <= self.precision:
+                if calls.precision <= self.precision:
                     break
         return calls
+
+    def _settle(self, clock: Clock, takes: float, before: Before, timed: Timed) -> None:
+        """By the clock's own batches: what rests between them is what will rest between those that count."""
+        end = time.perf_counter() + self.settle
+        while (left := end - time.perf_counter()) > 0:
+            clock.time(before, timed, min(clock.calls_at_once, max(1, int(left / max(takes, 1e-9)))), lambda: None)
 
 
 class Gap:
