@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
-    """Every backend that came out ok in all rounds, the fastest first, and how pairs and auto do against the best single."""
+    """Every backend that was ok in all rounds, the fastest first, and how pairs and auto do against the best single."""
     floor = floor_of(rows, metric)
     rounds: dict[str, list[Row]] = {}
     for row in rows:
