@@ -10,6 +10,7 @@ one that is not there says so.
 """
 
 import argparse
+import compileall
 import json
 import os
 import subprocess
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--launchers", default="workers,basic")
     asked = parser.parse_args()
+    for part in ("attn_lab", "hydra_plugins"):  # as an installed one is; the environment may keep Python from it
+        compileall.compile_dir(Path(__file__).resolve().parents[1] / part, quiet=1)
     print(
         "| launcher | first case begins | harness a case | whole | memory of the command | of what it started | load |"
     )

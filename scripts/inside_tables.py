@@ -3,7 +3,9 @@
     python scripts/inside_tables.py RUNS > README.md
 
 RUNS holds point, layer, model, off1, on1, off2, on2; what of them is missing is said, and left out.  The figures that
-the issue asks for go to RUNS/README.md.said as well, a line each.
+the issue asks for go to RUNS/README.md.said as well, a line each.  Of parts named behind RUNS, only those are made:
+
+    python scripts/inside_tables.py RUNS counters > README.md
 """
 
 import json
@@ -15,15 +17,18 @@ from typing import Any
 from attn_lab.report.compare import digits
 from attn_lab.report.read import PASSES, Row, records
 from attn_lab.report.verdict import floor_of, judge
+from attn_lab.sweep.counters import brief_name
 
 LIMITS = {"trace": 3.0, "snapshot": 5.0}  # seconds a case that a probe may add
 KERNELS = 5  # rows of each pass
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *asked: str) -> None:
     said: list[str] = []
     print("# Inside the cases\n")
     for part in (cost, unmoved, memory, phases, counters, kernels):
+        if asked and part.__name__ not in asked:
+            continue
         try:
             print("\n".join(part(folder, said)) + "\n")
         except FileNotFoundError as missing:
@@ -64,21 +69,36 @@ def unmoved(folder: Path, said: list[str]) -> Iterator[str]:
                           floor.percent])  # fmt: skip
             words.append(verdict.word)
     yield from table(["backend", "pass", "off, ms", "on, ms", "speed, on against off", "", "A/A floor"], lines)
-    same = sum(
-        mine.metrics[metric]["value"] == other.metrics[metric]["value"]
-        for mine in on for other in off if (mine.backend, mine.round) == (other.backend, other.round)
-        for metric in counted(mine, other)
-    )  # fmt: skip
-    pairs = sum(len(counted(mine, other)) for mine in on for other in off
-                if (mine.backend, mine.round) == (other.backend, other.round))  # fmt: skip
-    yield f"\nMemory and accuracy: {same} of {pairs} values are the same, bit for bit."
+    couples = [
+        (mine, other) for mine in on for other in off if (mine.backend, mine.round) == (other.backend, other.round)
+    ]
+    pairs = [(mine, other, metric) for mine, other in couples for metric in compared(mine, other)]
+    apart = [each for each in pairs if each[0].metrics[each[2]]["value"] != each[1].metrics[each[2]]["value"]]
+    yield f"\nMemory and accuracy: {len(pairs) - len(apart)} of {len(pairs)} values are the same, bit for bit."
+    differing = [
+        differs(name, metric, off, on) for name, metric in dict.fromkeys((each[0].backend, each[2]) for each in apart)
+    ]
+    yield from (f"\n{told}." for told in differing)
     claims = sum(word in ("faster", "slower") for word in words)
     said.append(f"! hooks on against off: {claims} of {len(words)} times differ by more than the A/A floor; "
-                f"{same} of {pairs} memory and accuracy values the same")  # fmt: skip
-    said += [f"!   {' | '.join(line)}" for line in lines]
+                f"{len(pairs) - len(apart)} of {len(pairs)} memory and accuracy values the same")  # fmt: skip
+    said += [f"!   {told}" for told in differing] + [f"!   {' | '.join(line)}" for line in lines]
 
 
-def counted(mine: Row, other: Row) -> list[str]:
+def differs(name: str, metric: str, off: Sequence[Row], on: Sequence[Row]) -> str:
+    """A value that is not the same in all runs, and whether those without hooks differ in it among themselves."""
+    texts, alone = [], False
+    for word, rows in (("off", off), ("on", on)):
+        seen = [row.metrics[metric] for row in rows if row.backend == name and metric in row.metrics]
+        texts.append(f"{word} {' '.join(digits(each['value']) for each in seen)} {seen[0]['unit']}")
+        alone |= word == "off" and len({each["value"] for each in seen}) > 1
+    why = "it differs between the runs without hooks as well" if alone else "without hooks it is always the same"
+    if metric == "accuracy/repeat":
+        why += "; it is how far two answers of one run lie apart, chance where a kernel adds atomically"
+    return f"{name}, {metric}: {', '.join(texts)}; {why}"
+
+
+def compared(mine: Row, other: Row) -> list[str]:
     return [name for name in mine.metrics if name.startswith(("memory/", "accuracy/")) and name in other.metrics]
 
 
@@ -128,17 +148,31 @@ def counters(folder: Path, said: list[str]) -> Iterator[str]:
     names = list(dict.fromkeys(name for _, each in columns for name in each["counters"]))
     heads = [
         "counter",
-        *(f"{row.backend} {each['pass']} `{each['name'][:40].replace('|', '')}`" for row, each in columns),
+        *(f"{row.backend} {each['pass']} `{brief_name(each['name'])}`" for row, each in columns),
     ]
     lines = [[name, *(digits(each["counters"].get(name)) for _, each in columns)] for name in names]
     yield from table(heads, lines) if columns else ["No counters were taken."]
     said += [f"! ncu: {head}" for head in heads[1:]] + [f"! ncu: {' | '.join(line)}" for line in lines]
-    for row in rows:
-        for one in ("forward", "backward"):
-            if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
-                told = f"{row.backend} {one}: DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
+    for one in ("forward", "backward"):  # rivals side by side
+        for row in rows:
+            if of_pass := [each for each in content(row, "counters.json") or [] if each["pass"] == one]:
+                told = f"{one}, {row.backend}: {in_words(of_pass)}"
+                if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
+                    told += f"; DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
                 yield f"\n{told}."
                 said.append(f"! ncu: {told}")
+
+
+def in_words(seen: Sequence[dict[str, Any]]) -> str:
+    """What a pass's kernels took together, and what kept the longest of them."""
+    longest = max((each["counters"] for each in seen), key=lambda each: each.get("time us", 0.0))
+    names = ("time us", "tensor cores %", "DRAM busy %", "occupancy achieved %", "registers", "issued per cycle")
+    words = [f"{name} {digits(longest.get(name))}" for name in names]
+    stalls = [
+        f"{name.removeprefix('stalled, ')} {digits(value)}" for name, value in longest.items() if "stalled" in name
+    ]
+    together = sum(each["counters"].get("time us", 0.0) for each in seen)
+    return f"{digits(together)} us in {len(seen)} kernels; the longest: {', '.join(words)}, stalled {', '.join(stalls)}"
 
 
 def kernels(folder: Path, said: list[str]) -> Iterator[str]:
@@ -194,4 +228,4 @@ def dash(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

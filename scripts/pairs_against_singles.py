@@ -1,4 +1,4 @@
-"""Which pair of a run folder beats its best single backend, and may one say so: a line for each of them.
+"""Which pair of a run folder, and whether auto, beats its best single backend, and may one say so: a line for each.
 
 python scripts/pairs_against_singles.py runs/seed/pairs [--metric forward_backward/time] [--json FILE]
 """
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
-    """Every backend that came out ok in all rounds, the fastest first, and the pairs' verdicts on the best single."""
+    """Every backend that came out ok in all rounds, the fastest first; pairs and auto held against the best single."""
     floor = floor_of(rows, metric)
     rounds: dict[str, list[Row]] = {}
     for row in rows:
@@ -41,10 +41,11 @@ def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
             rounds.setdefault(row.backend, []).append(row)
     times = {name: statistics.median(time for row in each if (time := row.number(metric)) is not None)
              for name, each in rounds.items() if all(row.status == "ok" for row in each)}  # fmt: skip
-    best = min((name for name in times if "+" not in name), key=times.__getitem__, default=None)
+    chosen = [name for name in times if "+" in name or name == "auto"]
+    best = min(times.keys() - set(chosen), key=times.__getitem__, default=None)
     told: list[dict[str, object]] = []
     for name in sorted(times, key=times.__getitem__):
-        verdict = judge(rounds[name], rounds[best], metric, floor) if best and "+" in name else None
+        verdict = judge(rounds[name], rounds[best], metric, floor) if best and name in chosen else None
         said = (
             f"{verdict} of {best}'s speed: {verdict.word}; {floor}" if verdict else "the best single" * (name == best)
         )

@@ -10,8 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from attn_lab.backends.naive import Naive
+from attn_lab.backends.paired import Paired
+from attn_lab.backends.sdpa_cudnn import gradient_laid_as_output
 from attn_lab.core.backend import PASSES, Backend, Limits, Request
-from attn_lab.core.machine import Machine, detect
+from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
@@ -150,6 +152,15 @@ H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),
     packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0", "xformers": "0.0.35"},
 )  # fmt: skip
+
+
+def test_versions_are_told_without_a_look_at_the_gpu():
+    """To ask torch for cuDNN's version opens the GPU, which the process of a sweep must not: the machine knows it."""
+    machine = replace(H100, cudnn="91900")
+    assert software(machine)["cudnn"] == "91900"  # which this torch, here, does not have
+    assert "cudnn" not in machine.as_json()
+
+
 A_QUESTION = Request(shape=Shape(**SQUARE, dtype="float16"), mask=Causal())
 
 
@@ -164,6 +175,7 @@ A_QUESTION = Request(shape=Shape(**SQUARE, dtype="float16"), mask=Causal())
         ({"seq_len_kv": 65}, Limits(square_masks=("causal",)), ["64", "65"]),
         ({"seq_len_kv": 63}, Limits(), ["no key"]),
         ({}, Limits(backward=False), ["forward only", "passes=[forward]"]),
+        ({}, Limits(backward_elements=100), ["at most 100", str(2 * 64 * 256)]),
     ],
 )
 def test_each_limit_states_itself_and_what_was_asked(asked, limits, told):
@@ -193,6 +205,67 @@ def test_a_refusal_holds_all_reasons_at_once():
     reasons = BACKENDS["flash2"].refusals(Request(shape=shape, mask=PrefixLM(prefix=4)), machine)
     for word in ("devices", "package", "dtypes", "mask kinds", "head_dim"):
         assert any(word in reason for reason in reasons), (word, reasons)
+
+
+@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn"])
+def test_gradients_of_tensors_past_2_to_the_31_elements_are_refused(name):
+    """On an H100 torch 2.11 had them wrong, and said nothing."""
+
+    def asked(batch_size: int, passes: tuple[str, ...] = PASSES) -> Request:
+        sizes = {"seq_len": 128, "num_heads": 16, "num_kv_heads": 1, "head_dim": 128, "emb_dim": 2048}
+        return Request(shape=Shape(batch_size=batch_size, **sizes, dtype="float16"), mask=Causal(), passes=passes)
+
+    for refusals in (BACKENDS[name].refusals, BACKENDS[name].split_refusals, Paired(Naive(), BACKENDS[name]).refusals):
+        assert refusals(asked(8191), H100) == []
+        (reason,) = refusals(asked(8192), H100)
+        assert str(2**31 - 1) in reason and str(2**31) in reason and "backward" in reason
+        assert refusals(asked(8193, ("forward",)), H100) == []
+
+
+LAYOUTS = {"as the layer's": (0, 1, 2, 3), "heads first": (0, 2, 1, 3), "positions first": (1, 0, 2, 3)}
+GRADIENTS = {
+    "alike": lambda alike: alike,
+    "heads apart": lambda alike: alike.transpose(1, 2).contiguous().transpose(1, 2),
+    "with gaps": lambda alike: torch.cat([alike, alike], 1)[:, : alike.shape[1]],
+    "spread": lambda alike: alike[:, :, :1, :1].expand(alike.shape),
+}
+
+
+@pytest.mark.parametrize("gradient", list(GRADIENTS))
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_gradient_reaches_cudnn_laid_out_as_the_output(layout, gradient):
+    """Or would be read as another lay; and is not copied where it lies so already."""
+    order = LAYOUTS[layout]
+    q = torch.randn([(2, 6, 4, 8)[axis] for axis in order]).permute([order.index(axis) for axis in range(4)])
+    arrived = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(q).copy_(q.detach()).requires_grad_()
+        out.register_hook(arrived.append)
+        return out
+
+    out = gradient_laid_as_output(attend)(q, q, q)
+    assert torch.equal(out, q) and out.stride() == q.stride()
+    dout = GRADIENTS[gradient](torch.randn_like(q))
+    out.backward(dout)
+    (grad,) = arrived
+    assert torch.equal(grad, dout) and grad.stride() == q.stride()
+    assert (grad.data_ptr() == dout.data_ptr()) == (dout.stride() == q.stride())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("passes", [("forward",), PASSES])
+@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn"])
+def test_what_a_gpu_is_called_with_is_understood_and_traced_in_one_piece(name, passes, compiled):
+    """On tensors without data: torch knows its operators' arguments and shapes there, and no GPU is needed."""
+    torch._dynamo.reset()
+    attend = BACKENDS[name].prepare(replace(A_QUESTION, passes=passes), H100)
+    leaves = torch.empty(3, 2, 64, 4, 64, device="meta", dtype=torch.float16, requires_grad=len(passes) > 1).unbind()
+    out = (torch.compile(attend, fullgraph=True, backend="aot_eager") if compiled else attend)(*leaves)
+    assert out.shape == leaves[0].shape and out.is_contiguous()
+    if out.requires_grad:
+        grads = torch.autograd.grad(out, leaves, torch.empty_like(out))
+        assert [grad.shape for grad in grads] == [out.shape] * 3
 
 
 def test_forward_only_flash3_refuses_a_backward_and_runs_a_forward():

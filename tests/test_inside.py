@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import os
 import re
 import shlex
 import time
@@ -23,7 +24,9 @@ from wandb_sweep import HASTY
 
 from attn_lab import Attention, profile
 from attn_lab.backends.flash2 import Flash2
+from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
+from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.bench.files import File, Shelf
 from attn_lab.core.backend import Attend, Request
 from attn_lab.core.errors import BadRequest
@@ -37,7 +40,7 @@ from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.report.read import records
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed
-from attn_lab.sweep.counters import counted, metrics, passes_of
+from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.kept import found
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 
@@ -173,7 +176,7 @@ class InOnePiece(Naive):
     def prepare(self, request: Request, machine: Machine) -> Attend:
         attend = super().prepare(request, machine)
         by_parts = lambda q, k, v: attend(q, k, v)  # noqa: E731
-        by_parts.packed = lambda packed, heads: attend(*packed.neg().neg().split(heads, dim=2))
+        by_parts.packed = lambda packed, heads: attend(*packed.neg().neg().split(heads, dim=2)).flatten(2)
         return by_parts
 
 
@@ -327,6 +330,23 @@ def test_nsight_refuses_what_it_cannot_look_at_or_with(door: Lab, monkeypatch: p
             assert told.code == 2 and f"nsight: expected {title} ({tool} on PATH, or /opt" in told.err
 
 
+def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(lab: Lab, tmp_path: Path) -> None:
+    """As far as it goes without a GPU: asked by overrides, with a tool that is there but never called."""
+    (tmp_path / "ncu").write_text("#!/bin/sh\nexit 7\n")
+    (tmp_path / "ncu").chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    told = lab("nsight", "backend=naive+sdpa_flash", "device=cpu", *SMALL[:2], "probe=[accuracy]", **path)
+    (record,) = told.records
+    assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
+    assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
+    who = case_under_nsight(found(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
+    assert who.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
+    kernels = ("cunn_SoftMaxForward", "void pytorch_flash::flash_bwd_dot", "void pytorch_flash::flash_fwd_kernel")
+    assert [bool(re.search(filter_of(who), each)) for each in kernels] == [True, True, False]
+    told = lab("nsight", "backend=nope", **path)
+    assert told.code == 2 and told.err.startswith("attn-lab: backend: expected one of ") and told.err.count("\n") == 1
+
+
 RAW = """==PROF== Connected to process 41
 "ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
 "dram__bytes_read.sum","dram__bytes_write.sum","dram__throughput.avg.pct_of_peak_sustained_elapsed",\
@@ -357,6 +377,29 @@ def test_raw_counters_become_the_few_that_tell(tmp_path: Path) -> None:
     assert [name for name, _ in passes_of(Flash2(), [own, other])] == ["forward"]
     with pytest.raises(ValueError, match="no line of heads"):
         counted("==ERROR== The application returned an error code (1).\n")
+
+
+def test_kernels_are_told_by_whole_names_or_it_is_noted_that_they_were_not() -> None:
+    """Nsight's demangled names are without namespaces, so mangled ones are asked for; this is what each looks like."""
+    own, pytorch = "N5flash16flash_fwd_kernelI6TraitsILi64EEEE", "N13pytorch_flash16flash_fwd_kernelI6TraitsILi64EEEE"
+    whole = "void flash::flash_fwd_kernel<Traits<64, 128>>(flash::Flash_fwd_params)"
+    mangled = counted(
+        RAW.replace(whole, f"_Z{own}vi").replace("void pytorch_flash::flash_fwd_kernel<int>()", f"_Z{pytorch}vi")
+    )
+    assert mangled[0].name == "void flash::flash_fwd_kernel<Traits<64> >(int)"
+    for who, index in ((Flash2(), 0), (SdpaFlash(), 1)):
+        assert list(passes_of(who, mangled)) == [("forward", mangled[index])]
+        assert patterns_of(who, mangled) == (who.kernels, "")
+    assert brief_name(mangled[0].name) == "flash::flash_fwd_kernel"
+    bare = counted(re.sub(r"\w+::", "", RAW))
+    assert [row.name[:21] for row in bare] == ["void flash_fwd_kernel"] * 2
+    assert [name for name, _ in passes_of(Flash2(), bare)] == ["forward"] * 2
+    assert list(passes_of(Flash4(), bare)) == []
+    patterns, note = patterns_of(Flash2(), bare)
+    assert patterns == {"forward": "flash_fwd", "backward": "flash_bwd"} and "without namespaces" in note
+    assert patterns_of(Flash4(), bare) == (Flash4.kernels, "")
+    seen = [{"pass": name, "note": note, **asdict(row)} for name, row in passes_of(Flash2(), bare)]
+    assert dict(metrics(seen, {}))["nsight/forward/time"]["note"].startswith(f"{note}; void flash_fwd")
 
 
 @pytest.mark.parametrize("name", backend_names())
@@ -469,7 +512,7 @@ def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_pat
 def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, tmp_path: Path) -> None:
     told = door("backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2])
     (before,) = told.records
-    seen = [{"pass": name, **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
+    seen = [{"pass": name, "note": "", **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
     (tmp_path / "counters.json").write_text(json.dumps(seen))
     least = {"forward/least_bytes": {"value": 128.0}}
     keep(found(before["case"]["id"], []), [File("counters", tmp_path / "counters.json")], dict(metrics(seen, least)), 1)

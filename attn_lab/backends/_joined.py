@@ -13,8 +13,9 @@ def joined(forward: Split, backward: Split) -> Attend:
     """Plain torch: no custom operator, whose dispatch would cost each call more; torch.compile traces into both halves.
 
     What is saved is what every flash-type backward wants: q, k, v, out and lse.  Where the backward writes where it is
-    told to, the function has a second form, `packed(qkv, heads)`, of one tensor (batch, seq, all heads, head_dim): its
-    gradient comes whole, where autograd would copy three together, which holds and moves them once more.
+    told to, the function has a second form, `packed(qkv, heads)`, of one tensor (batch, seq, all heads, head_dim), to
+    (batch, seq, heads · head_dim): its gradient comes whole, where autograd would copy three together, which holds and
+    moves them once more.
     """
     into, back, back_into = forward.forward, backward.backward, backward.backward_into
 
@@ -53,7 +54,7 @@ def joined(forward: Split, backward: Split) -> Attend:
             write(dout, *qkv.split(ctx.heads, dim=2), out, lse, *dqkv.split(ctx.heads, dim=2))
             return dqkv, None
 
-    attend.packed = Packed.apply  # type: ignore[attr-defined]
+    attend.packed = lambda qkv, heads: Packed.apply(qkv, heads).flatten(2)  # type: ignore[attr-defined]
     return attend
 
 

@@ -1,5 +1,6 @@
 """cuDNN's fused attention through PyTorch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 
+CUDNN = "_scaled_dot_product_cudnn_attention"
+MOST = 2**31 - 1  # past it torch 2.11 has wrong gradients of q and k, and says nothing
+
 
 @dataclass(frozen=True)
 class SdpaCudnn(Backend):
@@ -20,6 +24,7 @@ class SdpaCudnn(Backend):
             head_dim=(8, 128),
             head_dim_multiple=8,
             least_keys=2,
+            backward_elements=MOST,
             dropout=True,
             capability=(8, 0),
         )
@@ -32,6 +37,7 @@ class SdpaCudnn(Backend):
             head_dim=(8, 128),
             head_dim_multiple=8,
             least_keys=2,
+            backward_elements=MOST,
             capability=(8, 0),
         )
     }
@@ -39,10 +45,11 @@ class SdpaCudnn(Backend):
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         if is_plain(request):
-            cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention.default
             options = (None, request.needs_backward, request.dropout, request.mask.band == CAUSAL)  # None: no bias
-            return by_operator(cudnn, *options, scale=request.softmax_scale)
-        return one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
+            attend = by_operator(CUDNN, *options, scale=request.softmax_scale)
+        else:
+            attend = one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
+        return gradient_laid_as_output(attend) if request.needs_backward else attend
 
     def split(self, request: Request, machine: Machine) -> Split:
         is_causal, scale, shape = request.mask.band == CAUSAL, request.softmax_scale, request.shape
@@ -70,6 +77,32 @@ class SdpaCudnn(Backend):
             return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
         return Split(forward, backward)
+
+
+def gradient_laid_as_output(attend: Attend) -> Attend:
+    """`attend`, with the gradient of its output always laid out as that, for the reason that `split` has.
+
+    A view of all elements in a row does it: autograd takes a gradient back through that without a copy only where its
+    elements lie in a row as well (or all at one distance other than 1, which torch itself lays out for cuDNN).  A hook
+    would cost each call as much, and be none that torch.compile traces.
+    """
+
+    def laid(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = attend(q, k, v)
+        if out.is_contiguous():
+            return out.view(-1).view(out.shape)
+        strides = out.stride()
+        order = sorted(range(4), key=lambda axis: -strides[axis])
+        in_memory = out.permute(order)
+        return in_memory.reshape(-1).view(in_memory.shape).permute([order.index(axis) for axis in range(4)])
+
+    def packed(qkv: Tensor, heads: Sequence[int]) -> Tensor:
+        out = attend(*qkv.split(heads, dim=2))
+        batch, seq, _, _ = out.shape
+        return out.reshape(-1).view(batch, seq, -1)
+
+    laid.packed = packed  # type: ignore[attr-defined]  # the layer wants heads side by side: a view less
+    return laid
 
 
 def _laid_as(q: Tensor, tensor: Tensor) -> Tensor:

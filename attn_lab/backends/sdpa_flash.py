@@ -11,6 +11,9 @@ from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, dense
 
+FLASH = "_scaled_dot_product_flash_attention"
+MOST = 2**31 - 1  # past it torch 2.11 has gradients that are not finite, and says nothing
+
 
 @dataclass(frozen=True)
 class SdpaFlash(Backend):
@@ -21,6 +24,7 @@ class SdpaFlash(Backend):
             square_masks=("causal",),
             dropout=True,
             head_dim=(1, 256),
+            backward_elements=MOST,
             capability=(8, 0),
         ),
         "cpu": Limits(),
@@ -32,6 +36,7 @@ class SdpaFlash(Backend):
             square_masks=("causal",),
             head_dim=(8, 256),
             head_dim_multiple=8,
+            backward_elements=MOST,
             capability=(8, 0),
         ),
         "cpu": Limits(),
@@ -42,12 +47,11 @@ class SdpaFlash(Backend):
     }
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        ops, is_causal, scale = torch.ops.aten, request.mask.band == CAUSAL, request.softmax_scale
+        is_causal, scale = request.mask.band == CAUSAL, request.softmax_scale
         if is_plain(request) and machine.device == "cpu":
-            return by_operator(ops._scaled_dot_product_flash_attention_for_cpu.default, 0.0, is_causal, scale=scale)
+            return by_operator(f"{FLASH}_for_cpu", 0.0, is_causal, scale=scale)
         if is_plain(request) and request.shape.head_dim % 8 == 0:  # else torch pads q, k and v before
-            flash = ops._scaled_dot_product_flash_attention.default
-            return by_operator(flash, request.dropout, is_causal, scale=scale)
+            return by_operator(FLASH, request.dropout, is_causal, scale=scale)
         return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:

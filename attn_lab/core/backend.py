@@ -81,6 +81,7 @@ class Limits:
     head_dim: tuple[int, int] = (1, 2**20)  # smallest and largest
     head_dim_multiple: int = 1
     least_keys: int = 1  # smallest seq_len_kv
+    backward_elements: int = 2**62  # most of a tensor, keys and values repeated for every head, that has a gradient
     capability: tuple[int, int] = (0, 0)  # least CUDA compute capability
     capability_below: tuple[int, int] = (1000, 0)
     packages: tuple[str, ...] = ()  # distributions, any one of which will do
@@ -99,6 +100,7 @@ class Limits:
             head_dim=(max(self.head_dim[0], other.head_dim[0]), min(self.head_dim[1], other.head_dim[1])),
             head_dim_multiple=lcm(self.head_dim_multiple, other.head_dim_multiple),
             least_keys=max(self.least_keys, other.least_keys),
+            backward_elements=min(self.backward_elements, other.backward_elements),
             capability=max(self.capability, other.capability),
             capability_below=min(self.capability_below, other.capability_below),
             packages=self.packages + other.packages,
@@ -137,6 +139,11 @@ class Limits:
             reasons.append(f"head_dim: multiples of {self.head_dim_multiple}; asked {shape.head_dim}")
         if shape.seq_len_kv < self.least_keys:
             reasons.append(f"seq_len_kv: at least {self.least_keys}; asked {shape.seq_len_kv}")
+        longest = max(shape.seq_len, shape.seq_len_kv)
+        elements = shape.batch_size * longest * shape.num_heads * shape.head_dim
+        if request.needs_backward and elements > self.backward_elements:
+            reasons.append(f"elements of a tensor, with a backward: at most {self.backward_elements}; asked {elements} "
+                           f"(a smaller batch_size would run)")  # fmt: skip
         if shape.group_size > 1 and not self.grouped_heads:
             reasons.append(f"num_kv_heads: only num_heads={shape.num_heads}; asked {shape.num_kv_heads}")
         if not self.backward and request.needs_backward:

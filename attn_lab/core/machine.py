@@ -25,14 +25,15 @@ class Machine:
     capability: tuple[int, int] | None = None  # CUDA compute capability
     multiprocessors: int | None = None
     driver: str | None = None
+    cudnn: str | None = None  # its version; to ask it opens the GPU, so whoever looks at the cards asks
     uuid: str | None = None  # which of several cards alike
     cores: int = 1  # of the host
     threads: int = 1  # torch's, on the CPU
     packages: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, object]:
-        """Everything but the package list, whose relevant part a record keeps as `versions`."""
-        return {key: value for key, value in vars(self).items() if key != "packages"}
+        """Everything but what a record keeps as `versions`: cuDNN's, and the relevant part of the package list."""
+        return {key: value for key, value in vars(self).items() if key not in ("cudnn", "packages")}
 
 
 @cache
@@ -70,22 +71,24 @@ def detect(device: str = "auto") -> Machine:
 def cards() -> list[Machine]:
     """Every CUDA GPU this process may see, [] where there is none.  Initialises CUDA: fork no more after it."""
     seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    cudnn = str(torch.backends.cudnn.version()) if seen else None
     return [
         Machine(
             device="cuda", name=card.name, memory=card.total_memory, capability=(card.major, card.minor),
-            multiprocessors=card.multi_processor_count, driver=_driver(), uuid=str(getattr(card, "uuid", "")) or None,
-            cores=os.cpu_count() or 1, threads=torch.get_num_threads(), packages=installed_packages(),
+            multiprocessors=card.multi_processor_count, driver=_driver(), cudnn=cudnn,
+            uuid=str(getattr(card, "uuid", "")) or None, cores=os.cpu_count() or 1,
+            threads=torch.get_num_threads(), packages=installed_packages(),
         )
         for card in seen
     ]  # fmt: skip
 
 
 def software(machine: Machine) -> dict[str, str]:
-    """Versions every record carries, whatever the backend: python, torch, CUDA, cuDNN, triton."""
+    """Versions every record carries, whatever the backend: python, torch, CUDA, cuDNN, triton.  Opens no GPU."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     if machine.device == "cuda":
         versions["cuda"] = str(torch.version.cuda)
-        versions["cudnn"] = str(torch.backends.cudnn.version())
+        versions["cudnn"] = str(machine.cudnn)
     if "triton" in machine.packages:
         versions["triton"] = machine.packages["triton"]
     return versions

@@ -139,7 +139,7 @@ class Attention(nn.Module):
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
         if self._as_projected and cu_seqlens is None and cache is None and not torch.compiler.is_compiling():
-            return self.out(self._whole(packed)(packed, self._heads).reshape(batch, seq, -1))
+            return self.out(self._whole(packed)(packed, self._heads))
         q, k, v = packed.split(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
@@ -160,7 +160,7 @@ class Attention(nn.Module):
         return self.out(out.reshape(batch, seq, -1))
 
     def _whole(self, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
-        """What serves the projection as it is, in one piece; the shortest way there, for what was asked before."""
+        """What serves the projection in one piece, to heads side by side; the short way, for what was asked before."""
         key = (packed.shape, packed.dtype, packed.device, packed.requires_grad, self.training)
         serve = self._known.get(key)
         if serve is None:
@@ -168,7 +168,7 @@ class Attention(nn.Module):
                 self._known.clear()
             q, k, v = packed.split(self._heads, dim=2)
             attend = self._serving(q, k, v, self.training)
-            by_parts = lambda packed, heads: attend(*packed.split(heads, dim=2))  # noqa: E731
+            by_parts = lambda packed, heads: attend(*packed.split(heads, dim=2)).flatten(2)  # noqa: E731
             serve = self._known[key] = getattr(attend, "packed", by_parts)
         return serve
 

@@ -100,7 +100,7 @@ class Auto(Backend):
     ) -> Taken:
         """By what is kept of an earlier measurement, or by one made now."""
         kept = Kept.of(machine)
-        where = f"measured here (kept in {kept.path})"
+        where = f"measured here (kept in {kept.shown})"
         known = kept.known(asked, one)
         if known and (taken := self._first(known, where, request, machine, passed_over)):
             return taken

@@ -23,8 +23,9 @@ class Kept:
 
     def __init__(self, path: Path, machine: Machine) -> None:
         self.path = path
+        self.shown = f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
         made = {"by": "measurement on the spot", "versions": software(machine)}
-        self.plan = Plan(gpu=machine.name, entries={}, made=made, source=str(path))
+        self.plan = Plan(gpu=machine.name, entries={}, made=made, source=self.shown)
         self._join()
 
     @classmethod

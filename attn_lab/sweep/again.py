@@ -14,6 +14,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.sweep.build import build
 from attn_lab.sweep.plan import register_resolvers
 from attn_lab.sweep.schema import register
+from hydra_plugins.attn_lab_sweeper import unpaired
 
 ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it has no twin
 
@@ -38,7 +39,8 @@ def composed(words: list[str]) -> tuple[Case, Path]:
     register()
     register_resolvers()
     with initialize_config_module("attn_lab.conf", version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
+        plain = [each for word in words for each in unpaired(word)]
+        config = compose("config", plain, return_hydra_config=True)
     return build(config, config.hydra.runtime.choices), Path(f"runs/{config.name}")
 
 

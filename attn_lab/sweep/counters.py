@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from attn_lab.core.backend import Backend
 
 SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats",
@@ -24,6 +26,8 @@ COUNTERS = {  # what it is called here, and Nsight's own names for it; of severa
     "issued per cycle": r"^sm__inst_issued\.avg\.per_cycle_active$|^sm__inst_executed\.avg\.per_cycle_active$",
 }
 READ, WRITTEN = "dram__bytes_read.sum", "dram__bytes_write.sum"
+NAMESPACE = re.compile(r"(\(\?<!\\w\))?\w+::")  # in a pattern, with what must not stand before it
+WITHOUT = "kernels told by their names without namespaces, Nsight gave none"
 STALL = re.compile(r"^smsp__average_warps_issue_stalled_(?P<why>\w+?)_per_issue_active\.ratio$")
 STALLS = 3  # of the reasons, so many are told
 TO_BASE = {"us": 1.0, "usecond": 1.0, "ns": 1e-3, "nsecond": 1e-3, "ms": 1e3, "msecond": 1e3, "s": 1e6, "second": 1e6,
@@ -41,7 +45,8 @@ class Counted:
 def counted(text: str) -> list[Counted]:
     """What `ncu --page raw --csv` prints: heads, units, then a row a launch; other lines may come before.
 
-    Raises ValueError if that is not what it is.
+    Names may be mangled, and are better so: those that Nsight demangles are without namespaces.  Raises ValueError if
+    that is not what it is.
     """
     lines = text.splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith('"ID"')), None)
@@ -53,10 +58,24 @@ def counted(text: str) -> list[Counted]:
 
 def passes_of(who: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
     """Forward kernels run before backward ones; a pattern that is the same for both tells them not apart."""
+    patterns, _ = patterns_of(who, rows)
     for row in rows:
-        matching = [name for name, pattern in who.kernels.items() if re.search(pattern, row.name)]
+        matching = [name for name, pattern in patterns.items() if re.search(pattern, row.name)]
         if matching:
-            yield (matching[-1] if len(set(who.kernels.values())) > 1 else "forward, backward"), row
+            yield (matching[-1] if len(set(patterns.values())) > 1 else "forward, backward"), row
+
+
+def patterns_of(who: Backend, rows: Sequence[Counted]) -> tuple[Mapping[str, str], str]:
+    """A backend's patterns as declared; only where no name has a namespace without theirs, with a note that says so."""
+    bare = {name: NAMESPACE.sub("", pattern) for name, pattern in who.kernels.items()}
+    if bare == dict(who.kernels) or any("::" in row.name for row in rows):
+        return who.kernels, ""
+    return bare, WITHOUT
+
+
+def brief_name(name: str) -> str:
+    """What tells a kernel from the others of its backend: without what all begin with, and without its arguments."""
+    return re.sub(r"^void |^kernel_cutlass_kernel_|[<(].*|_object_at_.*", "", name)[:80]
 
 
 def metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,7 +87,10 @@ def metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iter
         for counter, value in longest["counters"].items():
             unit = units.get(counter.rpartition(" ")[2], "warps" if counter.startswith("stalled") else "")
             key = re.sub(r"\W+", "_", counter.removesuffix(f" {unit}")).strip("_").lower()
-            yield f"nsight/{name}/{key}", _metric(value, unit, longest["name"])
+            yield (
+                f"nsight/{name}/{key}",
+                _metric(value, unit, "; ".join(filter(None, (longest["note"], longest["name"])))),
+            )
         moved = sum(each["counters"].get("DRAM MB", 0.0) for each in kernels)
         if moved and f"{name}/least_bytes" in least:
             must = least[f"{name}/least_bytes"]["value"]
@@ -94,7 +116,8 @@ def _counted(heads: Sequence[str], units: Sequence[str], row: Sequence[str]) -> 
     stalls.pop("selected", None)  # those issue: they do not wait
     for why in sorted(stalls, key=lambda each: -stalls[each])[:STALLS]:
         found[f"stalled, {why}"] = stalls[why]
-    return Counted(name=cells["Kernel Name"], counters=found)
+    # Torch's own demangler gives the names its profiler tells kernels by; what is not mangled it leaves alone.
+    return Counted(name=torch._C._demangle(cells["Kernel Name"]), counters=found)
 
 
 def _number(cell: str, unit: str) -> float | None:

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
@@ -22,7 +24,8 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.sweep.again import composed
 from attn_lab.sweep.build import packed, unpacked
-from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of
+from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of, patterns_of
+from attn_lab.sweep.explain import explained
 from attn_lab.sweep.folder import RunFolder
 from attn_lab.sweep.kept import Kept, found
 from attn_lab.sweep.show import counters_table
@@ -63,7 +66,10 @@ def nsight(words: Sequence[str]) -> int:
 
 def _run_first(overrides: list[str]) -> Kept:
     """The record of the case these words ask for, from a sweep of its own: verified, and timed without anybody near."""
-    case, folder = composed(overrides)
+    try:
+        case, folder = composed(overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explained(error) from None
     subprocess.run([sys.executable, "-m", "attn_lab", *overrides, "again=false", "report.at_end=false"],
                    env=os.environ | {"PYTHONPATH": _path()})  # fmt: skip
     return found(case.id, [folder])
@@ -170,8 +176,8 @@ def filter_of(who: Backend) -> str:
 
 def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
     """Of each declared kernel that was looked at, with the pass it belongs to."""
-    done = subprocess.run([tool, "--import", str(report), "--page", "raw", "--csv", "--print-units", "base"],
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run([tool, "--import", str(report), "--page", "raw", "--csv", "--print-units", "base",
+                           "--print-kernel-base", "mangled"], capture_output=True, text=True)  # fmt: skip
     try:
         rows = counted(done.stdout)
     except ValueError as error:
@@ -180,7 +186,8 @@ def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
     if not passes:
         names = ", ".join(dict.fromkeys(row.name[:60] for row in rows)) or "none"
         raise BadRequest(f"nsight: expected kernels matching {filter_of(case.who)!r}; looked at {names}")
-    return [{"pass": name, **asdict(row)} for name, row in passes]
+    _, note = patterns_of(case.who, rows)
+    return [{"pass": name, "note": note, **asdict(row)} for name, row in passes]
 
 
 def keep(kept: Kept, files: Sequence[File], counted_now: Mapping[str, Any], keep_mb: float) -> None:

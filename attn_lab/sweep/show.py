@@ -14,6 +14,7 @@ from attn_lab.report import compare
 from attn_lab.report.read import PASSES, Row, printable, records
 from attn_lab.report.verdict import floor_of, judge
 from attn_lab.sweep.again import command
+from attn_lab.sweep.counters import brief_name
 from attn_lab.sweep.kept import Kept, found
 
 MOST = 6  # kernels of a pass
@@ -155,7 +156,7 @@ def _counters(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Table
 
 def counters_table(content: Sequence[Mapping[str, Any]]) -> Table:
     """A column for each kernel that was counted."""
-    table = _table("counter", *(f"{each['pass']} {each['name'][:40]}" for each in content), right=())
+    table = _table("counter", *(f"{each['pass']} {brief_name(each['name'])}" for each in content), right=())
     for name in dict.fromkeys(name for each in content for name in each["counters"]):
         values = [each["counters"].get(name) for each in content]
         table.add_row(name, *("–" if each is None else compare.digits(each) for each in values))
