@@ -55,8 +55,9 @@ def compared(path: Ordinary, name: str, target: str) -> tuple[Seen, Seen]:
         for who in ("ours", "do_bench")[:: 1 if turn % 2 else -1]:
             if who == "ours":
                 for metric in case.probes["timing"].measure(trial):
+                    assert isinstance(metric, Measurement)
                     one, _, what = metric.name.partition("/")
-                    if isinstance(metric, Measurement) and what in ("time", "sm_clock"):
+                    if what in ("time", "sm_clock"):
                         (seen if what == "time" else clocks)[one][who].append(metric.value)
             else:
                 for one, call in calls.items():

@@ -20,7 +20,7 @@ AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1
 
 @dataclass(frozen=True)
 class Timing(Probe):
-    """Median with p05 and p95 of single calls, after `warmup` of them and `settle` seconds of more.
+    """Median with p05 and p95 of single calls, after `warmup` of them, and more until `settle` seconds are over.
 
     Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
     its power regulator takes to step in, overshoots then, and only after 0.3 s runs as it will in training.
@@ -98,8 +98,9 @@ class Timing(Probe):
             return None, str(why)
 
     def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
+        settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
-        self._settle(clock, takes, before, timed)
+        self._settle(clock, settled, takes, before, timed)
         begun, look = time.perf_counter(), self.least
         while calls.taken < self.samples:
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
@@ -114,9 +115,8 @@ class Timing(Probe):
                     break
         return calls
 
-    def _settle(self, clock: Clock, takes: float, before: Before, timed: Timed) -> None:
+    def _settle(self, clock: Clock, end: float, takes: float, before: Before, timed: Timed) -> None:
         """By the clock's own batches: what rests between them is what will rest between those that count."""
-        end = time.perf_counter() + self.settle
         while (left := end - time.perf_counter()) > 0:
             clock.time(before, timed, min(clock.calls_at_once, max(1, int(left / max(takes, 1e-9)))), lambda: None)
 

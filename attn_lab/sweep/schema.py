@@ -31,7 +31,7 @@ class Measure:
     """How hard to look.  Probes take what they need of it by interpolation."""
 
     warmup: int = MISSING  # untimed calls before the clock
-    settle: float = MISSING  # seconds of untimed calls after those, for the card to reach the state it will keep
+    settle: float = MISSING  # seconds that they go on for at least: until the card is in the state it will keep
     samples: int = MISSING  # timed calls of each pass, at most
     least: int = MISSING  # … of which so many even when sure enough, or out of time (not past twice of it)
     seconds: float = MISSING  # clock time for each pass
