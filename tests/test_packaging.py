@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import attn_lab
+from attn_lab.sweep.provenance import source
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("attn_lab", "conf", "hydra_plugins", "pyproject.toml", "README.md", "LICENSE")
@@ -144,3 +145,11 @@ def test_it_measures_a_case_in_an_empty_directory(installed: Installed, tmp_path
     assert record["status"] == "ok"
     assert record["case"]["backend"] == "sdpa_flash"
     assert (tmp_path / "runs/adhoc/report/report.html").is_file() is (installed.source.name == "site-packages")
+
+
+def test_a_copy_says_of_which_commit_it_is_whatever_history_lies_around_it(monkeypatch):
+    look = source.__wrapped__
+    monkeypatch.setenv("ATTN_LAB_COMMIT", "0123abc-dirty")
+    assert look() == ("0123abc", True)
+    monkeypatch.setenv("ATTN_LAB_COMMIT", "0123abc")
+    assert look() == ("0123abc", False)

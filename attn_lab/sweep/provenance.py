@@ -94,9 +94,12 @@ def _fingerprint(kinds: frozenset[type]) -> str:
 def source() -> tuple[str, bool]:
     """(commit, has uncommitted changes) of this package's source.
 
-    From git where the package is a checkout; else from ATTN_LAB_COMMIT, in the form of `git describe --always
-    --abbrev=40 --dirty`, for a copy taken somewhere without its history; else the release's version, as clean.
+    From ATTN_LAB_COMMIT where it is set, in the form of `git describe --always --abbrev=40 --dirty`: a copy taken
+    somewhere may have no history, or an older one than its files; else from git where the package is a checkout; else
+    the release's version, as clean.
     """
+    if described := os.environ.get("ATTN_LAB_COMMIT", ""):
+        return re.sub("-dirty$", "", described), described.endswith("-dirty")
     git = ["git", "-C", str(HOUSE)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
@@ -105,5 +108,5 @@ def source() -> tuple[str, bool]:
             check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        described = os.environ.get("ATTN_LAB_COMMIT", f"release {__version__}")
+        described = f"release {__version__}"
     return re.sub("-dirty$", "", described), described.endswith("-dirty")
