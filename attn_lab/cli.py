@@ -112,7 +112,10 @@ def _sweep(words: list[str], looking: bool = False) -> int:
 
 
 def _flags_first(words: list[str]) -> list[str]:
-    """Hydra's command line with its flags before the overrides, wherever they stood; -m goes, every run is one."""
+    """Hydra's command line with its flags before the overrides, wherever they stood, and -m among them: all are swept.
+
+    hydra.mode says so too, but not when composing fails: without -m Hydra then complains of commas instead.
+    """
     from hydra._internal.utils import get_args_parser
 
     from attn_lab.core.errors import BadRequest
@@ -122,7 +125,10 @@ def _flags_first(words: list[str]) -> list[str]:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment,method-assign]
-    overrides = parser.parse_intermixed_args(words).overrides
+    asked = parser.parse_intermixed_args(words)
+    overrides = asked.overrides
     flags = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
+    if not (asked.run or asked.cfg or asked.info or asked.shell_completion):  # of which Hydra wants one at most
+        flags.append("--multirun")
     # Hydra composes what is not swept before our sweeper, which knows what A+B means, has seen it.
     return [*flags, *(re.sub(r"^backend=([^,()]*\+[^,()]*)$", r"backend=choice(\1)", word) for word in overrides)]

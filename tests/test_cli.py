@@ -60,6 +60,7 @@ def test_an_unknown_option_within_a_folder_or_list_too(word, group, door):
 
 BAD = {  # override(s) → what the one line must say: the key, and what came or what would do
     "shape.seq_lenn=64": ["seq_lenn", "seq_len,"],
+    "round=0,1 shape.seq_lenn=64": ["seq_lenn", "seq_len,"],
     "foo=1": ["foo", "shape", "backend"],
     "backend.foo=1": ["backend.foo"],
     "mask.foo=1": ["mask.foo"],
