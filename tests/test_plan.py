@@ -220,8 +220,8 @@ def test_the_published_study_makes_a_plan(tmp_path, capsys):
 
 def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_records_give(tmp_path, monkeypatch):
     (file,) = SHIPPED.glob("*.json")
-    measured = PUBLISHED.parent / "h100-2026-11-26-layer/auto-measure"
-    plan_backends([str(measured), "-o", str(tmp_path / "made.json")])
+    measured = [str(PUBLISHED.parent / "h100-2026-11-26-layer" / name) for name in ("auto-measure", "pairs")]
+    plan_backends([*measured, "-o", str(tmp_path / "made.json")])
     assert (tmp_path / "made.json").read_bytes() == file.read_bytes()
     assert shipped("NVIDIA H100 80GB HBM3").digest == Plan.read(file).digest
     monkeypatch.setattr("attn_lab.layer.plan.SHIPPED", tmp_path)
