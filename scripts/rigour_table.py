@@ -2,8 +2,8 @@
 
     python scripts/rigour_table.py RUNS > README.md
 
-RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, point-a, point-b, do_bench.json, selfcheck.txt;
-what of them is missing is said, and left out.
+RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, point-a, point-b, do_bench.json, selfcheck.txt; and
+rigour-aa: aa-seed-moved, aa-long-moved.  What of them is missing is said, and left out.
 """
 
 import json
@@ -36,7 +36,8 @@ def main(folder: Path) -> None:
 def noise(folder: Path) -> Iterator[str]:
     yield "## A/A: the same backend twice\n"
     yield "The relative difference that 95 % of the ratios of a backend to itself stay within, by pass.\n"
-    for name in ("aa-seed", "aa-long"):
+    names = [name for name in ("aa-seed", "aa-long") for name in (name, f"{name}-moved") if (folder / name).exists()]
+    for name in names or ["aa-seed"]:
         rows = ok(folder / name)
         measure = rows[0].provenance["config"]["measure"]
         yield f"{name}: {about(rows)}, {1 + max(row.round for row in rows)} rounds, {_told(measure)}\n"
@@ -54,7 +55,8 @@ def _floor(rows: Sequence[Row], metric: str) -> str:
 
 def _told(measure: Mapping[str, Any]) -> str:
     names = ("settle", "seconds", "least", "precision")
-    return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure)
+    moves = ", tensors moved for every ten calls" * bool(measure.get("move"))
+    return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure) + moves
 
 
 def repeats(folder: Path) -> Iterator[str]:

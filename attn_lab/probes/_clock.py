@@ -13,6 +13,7 @@ CYCLES = 2_000_000  # of a GPU's clock in a millisecond, roughly
 CUSHION = (0.25, 5.0)  # ms that the GPU waits before a call, at least and at most
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
+MEDIAN = 1.25  # times as far as a mean, of normal deviates
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
 
@@ -114,11 +115,14 @@ def precision(times: Sequence[float]) -> float:
 
 
 def between(medians: Sequence[float]) -> float:
-    """How far, in %, Student's 95 % interval of the mean of batches' medians reaches from it.  0 for fewer than two."""
+    """How far, in %, the 95 % interval of batches' median reaches from it.  0 for fewer than two.
+
+    Student's of their mean, and a median wanders further than a mean.
+    """
     count = len(medians)
     if count < 2:
         return 0.0
-    reach = STUDENT[min(count - 1, len(STUDENT)) - 1] * float(np.std(medians, ddof=1)) / math.sqrt(count)
+    reach = STUDENT[min(count - 1, len(STUDENT)) - 1] * MEDIAN * float(np.std(medians, ddof=1)) / math.sqrt(count)
     return 100 * reach / float(np.mean(medians))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, lau
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
 BETWEEN = 3e-3  # ms from one kernel to the next in a stream, and around an event
 SPAN = "attn_lab::"
+AT_ONCE = 5  # calls with their tensors in one place
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Kinds(Probe):
                        between kernels and by noise.  Anything more is a mark: a longer time has timed the host as well,
                        a shorter one has missed work, on another stream say
 
-    `calls` of each, fewer where they would take more than `seconds`.  On a CPU there is but one kind, and nothing here.
+    `calls` of each, fewer where they would take more than `seconds`; with `move`, every `AT_ONCE` of them with their
+    tensors elsewhere in memory.  On a CPU there is but one kind, and nothing here.
     """
 
     calls: int
     seconds: float
+    move: bool = False
     clocks = True
 
     def __post_init__(self) -> None:
@@ -52,7 +55,7 @@ class Kinds(Probe):
             for name in trial.passes:
                 for kind, take in (("hot", _hot), ("graph", _graph), ("host", _host)):
                     try:
-                        times, note = take(trial, name, self._count(trial, name)), ""
+                        times, note = self._everywhere(trial, name, take), ""
                     except Exception as error:
                         if kind != "graph":
                             raise  # each library forbids a capture with an error of its own: that is on record
@@ -61,13 +64,23 @@ class Kinds(Probe):
             yield from self._kernels(trial)
         yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
 
+    def _everywhere(self, trial: Trial, name: str, take: Callable[[Trial, str, int], list[float]]) -> list[float]:
+        count = self._count(trial, name)
+        if not self.move or count <= AT_ONCE:
+            return take(trial, name, count)
+        times: list[float] = []
+        while len(times) < count:
+            trial.move()
+            times += take(trial, name, min(AT_ONCE, count - len(times)))
+        return times
+
     def _count(self, trial: Trial, name: str) -> int:
         known = trial.found.get(f"{name}/time")
         return min(self.calls, max(1, int(self.seconds / (known.value / 1e3)))) if known else self.calls
 
     def _kernels(self, trial: Trial) -> Iterator[Measurement]:
         counts = {name: self._count(trial, name) for name in trial.passes}
-        for name, kernels in _profiled(trial, counts).items():
+        for name, kernels in _profiled(trial, counts, self.move).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
             if not launched:
                 yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
@@ -126,7 +139,7 @@ def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
     return first.replay, lambda _: second.replay()
 
 
-def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float]]]:
+def _profiled(trial: Trial, counts: dict[str, int], move: bool) -> dict[str, list[list[float]]]:
     """By pass and call: how long each kernel took, in ms."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     torch.cuda.synchronize()
@@ -134,6 +147,8 @@ def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float
         for name, count in counts.items():
             before, timed = trial.stages(name)
             for index in range(count):
+                if move and count > AT_ONCE and index % AT_ONCE == 0:
+                    trial.move()
                 prepared = before()
                 flush.zero_()
                 torch.cuda.synchronize()

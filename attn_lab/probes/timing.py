@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, p
 from attn_lab.probes._watched import Watched
 
 PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
+PLACES = 8  # of fewer a few agree by chance often enough
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
 
 
@@ -24,6 +25,8 @@ class Timing(Probe):
 
     Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
     its power regulator takes to step in, overshoots then, and only after 0.3 s runs as it will in training.
+    With `move`, what a GPU's step is given lies elsewhere in memory for every ten calls, in PLACES places at least if
+    time allows, so that what is found is true of any and not of one.  Not where ten calls take longer than `seconds`.
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
     A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
@@ -41,6 +44,7 @@ class Timing(Probe):
     least: int
     seconds: float
     precision: float
+    move: bool = False
     clock_share: float = 0.9
     watch: Watch = field(default_factory=Nvml)
     clocks = True
@@ -67,7 +71,8 @@ class Timing(Probe):
         for name in trial.passes:
             with torch.compiler.set_stance("fail_on_recompile"):
                 begun = time.perf_counter()  # not before: the first to set a stance waits for imports
-                calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name))
+                elsewhere = trial.move if self.move and trial.machine.device == "cuda" else None
+                calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name), elsewhere)
             spent = time.perf_counter() - begun
             times = calls.kept
             reached = calls.precision
@@ -97,17 +102,25 @@ class Timing(Probe):
         except Unwatched as why:
             return None, str(why)
 
-    def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
+    def _sample(
+        self, clock: Clock, calls: Watched, before: Before, timed: Timed, move: Callable[[], None] | None = None
+    ) -> Watched:
         settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
         self._settle(clock, settled, takes, before, timed)
-        begun, look = time.perf_counter(), self.least
+        batch = clock.calls_at_once
+        if takes * batch > self.seconds:
+            move = None
+        begun, look = time.perf_counter(), max(self.least, PLACES * batch if move else 0)
         while calls.taken < self.samples:
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
             if calls.taken and left < 0:
                 break
             fits = max(1, int(left / max(takes, 1e-9)))
-            count = min(clock.calls_at_once, self.samples - calls.taken, fits)
+            count = min(batch, self.samples - calls.taken, fits)
+            if move and calls.taken:
+                move()
+                clock.warm(before, timed, 1, math.inf)  # allocates
             calls.add(clock.time(before, timed, count, calls.look))
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)
