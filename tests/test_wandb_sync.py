@@ -11,6 +11,8 @@ import pytest
 from wandb_loopback import KEY, Loopback
 from wandb_sweep import HASTY, environment, offline, sweep, swept
 
+from attn_lab.loggers._wandb_server import _cut_short
+
 pytest.importorskip("wandb", minversion="0.31")
 
 
@@ -100,6 +102,28 @@ def test_a_file_that_was_not_taken_fails_its_run_alone(folder: Path, tmp_path: P
         (summary,) = (run["folder"].name for run in offline(folder) if run["job_type"] == "summary")
         assert code == 1 and summary in failed and "500" in failed
         assert {(run["project"], run["entity"]) for run in server.runs.values()} == {("other", "them")}
+
+
+def test_what_failed_beside_others_is_tried_once_more(folder: Path, tmp_path: Path) -> None:
+    with closing(Loopback()) as server:
+        server.fails, server.times = re.compile("PUT .*table"), 2  # as often as W&B itself tries here
+        code, said, err = told(tmp_path / "work", "runs/x", **server.environment())
+        assert (code, said[-1], err) == (0, "9 runs sent, none left to send", "")
+        assert server.times == 0 and len(server.whole) == 9
+
+
+def test_a_run_whose_end_did_not_go_is_not_taken_for_sent(folder: Path, tmp_path: Path) -> None:
+    """W&B marks it as synced: of what its own log tells, a planted loss."""
+    with closing(Loopback()) as server:
+        assert told(tmp_path / "work", "runs/x", **server.environment())[0] == 0
+    lines = [line for log in folder.glob("wandb/logs/debug-sync*") for line in log.read_text().splitlines()]
+    for run in folder.glob("wandb/offline-run-*"):
+        mine = [line for line in lines if run.name in line]
+        assert _cut_short(mine) == ""
+        last = max(index for index, line in enumerate(mine) if '"complete":true' in line)
+        for lost in (mine[:last], mine[: last + 1], [line for line in mine if '"complete"' not in line]):
+            assert _cut_short(lost) == "the server was not told that it has ended"
+    assert _cut_short(["wandb: Syncing", '{"msg":"a log of another W&B"}', '{"msg":"half']) == ""
 
 
 def test_a_server_that_takes_nothing_is_not_asked_for_each(folder: Path, tmp_path: Path) -> None:

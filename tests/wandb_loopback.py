@@ -15,13 +15,13 @@ FIELDS = {"name": "displayName", "group": "groupName", "job_type": "jobType", "p
 class Loopback:
     """Serves at `url` from its birth to `close()`; `runs` holds what came, by W&B's run id.
 
-    A request "METHOD /path" that the pattern `fails` matches is answered with status 500, and so is every one once
-    `takes` runs have come whole.
+    A request "METHOD /path" that the pattern `fails` matches is answered with status 500, for as many `times`, and so
+    is every one once `takes` runs have come whole.
     """
 
     def __init__(self) -> None:
         self.fails = re.compile("never")
-        self.takes = 10**6
+        self.times = self.takes = 10**6
         self.runs: dict[str, dict[str, Any]] = defaultdict(lambda: {"summary": {}, "history": [], "files": {}})
         self.artifacts: dict[str, dict[str, Any]] = {}  # by name
         self.views: dict[str, dict[str, Any]] = {}  # workspaces, by id
@@ -42,6 +42,12 @@ class Loopback:
     @property
     def whole(self) -> list[str]:
         return [name for name, run in list(self.runs.items()) if "exit" in run]
+
+    def stumbles(self, request: str) -> bool:
+        with self.lock:
+            meant = self.times > 0 and self.fails.search(request) is not None
+            self.times -= meant
+        return meant or len(self.whole) >= self.takes
 
     @property
     def projects(self) -> set[str]:
@@ -127,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.loopback.dead:
             self.close_connection = True
             return
-        if self.loopback.fails.search(f"{self.command} {self.path}") or len(self.loopback.whole) >= self.loopback.takes:
+        if self.loopback.stumbles(f"{self.command} {self.path}"):
             self._answer(500, {})
         else:
             with self.loopback.lock:

@@ -66,7 +66,11 @@ class Sync:
         self._child: subprocess.Popen[str] | None = None
 
     def send(self, runs: Sequence[Path]) -> dict[Path, str]:
-        """Why not, for each of these runs that was not sent."""
+        """Why not, for each of these runs that was not sent.  Those that failed beside others are tried once more."""
+        troubles = self._tried(runs)
+        return self._tried([*troubles]) if 0 < len(troubles) < len(runs) else troubles
+
+    def _tried(self, runs: Sequence[Path]) -> dict[Path, str]:
         if why := _unreachable(self._url, 5):
             return dict.fromkeys(runs, why)
         tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
@@ -86,7 +90,10 @@ class Sync:
         self.said += said
         # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
         said = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + said
-        troubles = {run: _trouble(line for line in said.splitlines() if _id(run) in line) for run in runs}
+        troubles = {}
+        for run in runs:
+            lines = [line for line in said.splitlines() if _id(run) in line]
+            troubles[run] = _trouble(lines) or _cut_short(lines)
         for run in runs:
             if troubles[run]:
                 for mark in run.glob("*.wandb.synced"):
@@ -169,6 +176,14 @@ def _trouble(lines: Iterable[str]) -> str:
         if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):
             return found[1]
     return ""
+
+
+def _cut_short(lines: Iterable[str]) -> str:
+    """What is wrong with a run of which `wandb sync`'s log tells requests, but not that its end went with the last."""
+    told = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    requests = [entry for entry in told if str(entry.get("msg")).startswith("filestream: ")]
+    ended = any(entry.get("complete") for entry in requests) and requests[-1]["msg"] == "filestream: request sent"
+    return "the server was not told that it has ended" if requests and not ended else ""
 
 
 def _id(run: Path) -> str:
