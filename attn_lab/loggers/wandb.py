@@ -2,12 +2,7 @@
 
 import json
 import os
-import shlex
-import sys
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +12,8 @@ from attn_lab.bench.record import Record
 from attn_lab.bench.series import Line, Series, noisy, series
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers import _wandb_names as names
-from attn_lab.loggers._wandb_server import Sender, empty, obstacle
+from attn_lab.loggers._wandb_session import MODES, Session, say
 
-MODES = ("auto", "online", "offline", "disabled")
-KNOCK = 1.6  # seconds, W&B's import included, after which a silent server is taken for none
 MOST_BYTES = 24 * 2**20  # of the report and its figures together, in the summary run
 
 
@@ -40,24 +33,27 @@ class Wandb:
     ):
         if mode not in MODES:
             raise BadRequest(f"logger.wandb.mode: expected one of {', '.join(MODES)}; got {mode!r}")
-        self.where = ""
         self._folder, self._sweep = Path(folder).resolve(), sweep
-        self._target: dict[str, Any] = {"project": project, "entity": entity}
         self._rows: list[dict[str, Any]] = []
         self._lines: list[Line] = []
         self._since = time.time()
         self._origin: dict[str, Any] = {}
-        self._sender: Sender | None = None
+        self._session: Session | None = None
         self._active = mode != "disabled" and (mode, os.environ.get("WANDB_MODE")) != ("auto", "disabled")
         if self._active:
             try:
-                self._begin(mode, time.monotonic() + KNOCK)
+                self._session = Session(folder=self._folder, group=sweep, mode=mode, project=project, entity=entity)
+                self._active = not self._session.disabled
             except BadRequest:
                 raise
             except Exception as error:  # noqa: BLE001  not installed, or not working: any error of W&B's
                 if mode == "online":
                     raise BadRequest(f"logger.wandb.mode=online: expected a working W&B; got {_line(error)}") from None
                 self._stop(error)
+
+    @property
+    def where(self) -> str:
+        return self._session.where if self._session else ""
 
     def write(self, record: Record) -> None:
         if not self._active:
@@ -81,7 +77,7 @@ class Wandb:
             self._rows.append({**asked, **case["shape"], **outcome, **values})
             self._lines.append(line)
             config = {**line["provenance"]["config"], **origin, "case": case}
-            with self._run(names.of_case(line), "twin" if twin else "case", config) as run:
+            with self._wandb.run(names.of_case(line), "twin" if twin else "case", config) as run:
                 if values:
                     run.log(values)  # the summary follows; W&B draws panels of what was logged only
                 run.summary.update({**outcome, **beside})
@@ -99,12 +95,8 @@ class Wandb:
             except Exception as error:  # noqa: BLE001  a logger never ends a sweep
                 self._stop(error)
         self._active = False
-        sender, self._sender = self._sender, None
-        if sender and sender.runs:
-            self.where = f"W&B: {sender.close()}"
-            if unsent := len(sender.unsent()):
-                self.where = f"W&B: {unsent} of {len(sender.runs)} runs not sent ({sender.trouble}); {self._later}"
-                _say(self.where)
+        if self._session:
+            self._session.close()
 
     def _attach(self, run: Any, record: Record) -> None:
         """What probes left, as an artifact of type profile, sent from where jsonl, which is written first, has put it.
@@ -115,7 +107,7 @@ class Wandb:
         kept = [path for path in paths if (self._folder / path).is_file()]
         if not kept:
             return
-        artifact = self._wandb.Artifact(f"profile-{record.case['id']}", type="profile")
+        artifact = self._wandb.library.Artifact(f"profile-{record.case['id']}", type="profile")
         for path in kept:
             whole = str(self._folder / path)
             entry = artifact.add_file(whole, name=Path(path).name, policy="immutable", skip_cache=True)
@@ -129,7 +121,7 @@ class Wandb:
         case = {"backend": one.backend, "mask": one.held["mask"], "subject": one.held["subject"], "shape": shape}
         told = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
         config = {**one.options, **self._origin, "case": case, "series": told}
-        with self._run(names.of_series(one), "series", config) as run:
+        with self._wandb.run(names.of_series(one), "series", config) as run:
             for name in metrics:
                 run.define_metric(names.key(name), step_metric=None if name == one.axis else axis)
             for point in one.points:
@@ -139,8 +131,8 @@ class Wandb:
 
     def _sum_up(self) -> None:
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        table = self._wandb.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
-        with self._run(f"{self._sweep} summary", "summary", self._origin) as run:
+        table = self._wandb.library.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
+        with self._wandb.run(f"{self._sweep} summary", "summary", self._origin) as run:
             # Bound by hand it is a file of its run.  Left to log() it were an artifact, staged under an
             # absolute path, and lost when the folder is moved to a machine that has a network.
             table.bind_to_run(run, "cases", 0)
@@ -162,90 +154,22 @@ class Wandb:
                 continue
             room -= size
             if path.suffix == ".html":
-                found["report"] = self._wandb.Html(path, inject=False)  # as it is: no style sheet from elsewhere
+                found["report"] = self._wandb.library.Html(path, inject=False)  # without W&B's style sheet
             elif find_spec("PIL") is None:
                 left_out.append(f"{path.name} (W&B needs pillow)")
             else:
-                found[f"figures/{path.stem}"] = self._wandb.Image(str(path))
+                found[f"figures/{path.stem}"] = self._wandb.library.Image(str(path))
         return found, left_out
 
-    def _begin(self, mode: str, deadline: float) -> None:
-        """Starts W&B and settles between online and offline, or raises BadRequest."""
-        # W&B's telemetry holds up the interpreter's exit for 10 s if its server takes a connection and is silent.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        cache = os.environ.get("WANDB_CACHE_DIR", str(self._folder / "wandb" / "cache"))
-        # Silent: else each settings file that is read is told.  The service is not for the workers to inherit.
-        with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=cache, WANDB_SERVICE=None):
-            import wandb
-
-            session = wandb.setup(wandb.Settings(silent=True))
-            session.ensure_service()  # here, in this environment, whatever W&B's own mode is
-        self._wandb = wandb
-        self._light = wandb.Settings(
-            mode="offline", silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
-            x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
-        )  # fmt: skip
-        own = os.environ.get("WANDB_MODE") or session.settings.mode  # W&B keeps the environment that it saw first
-        url = os.environ.get("WANDB_BASE_URL") or session.settings.base_url
-        if (mode, own) == ("auto", "disabled"):
-            self._active = False
-            return
-        if mode == "offline":
-            why = ""
-        elif mode == "auto" and own in ("offline", "dryrun"):
-            why = f"W&B's own mode is {own}"
-        else:
-            why = obstacle(url, max(0.4, deadline - time.monotonic()))
-        if why and mode == "online":
-            hint = "`wandb login`, or logger.wandb.mode=offline"
-            raise BadRequest(f"logger.wandb.mode=online: expected a key and a server; got {why} ({hint})")
-        if why:
-            _say(f"W&B offline: {why}; {self._later}")
-        if why or mode == "offline":
-            self.where = f"W&B: offline; {self._later}"
-        else:
-            self.where = f"W&B: {url}"
-            self._sender = Sender(url, self._folder, cache)
-
-    @contextmanager
-    def _run(self, name: str, kind: str, config: dict[str, Any]) -> Iterator[Any]:
-        with self._wandb.init(
-            dir=str(self._folder), id=uuid.uuid4().hex[:8], name=name, group=self._sweep, job_type=kind, config=config,
-            reinit="create_new", settings=self._light, **self._target,
-        ) as run:  # fmt: skip
-            yield run
-        place, until = Path(run.dir).parent, time.monotonic() + 1
-        while empty(place) and time.monotonic() < until:  # its log reaches the disk a little after
-            time.sleep(0.001)
-        if self._sender:
-            self._sender.runs.append(place)
-
     @property
-    def _later(self) -> str:
-        return f"send the runs by: attn-lab wandb-sync {shlex.quote(os.path.relpath(self._folder))}"
+    def _wandb(self) -> Session:
+        assert self._session is not None  # or nothing is active
+        return self._session
 
     def _stop(self, error: Exception) -> None:
         self._active = False
-        _say(f"W&B stopped: {_line(error)}; records.jsonl is complete")
-
-
-@contextmanager
-def _environment(**wanted: str | None) -> Iterator[None]:
-    before = {name: os.environ.pop(name, None) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        say(f"W&B stopped: {_line(error)}; records.jsonl is complete")
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
