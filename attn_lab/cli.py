@@ -100,8 +100,8 @@ def _sweep(words: list[str], looking: bool = False) -> int:
             trouble = error
         code = run.close()
     finally:  # interrupted once, all is said, and another must not upset the interpreter's own end
-        signal.signal(signal.SIGINT, signal.SIG_IGN if run.stopping else before)
-    if run.stopping:  # whatever the trouble is, Ctrl-C made it
+        signal.signal(signal.SIGINT, signal.SIG_IGN if run.interrupt.asked else before)
+    if run.interrupt.asked:  # whatever the trouble is, Ctrl-C made it
         print(f"attn-lab: interrupted; {run.kept} of {len(run.cases)} cases are kept", file=sys.stderr)
         return 130
     if trouble is not None:

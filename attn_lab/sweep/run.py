@@ -2,15 +2,12 @@
 
 import gc
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -26,8 +23,10 @@ from attn_lab.sweep.board import Order
 from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
 from attn_lab.sweep.engine import Engine, engine
-from attn_lab.sweep.folder import RunFolder, unusable
+from attn_lab.sweep.folder import RunFolder
 from attn_lab.sweep.gpus import held, here, look_by
+from attn_lab.sweep.interrupt import Interrupt
+from attn_lab.sweep.loggers import opened
 from attn_lab.sweep.plan import arranged, batches, longest_first, plan
 from attn_lab.sweep.provenance import new_sweep_id, provenance_of
 from attn_lab.sweep.resume import Standing, check_resume, standings
@@ -60,27 +59,8 @@ class Run:
         self.loggers: list[Logger] = []
         self.view: View | None = None
         self.engine: Engine | None = None  # what has cases examined elsewhere
-        self.stopping = self.closing = False
+        self.interrupt = Interrupt()
         look_by(None)
-
-    def interrupt(self, *_: object) -> None:
-        """What SIGINT does while this run goes on: the cases at hand are finished; a second one stops at once.
-
-        Not KeyboardInterrupt at once: omegaconf, caught while it composes the next case, raises nonsense in its place.
-        """
-        if self.closing:
-            self.closing = False  # meant for cases that have ended by now; the summary they leave is soon told
-            return
-        if self.stopping:
-            raise KeyboardInterrupt
-        self.stopping = True
-        signs = "attn-lab: interrupted; finishing the case at hand (Ctrl-C again stops at once)"
-        sys.stderr.write(f"{signs}\n")  # in one call: the second may come between two
-        sys.stderr.flush()
-
-    def _heed(self) -> None:
-        if self.stopping:
-            raise KeyboardInterrupt
 
     def engage(self, name: str, settings: Mapping[str, Any]) -> None:
         """Have the cases examined on a cluster's machines; called before anything is planned."""
@@ -96,7 +76,7 @@ class Run:
         """
 
         def composed(job: Sequence[str]) -> DictConfig:
-            self._heed()
+            self.interrupt.heed()
             return compose(job)
 
         cases = plan(jobs, composed)
@@ -132,8 +112,7 @@ class Run:
 
     def _open(self, settings: DictConfig) -> None:
         try:
-            order = sorted(settings, key=lambda name: name != "jsonl")  # first who puts files where others find them
-            self.loggers += (_opened(settings[name], self.path, self.sweep) for name in order)
+            self.loggers += opened(settings, self.path, self.sweep)
         except BadRequest:
             assert self.folder is not None
             self.folder.take_back()
@@ -147,7 +126,7 @@ class Run:
 
     def __call__(self, config: DictConfig) -> str:
         """Examine the case `config` describes in this process, and keep its record.  Returns its status."""
-        self._heed()
+        self.interrupt.heed()
         self.view = self.view or View(self.console, self.todo)
         case = build(config, HydraConfig.get().runtime.choices)
         self.view.begin(HERE, case)
@@ -156,7 +135,7 @@ class Run:
         if not self.made:
             gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
         self._keep(HERE, case, record)
-        self._heed()
+        self.interrupt.heed()
         return record.status
 
     def spread(self, count: int | None) -> None:
@@ -165,17 +144,17 @@ class Run:
         self.abreast = len(workers)
         try:
             gpus = [worker.machine.uuid for worker in workers if worker.machine.uuid]
-            with held(gpus, self._heed, self._say):
+            with held(gpus, self.interrupt.heed, self._say):
                 self.view = View(self.console, self.todo, self.abreast)
                 work(
                     workers, longest_first(dealt) if self.abreast > 1 else dealt,
                     origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep, self.command),
-                    keep=self._keep, stopping=lambda: self.stopping, view=self.view,
+                    keep=self._keep, stopping=lambda: self.interrupt.asked, view=self.view,
                 )  # fmt: skip
         finally:
             for worker in workers:
                 worker.close()
-        self._heed()
+        self.interrupt.heed()
 
     def spread_afar(self) -> None:
         """Have hands on a cluster's machines examine all that is left."""
@@ -185,11 +164,11 @@ class Run:
         self.view = View(self.console, self.todo, self.abreast)
         trouble = afar.follow(
             self.engine, self.abreast, self.path, self.order, dealt,
-            keep=self._keep, stopping=lambda: self.stopping, view=self.view,
+            keep=self._keep, stopping=lambda: self.interrupt.asked, view=self.view,
         )  # fmt: skip
         for line in trouble:
             self._say(f"a hand failed: {line}")
-        self._heed()
+        self.interrupt.heed()
 
     def _keep(self, worker: str, case: Case, record: Record) -> None:
         assert self.view is not None
@@ -214,7 +193,7 @@ class Run:
 
         Returns 1 if any case was wrong or failed.
         """
-        self.closing = self.stopping
+        self.interrupt.close()
         if self.view is not None:
             self.view.close()
         rows, broken = answers(self.path, self.cases) if self.folder is not None else Reading([], Broken())
@@ -236,7 +215,7 @@ class Run:
     def _report(self) -> str:
         if not self.made:
             return ""
-        if not self.report.at_end or self.stopping:
+        if not self.report.at_end or self.interrupt.asked:
             return later(self.path)
         return reported(self.path, self.report.language, self.baseline)
 
@@ -255,15 +234,3 @@ class Run:
 
     def _say(self, words: str) -> None:
         self.console.print(words, highlight=False, soft_wrap=True, markup=False)
-
-
-def _opened(settings: Any, folder: Path, sweep: str) -> Logger:
-    try:
-        return instantiate(settings, folder=folder, sweep=sweep)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, BadRequest):
-            raise cause from None
-        if isinstance(cause, OSError):
-            raise unusable(folder, cause) from None
-        raise
