@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
         sys.exit(_dispatch(words))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # of a command, or before a sweep has begun
+        print("attn-lab: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
