@@ -176,21 +176,21 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
     assert 1 <= kept < 120 and not (tmp_path / "runs/x/shards").exists()
 
 
-def test_a_machine_on_which_the_answer_would_be_another_is_told_and_answers_nothing(door: Lab, tmp_path: Path):
+def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
     from attn_lab.sweep.board import Board, Order
+    from attn_lab.sweep.hand import attend
     from attn_lab.sweep.ordinary import Ordinary
 
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     case = Ordinary(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
     other = type(case)(**{**vars(case), "basis": {**case.basis, "machine": "NVIDIA H100"}})
     (tmp_path / "runs/x").mkdir(parents=True)
-    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [[other]])
-    done = subprocess.run(
-        [sys.executable, "-m", "attn_lab.sweep.hand", "serve", str(board.path)],
-        cwd=tmp_path, env=environment(tmp_path, {}), capture_output=True, text=True, stdin=subprocess.PIPE,
-    )  # fmt: skip
-    assert done.returncode == 2 and "instead of NVIDIA H100" in done.stderr and done.stderr.count("\n") == 1
-    assert list(board.path.glob("*.todo")) and not shards(tmp_path)
+    limits = {"file_mb": 64, "total_mb": 2048}
+    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", limits), [[case], [case, other]])
+    with pytest.raises(RuntimeError, match=r": the same as where it was planned is expected; got .* of NVIDIA H100"):
+        attend(["serve", str(board.path)], str(tmp_path))
+    assert [file.name for file in board.path.glob("*.todo")] == ["00001.todo"] and len(shards(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])

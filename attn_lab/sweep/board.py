@@ -59,7 +59,7 @@ class Board:
 
     def give_back(self, who: str) -> None:
         """What `who` took last may be taken by another."""
-        last = max(self.path.glob(f"*.{who}"))
+        last = max(self.path.glob(f"[0-9]*.{who}"))
         last.rename(last.with_suffix(".todo"))
 
     def shard(self, who: str) -> Jsonl:
