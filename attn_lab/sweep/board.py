@@ -86,6 +86,18 @@ class Board:
         for file in sorted(self.path.glob("at.*")):
             yield file.name.removeprefix("at."), *json.loads(file.read_text())
 
+    def tell(self, who: str, line: str) -> None:
+        """Have a person told."""
+        part = self.path / f".{who}"
+        part.write_text(line)
+        part.replace(self.path / f"told.{who}")
+
+    def told(self) -> Iterator[str]:
+        """What was to be told since."""
+        for file in sorted(self.path.glob("told.*")):
+            yield f"{file.name.removeprefix('told.')}: {file.read_text()}"
+            file.unlink()
+
     def stop(self) -> None:
         """No case is to be begun any more."""
         (self.path / "stop").touch()
