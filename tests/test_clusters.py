@@ -1,13 +1,15 @@
-"""Sweeps beyond one machine: a Ray cluster of two nodes, Slurm's jobs (as submitit runs them here); what they lose."""
+"""Sweeps beyond one machine: two nodes of Ray started by hand, Slurm's jobs (as submitit runs them); what they lose."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,31 +18,58 @@ from conftest import ROOT, Lab, Told, environment, words_with_defaults
 pytest.importorskip("ray", reason="extra: ray")
 pytest.importorskip("submitit", reason="extra: slurm")
 
-TWO_NODES = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-cluster.add_node(num_cpus=1)
-print(cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
+RAY = str(Path(sys.executable).with_name("ray"))
 SIX = ("backend=naive,sdpa_math", "shape.seq_len=16,32,48", "probe=[accuracy]", "passes=[forward]", "name=x")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
 
 
+class Cluster:
+    """What the README says to do for Ray: a token, a head, a node that joins it, each with one CPU: a hand fills it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.nodes = folder, list[subprocess.Popen]()
+        # No home of theirs has it, so that a test can go without.
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / ".ray/auth_token")}
+        subprocess.run([RAY, "get-auth-token", "--generate"], env=environment(folder, {}), capture_output=True)
+        self.address = self.start("ray start --address='(.+?)'", "--head", "--port=0", "--include-dashboard=false")
+        self.words = ("hydra/launcher=ray", f"hydra.launcher.address={self.address}")
+        self.join()
+
+    def join(self) -> None:
+        self.start("(runtime started)", f"--address={self.address}", DOOMED="yes")
+
+    def start(self, until: str, *words: str, **more: str) -> str:
+        """A node, and what `until` finds in what it says."""
+        more = {**more, **self.token, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+        node = subprocess.Popen(
+            [RAY, "start", *words, "--num-cpus=1", "--block"], env=environment(self.folder, more),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.nodes.append(node)
+        found = next(filter(None, (re.search(until, line) for line in node.stdout)), None)
+        assert found, "it did not come up"
+        return found[1]
+
+    def kill(self, node: subprocess.Popen) -> None:
+        """The power fails: all that belongs to it ends at once."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                _, _, _, session = stat.read_text().rpartition(") ")[2].split()[:4]
+                if int(session) == node.pid:
+                    os.kill(int(stat.parent.name), signal.SIGKILL)
+        node.wait()
+        node.stdout.close()
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            self.kill(node)
+
+
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """The words that send a sweep to a cluster of two nodes, each with one CPU: a hand fills a node."""
-    folder = tmp_path_factory.mktemp("ray")
-    with subprocess.Popen(
-        [sys.executable, "-c", TWO_NODES], env=environment(folder, {"RAY_USAGE_STATS_ENABLED": "0"}),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as cluster:  # fmt: skip
-        address = cluster.stdout.readline().strip()
-        assert address, "no cluster came up"
-        yield "hydra/launcher=ray", f"hydra.launcher.address={address}"
-        cluster.stdin.close()
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("ray"))
+    yield cluster
+    cluster.stop()
 
 
 THEIRS = """
@@ -62,6 +91,16 @@ class InCompany(Naive):
         while len(list(Path().glob("*.came"))) < 2:
             time.sleep(0.1)
         return super().prepare(request, machine)
+
+
+class Doomed(Naive):
+    def prepare(self, request, machine):
+        if "DOOMED" in os.environ:
+            Path("doomed").touch()
+            time.sleep(99)
+        while not Path("doomed").exists():
+            time.sleep(0.1)
+        return super().prepare(request, machine)
 """
 
 
@@ -70,15 +109,15 @@ def theirs(tmp_path: Path) -> dict[str, str]:
     """Backends of somebody's own; returns the environment in which they are found."""
     (tmp_path / "theirs.py").write_text(THEIRS)
     (tmp_path / "conf/backend").mkdir(parents=True)
-    for name, target in (("killed", "Killed"), ("in_company", "InCompany")):
+    for name, target in (("killed", "Killed"), ("in_company", "InCompany"), ("doomed", "Doomed")):
         (tmp_path / f"conf/backend/{name}.yaml").write_text(f"_target_: theirs.{target}\n")
     return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen:
+def start(folder: Path, *words: str, **more: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "attn_lab", *words_with_defaults(words)],
-        cwd=folder, env=environment(folder, {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=environment(folder, more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -111,7 +150,7 @@ def is_whole(told: Told) -> bool:
 
 def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray, theirs, lab: Lab):
     words = (*SIX, "--config-dir", "conf", "backend=naive,in_company,killed", "shape.seq_len=16,32")
-    told = lab(*words, *ray, **theirs)
+    told = lab(*words, *ray.words, **theirs, **ray.token)
     found = {(record["case"]["backend"], record["case"]["shape"]["seq_len"]): record for record in told.records}
     assert len(found) == len(told.records) == 6, told.out + told.err
     for (backend, _), record in found.items():
@@ -126,6 +165,35 @@ def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray
     before = told.lines
     again = lab(*words, **theirs)
     assert again.lines[:6] == before and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
+
+
+def test_a_hand_that_can_have_no_machine_is_waited_for_aloud_and_ctrl_c_is_heeded(ray, tmp_path: Path):
+    sweep = start(tmp_path, *SIX, *ray.words, "+hydra.launcher.remote.num_gpus=1", **ray.token)
+    told = next(line for line in sweep.stdout if "waiting for" in line)
+    assert "with 1 CPU, 1 GPU free; it has 2 × (1 CPU, 0 GPU), free 2 CPU, 0 GPU" in told
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.wait(30) == 130
+    sweep.stdout.close()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_who_lacks_a_cluster_s_token_is_told_where_it_is(ray, lab: Lab):
+    told = lab(*SIX, *ray.words, RAY_AUTH_MODE="token")
+    assert told.code == 2 and "~/.ray/auth_token" in told.err and told.err.count("\n") == 1, told.err
+
+
+def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, theirs, lab: Lab, tmp_path: Path):
+    words = (*SIX, "--config-dir", "conf", "backend=naive,doomed", "seed=range(5)", "shape.seq_len=16")
+    sweep = start(tmp_path, *words, *ray.words, **theirs, **ray.token)
+    wait_until((tmp_path / "doomed").exists)
+    ray.kill(ray.nodes.pop())
+    out, _ = sweep.communicate(timeout=90)
+    ray.join()
+    assert sweep.returncode == 1 and out.count("a hand failed: ") == 1 and "NodeDiedError" in out, out
+    kept = (tmp_path / "runs/x/records.jsonl").read_bytes().count(b"\n")
+    assert kept == 9 and "1 case left; to go on: attn-lab" in out
+    told = lab(*words, **theirs)
+    assert told.statuses == ["ok"] * 10 and len({record["case"]["id"] for record in told.records}) == 10
 
 
 def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
@@ -165,6 +233,24 @@ def test_a_hand_that_is_killed_is_told_and_the_same_command_does_the_rest(lab: L
     assert told.statuses == ["ok"] * 80 and len({record["case"]["id"] for record in told.records}) == 80
 
 
+SICK = """
+import os
+import sys
+if os.environ["SICK"] in " ".join(sys.orig_argv):
+    print("libsick.so: cannot open shared object file", file=sys.stderr)
+    os._exit(3)
+"""
+
+
+@pytest.mark.parametrize(("who", "says"), [("hand serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")])
+def test_a_job_that_cannot_start_says_why(who, says, lab: Lab, tmp_path: Path):
+    (tmp_path / "sitecustomize.py").write_text(SICK)
+    told = lab(*SIX, *SLURM, SICK=who, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert f": cannot open shared object file{says}" in told.out + told.err, told.out + told.err
+    if who == "hand serve":  # the other is seen before anything is planned
+        assert told.code == 1 and "a hand failed: job " in told.out and "6 cases left; to go on: attn-lab" in told.out
+
+
 def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
     words = (*SIX, "seed=range(20)", *SLURM)
     sweep = start(tmp_path, *words)
@@ -176,21 +262,21 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
     assert 1 <= kept < 120 and not (tmp_path / "runs/x/shards").exists()
 
 
-def test_a_machine_on_which_the_answer_would_be_another_is_told_and_answers_nothing(door: Lab, tmp_path: Path):
+def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
     from attn_lab.sweep.board import Board, Order
+    from attn_lab.sweep.hand import attend
     from attn_lab.sweep.ordinary import Ordinary
 
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     case = Ordinary(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
     other = type(case)(**{**vars(case), "basis": {**case.basis, "machine": "NVIDIA H100"}})
     (tmp_path / "runs/x").mkdir(parents=True)
-    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [[other]])
-    done = subprocess.run(
-        [sys.executable, "-m", "attn_lab.sweep.hand", "serve", str(board.path)],
-        cwd=tmp_path, env=environment(tmp_path, {}), capture_output=True, text=True, stdin=subprocess.PIPE,
-    )  # fmt: skip
-    assert done.returncode == 2 and "instead of NVIDIA H100" in done.stderr and done.stderr.count("\n") == 1
-    assert list(board.path.glob("*.todo")) and not shards(tmp_path)
+    limits = {"file_mb": 64, "total_mb": 2048}
+    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", limits), [[case], [case, other]])
+    with pytest.raises(RuntimeError, match=r": the same as where it was planned is expected; got .* of NVIDIA H100"):
+        attend(["serve", str(board.path)], str(tmp_path))
+    assert [file.name for file in board.path.glob("*.todo")] == ["00001.todo"] and len(shards(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
@@ -221,3 +307,23 @@ def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says
     told = lab(*words)
     assert told.code == 2 and says in told.err and told.err.count("\n") == 1, told.err
     assert not (told.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [("", ""), ("a\n  b\n", "b"), ("attn-lab: x\nlater noise\n", "x"), ("RuntimeError: vm: y\n-----\n", "vm: y"),
+     ("Traceback\n  torch.cuda.OutOfMemoryError: z\nbye", "torch.cuda.OutOfMemoryError: z")],
+)  # fmt: skip
+def test_the_line_that_says_what_went_wrong_is_found(output, line):
+    from attn_lab.sweep.hand import told_by
+
+    assert told_by(output) == line
+
+
+def test_what_a_hand_has_to_tell_is_told_once(tmp_path: Path):
+    from attn_lab.sweep.board import Board, Order
+
+    (tmp_path / "runs/x").mkdir(parents=True)
+    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [])
+    board.tell("vm-1", "GPU 0 is in use by another sweep")
+    assert list(board.told()) == ["vm-1: GPU 0 is in use by another sweep"] and not list(board.told())

@@ -59,7 +59,7 @@ class Board:
 
     def give_back(self, who: str) -> None:
         """What `who` took last may be taken by another."""
-        last = max(self.path.glob(f"*.{who}"))
+        last = max(self.path.glob(f"[0-9]*.{who}"))
         last.rename(last.with_suffix(".todo"))
 
     def shard(self, who: str) -> Jsonl:
@@ -85,6 +85,18 @@ class Board:
         """Who is at which case (its id), in which probe."""
         for file in sorted(self.path.glob("at.*")):
             yield file.name.removeprefix("at."), *json.loads(file.read_text())
+
+    def tell(self, who: str, line: str) -> None:
+        """Have a person told."""
+        part = self.path / f".{who}"
+        part.write_text(line)
+        part.replace(self.path / f"told.{who}")
+
+    def told(self) -> Iterator[str]:
+        """What was to be told since."""
+        for file in sorted(self.path.glob("told.*")):
+            yield f"{file.name.removeprefix('told.')}: {file.read_text()}"
+            file.unlink()
 
     def stop(self) -> None:
         """No case is to be begun any more."""

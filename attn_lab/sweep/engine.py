@@ -10,7 +10,10 @@ ENGINES = {"ray": ("attn_lab.sweep.on_ray", "ray"), "slurm": ("attn_lab.sweep.on
 
 
 class Job(Protocol):
-    """A hand that was asked for; it may still have to wait for its machine."""
+    """A hand that was asked for."""
+
+    def begun(self) -> str:
+        """Where it is at work, or was; `` while it waits for a machine."""
 
     def done(self) -> bool: ...
 
@@ -26,6 +29,9 @@ class Engine(Protocol):
 
     def start(self, words: Sequence[str], device: str) -> Job:
         """Have `hand.attend(words)` run somewhere."""
+
+    def wanting(self, device: str) -> str:
+        """What hands that have not begun wait for."""
 
 
 def engine(name: str, settings: Mapping[str, Any]) -> Engine:

@@ -5,9 +5,11 @@ python -m attn_lab.sweep.hand look DEVICE       prints the machine it is on
 """
 
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,11 @@ def attend(words: Sequence[str], cwd: str) -> str:
 
     This is what a cluster is given to do.
     """
+    host = os.uname().nodename
+    if not os.path.isdir(cwd):
+        raise RuntimeError(
+            f"{host}: expected the command's folder, on a file system that all machines see; got no {cwd}"
+        )
     theirs, ours = os.pipe()
     try:
         done = subprocess.run(
@@ -31,9 +38,24 @@ def attend(words: Sequence[str], cwd: str) -> str:
         os.close(theirs)
         os.close(ours)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{os.uname().nodename}: {said[-1]}")
+        fate = f"exit code {done.returncode}"
+        if done.returncode < 0:
+            fate = f"ended by {signal.Signals(-done.returncode).name}"
+        raise RuntimeError(f"{host}: {told_by(done.stderr) or 'it said nothing'} ({fate})")
     return done.stdout
+
+
+def attend_aloud(words: Sequence[str], cwd: str) -> Iterator[str]:
+    """The same, which says first where it has begun."""
+    yield os.uname().nodename
+    yield attend(words, cwd)
+
+
+def told_by(output: str) -> str:
+    """The line that says what went wrong: the last that names an error, else the last there is, else ``."""
+    lines = [line.strip() for line in output.splitlines() if line.strip(" -\n")]
+    named = [line for line in lines if re.match(r"attn-lab: |(\w+\.)*\w*(Error|Exception)\b", line)]
+    return re.sub("^(attn-lab|RuntimeError): ", "", [*lines[-1:], *named][-1]) if lines else ""
 
 
 def main(words: Sequence[str]) -> int:
@@ -63,18 +85,21 @@ def _serve(path: str) -> int:
 
     import platform
 
+    from attn_lab.core.errors import BadRequest
     from attn_lab.sweep.board import Board
     from attn_lab.sweep.gpus import held, here
     from attn_lab.sweep.workers import hired
 
     board = Board(Path(path))
+    if not board.path.is_dir():
+        raise BadRequest(f"expected the run folder, on a file system that all machines see; got no {board.path}")
     order = board.order
     (worker,) = hired(here(order.device)[:1], 1)
     who = f"{platform.node().split('.')[0]}-{os.getpid()}"
     try:
-        with held(list(filter(None, [worker.machine.uuid])), lambda: _heed(board), lambda line: None):
+        with held(list(filter(None, [worker.machine.uuid])), lambda: _heed(board), lambda line: board.tell(who, line)):
             while not board.stopped and (batch := board.take(who)):
-                if differs := _differs(batch[0], worker):
+                if differs := next(filter(None, (_differs(case, worker) for case in batch)), ""):
                     board.give_back(who)
                     print(f"attn-lab: the same as where it was planned is expected; got {differs}", file=sys.stderr)
                     return 2

@@ -1,38 +1,57 @@
 """Hands on a Ray cluster: each is a task that owns one GPU (on a cluster without, a CPU of a node)."""
 
 import logging
+import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.hand import attend
+from attn_lab.sweep.hand import attend_aloud, told_by
 from attn_lab.sweep.nursery import as_pythonpath
 
 CONNECT = 10  # seconds in which a cluster must answer
+TOKEN = "the head's ~/.ray/auth_token here, too"
 
 
 class RayJob:
-    def __init__(self, reference: Any):
-        self._reference = reference
+    """`answers` are those of attend_aloud: where it is, and in the end what it printed."""
+
+    def __init__(self, answers: Any):
+        self._answers = answers
+        self._said: list[str] = []
+        self._trouble = ""
+
+    def begun(self) -> str:
+        self._listen()
+        return self._said[0] if self._said else ""
 
     def done(self) -> bool:
-        return bool(ray.wait([self._reference], timeout=0)[0])
+        self._listen()
+        return bool(self._trouble) or len(self._said) == 2
 
     def result(self) -> str:
-        try:
-            said: str = ray.get(self._reference)
-        except ray.exceptions.RayTaskError as error:
-            raise RuntimeError(str(error.cause)) from None
-        except ray.exceptions.RayError as error:
-            raise RuntimeError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
-        return said
+        if self._trouble:
+            raise RuntimeError(self._trouble)
+        return self._said[1]
 
     def cancel(self) -> None:
-        ray.cancel(self._reference, force=True)
+        ray.cancel(self._answers, force=True)
+
+    def _listen(self) -> None:
+        while not self._trouble and len(self._said) < 2 and ray.wait([self._answers], timeout=0)[0]:
+            try:
+                self._said.append(ray.get(next(self._answers)))
+            except ray.exceptions.RayTaskError as error:
+                where = "" if self._said else f"{_host(str(error))}: "  # attend itself says where
+                self._trouble = f"{where}{told_by(str(error.cause))}"
+            except ray.exceptions.RayError as error:
+                where = f"{self._said[0]}: " if self._said else ""
+                self._trouble = f"{where}{type(error).__name__}: {_first(str(error))}"
 
 
 class OnRay:
@@ -51,20 +70,55 @@ class OnRay:
                 address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": as_pythonpath()}},
             )  # fmt: skip
+        except ray.exceptions.AuthenticationError as error:
+            raise BadRequest(f"hydra.launcher.address: expected {TOKEN}; got {_first(str(error))}") from None
         except (ConnectionError, ValueError, RuntimeError) as error:
             got = " ".join(str(error).split())
-            raise BadRequest(f"hydra.launcher.address: expected a Ray cluster; got {got}") from None
+            raise BadRequest(
+                f"hydra.launcher.address: expected a Ray cluster (and, where it wants one, {TOKEN}); got {got}"
+            ) from None
 
     def _gpus(self, device: str) -> int:
         return 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
 
     def count(self, device: str) -> int:
-        return self._count or self._gpus(device) or sum(node["Alive"] for node in ray.nodes())
+        return self._count or self._gpus(device) or sum("CPU" in node["Resources"] for node in _nodes()) or 1
 
     def start(self, words: Sequence[str], device: str) -> RayJob:
+        asked = {"max_retries": 0, "num_returns": "streaming", **self._asked(device)}
+        return RayJob(ray.remote(**asked)(attend_aloud).remote(list(words), str(Path.cwd())))
+
+    def wanting(self, device: str) -> str:
+        asked = self._asked(device)
+        wanted = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
+        wanted = {name: amount for name, amount in wanted.items() if amount}
+        free = ray.available_resources()
+        machines = Counter(_amounts(wanted, node["Resources"]) for node in _nodes())
+        has = ", ".join(f"{count} × ({amounts})" for amounts, count in machines.items())
+        return f"a machine of Ray's with {_amounts(wanted, wanted)} free; it has {has}, free {_amounts(wanted, free)}"
+
+    def _asked(self, device: str) -> dict[str, Any]:
         own = {"num_gpus": 1} if self._gpus(device) else {"scheduling_strategy": "SPREAD"}
-        asked = {"max_retries": 0, "num_cpus": 1, **own, **self._remote}
-        return RayJob(ray.remote(**asked)(attend).remote(list(words), str(Path.cwd())))
+        return {"num_cpus": 1, **own, **self._remote}
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _first(text: str) -> str:
+    return text.strip().splitlines()[0].split(". ")[0]
+
+
+def _host(error: str) -> str:
+    """Where a task failed: Ray writes its address into the text."""
+    found = re.search(r"\bip=([\w.:]+)", error)
+    ip = found[1] if found else "a machine of Ray's"
+    return next((node["NodeManagerHostname"] for node in ray.nodes() if node["NodeManagerAddress"] == ip), ip)
+
+
+def _amounts(names: Iterable[str], amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amounts.get(name, 0):g} {name}" for name in names)
 
 
 def _expect_somebody_at(address: str | None) -> None:

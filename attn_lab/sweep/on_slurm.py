@@ -8,13 +8,16 @@ from typing import Any
 import submitit
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.hand import attend
+from attn_lab.sweep.hand import attend, told_by
 from attn_lab.sweep.nursery import importable_elsewhere
 
 
 class SlurmJob:
     def __init__(self, job: "submitit.Job[str]"):
         self._job = job
+
+    def begun(self) -> str:
+        return f"job {self._job.job_id}" if self._job.paths.stdout.exists() else ""
 
     def done(self) -> bool:
         return self._job.done()
@@ -23,10 +26,12 @@ class SlurmJob:
         try:
             return self._job.result()
         except submitit.core.utils.FailedJobError as error:
-            last = [line for line in str(error).splitlines() if line.strip()][-1]
-            raise RuntimeError(f"job {self._job.job_id}: {last}") from None
-        except submitit.core.utils.UncompletedJobError as error:
-            raise RuntimeError(f"job {self._job.job_id}: {str(error).splitlines()[0]}") from None
+            raise RuntimeError(f"job {self._job.job_id}: {told_by(str(error))}") from None
+        except submitit.core.utils.UncompletedJobError:
+            last = told_by(self._job.stderr() or "") or "it said nothing"
+            raise RuntimeError(
+                f"job {self._job.job_id} ended early, {self._job.state}: {last} (log: {self._job.paths.stderr})"
+            ) from None
 
     def cancel(self) -> None:
         self._job.cancel(check=False)
@@ -40,6 +45,7 @@ class OnSlurm:
             raise BadRequest(f"hydra.launcher.count: expected at least 1; got {count}")
         self._count, self._cluster, self._gpus = count, cluster, gpus_per_node
         self._folder = Path(folder).expanduser()
+        self._ids: list[str] = []
         self._asked = {name: value for name, value in asked.items() if value not in (None, {})}
 
     def count(self, device: str) -> int:
@@ -52,10 +58,15 @@ class OnSlurm:
                 name=f"attn-lab-{words[0]}", gpus_per_node=0 if device == "cpu" else self._gpus, **self._asked
             )
             with importable_elsewhere():
-                return SlurmJob(executor.submit(attend, list(words), os.getcwd()))
+                job = executor.submit(attend, list(words), os.getcwd())
         except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, NameError) as error:
             got = " ".join(str(error).split())
             raise BadRequest(f"hydra/launcher=slurm: expected jobs to be taken; got {got}") from None
+        self._ids.append(job.job_id)
+        return SlurmJob(job)
+
+    def wanting(self, device: str) -> str:
+        return f"Slurm to start jobs {', '.join(self._ids)}; squeue --me says what they wait for"
 
 
 def make(slurm: Mapping[str, Any], **settings: Any) -> OnSlurm:

@@ -65,7 +65,7 @@ class Run:
     def engage(self, name: str, settings: Mapping[str, Any]) -> None:
         """Have the cases examined on a cluster's machines; called before anything is planned."""
         self.engine = engaged = engine(name, settings)
-        look_by(lambda device: afar.machines(engaged, device))
+        look_by(lambda device: afar.machines(engaged, device, say=self._say, heed=self.interrupt.heed))
 
     def plan(
         self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]
@@ -162,12 +162,10 @@ class Run:
         dealt = longest_first(batches(self.todo))
         self.abreast = min(len(self.machines), len(dealt))
         self.view = View(self.console, self.todo, self.abreast)
-        trouble = afar.follow(
+        afar.follow(
             self.engine, self.abreast, self.path, self.order, dealt,
-            keep=self._keep, stopping=lambda: self.interrupt.asked, view=self.view,
+            keep=self._keep, stopping=lambda: self.interrupt.asked, say=self._say, view=self.view,
         )  # fmt: skip
-        for line in trouble:
-            self._say(f"a hand failed: {line}")
         self.interrupt.heed()
 
     def _keep(self, worker: str, case: Case, record: Record) -> None:
@@ -205,11 +203,11 @@ class Run:
         finally:
             for logger in self.loggers:
                 logger.close()
-        if rows:
+        lost = self.folder is not None and self.kept < len(self.cases)  # by a hand that failed
+        if rows or lost:
             self._say_how_it_went(rows, report)
         if self.folder is not None:
             self.folder.close()
-        lost = self.folder is not None and self.kept < len(self.cases)  # by a hand that failed
         return int(lost or any(row.status in FAILED for row in rows))
 
     def _report(self) -> str:
