@@ -97,7 +97,7 @@ def gradient_laid_as_output(attend: Attend) -> Attend:
         return in_memory.reshape(-1).view(in_memory.shape).permute([order.index(axis) for axis in range(4)])
 
     def packed(qkv: Tensor, heads: Sequence[int]) -> Tensor:
-        out = attend(*qkv.split(heads, dim=2))
+        out = attend(*qkv.split_with_sizes(heads, dim=2))
         batch, seq, _, _ = out.shape
         return out.reshape(-1).view(batch, seq, -1)
 

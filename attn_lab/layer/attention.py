@@ -140,7 +140,7 @@ class Attention(nn.Module):
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
         if self._as_projected and cu_seqlens is None and cache is None and not torch.compiler.is_compiling():
             return self.out(self._whole(packed)(packed, self._heads))
-        q, k, v = packed.split(self._heads, dim=2)
+        q, k, v = packed.split_with_sizes(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
@@ -166,9 +166,9 @@ class Attention(nn.Module):
         if serve is None:
             if len(self._known) >= MOST:
                 self._known.clear()
-            q, k, v = packed.split(self._heads, dim=2)
+            q, k, v = packed.split_with_sizes(self._heads, dim=2)
             attend = self._serving(q, k, v, self.training)
-            by_parts = lambda packed, heads: attend(*packed.split(heads, dim=2)).flatten(2)  # noqa: E731
+            by_parts = lambda packed, heads: attend(*packed.split_with_sizes(heads, dim=2)).flatten(2)  # noqa: E731
             serve = self._known[key] = getattr(attend, "packed", by_parts)
         return serve
 
