@@ -268,6 +268,26 @@ def test_what_a_gpu_is_called_with_is_understood_and_traced_in_one_piece(name, p
         assert [grad.shape for grad in grads] == [out.shape] * 3
 
 
+@pytest.mark.parametrize("passes", [("forward",), PASSES])
+@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn"])
+def test_a_projection_in_one_piece_is_what_its_parts_are(name, passes):
+    """Its gradient lies as it does, so that none is copied on the way to the weights."""
+    backward = len(passes) > 1
+    machine = H100 if name == "sdpa_cudnn" else detect("cpu")
+    shape = Shape(batch_size=2, seq_len=19, num_heads=6, num_kv_heads=2, head_dim=8, emb_dim=48, dtype="float16")
+    attend = BACKENDS[name].prepare(Request(shape=shape, mask=Causal(), passes=passes), machine)
+    device = "meta" if name == "sdpa_cudnn" else "cpu"
+    qkv = torch.randn(2, 19, 10, 8, dtype=torch.float16, device=device, requires_grad=backward)
+    whole = attend.packed(qkv, (6, 2, 2))
+    parts = attend(*qkv.split((6, 2, 2), dim=2)).flatten(2)
+    assert whole.shape == parts.shape == (2, 19, 48) and whole.is_contiguous()
+    assert device == "meta" or torch.equal(whole, parts)
+    if backward:
+        dout = torch.randn_like(whole)
+        (grad,), (expected,) = torch.autograd.grad(whole, qkv, dout), torch.autograd.grad(parts, qkv, dout)
+        assert grad.stride() == qkv.stride() and (device == "meta" or torch.equal(grad, expected))
+
+
 def test_forward_only_flash3_refuses_a_backward_and_runs_a_forward():
     (reason,) = BACKENDS["flash3"].refusals(A_QUESTION, H100)
     assert "tokenspeed-fa3 is a forward-only build" in reason

@@ -41,7 +41,7 @@ def joined(forward: Split, backward: Split) -> Attend:
     class Packed(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, qkv: Tensor, heads: Sequence[int]) -> Tensor:
-            out, lse = into(*qkv.split(heads, dim=2))
+            out, lse = into(*qkv.split_with_sizes(heads, dim=2))
             ctx.save_for_backward(qkv, out, lse)
             ctx.heads = heads
             return out
@@ -51,7 +51,7 @@ def joined(forward: Split, backward: Split) -> Attend:
             _first_derivative_only()
             qkv, out, lse = ctx.saved_tensors
             dqkv = torch.empty_like(qkv)
-            write(dout, *qkv.split(ctx.heads, dim=2), out, lse, *dqkv.split(ctx.heads, dim=2))
+            write(dout, *qkv.split_with_sizes(ctx.heads, dim=2), out, lse, *dqkv.split_with_sizes(ctx.heads, dim=2))
             return dqkv, None
 
     attend.packed = lambda qkv, heads: Packed.apply(qkv, heads).flatten(2)  # type: ignore[attr-defined]

@@ -45,8 +45,7 @@ class SdpaCudnn(Backend):
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         if is_plain(request):
-            options = (None, request.needs_backward, request.dropout, request.mask.band == CAUSAL)  # None: no bias
-            attend = by_operator(CUDNN, *options, scale=request.softmax_scale)
+            attend = by_operator(CUDNN, request, attn_bias=None, compute_log_sumexp=request.needs_backward)
         else:
             attend = one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
         return gradient_laid_as_output(attend) if request.needs_backward else attend
@@ -56,7 +55,7 @@ class SdpaCudnn(Backend):
         ops = torch.ops.aten
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             out, lse, *_ = ops._scaled_dot_product_cudnn_attention.default(
                 q, k, v, None, True, 0.0, is_causal, scale=scale
             )
@@ -97,7 +96,7 @@ def gradient_laid_as_output(attend: Attend) -> Attend:
         return in_memory.reshape(-1).view(in_memory.shape).permute([order.index(axis) for axis in range(4)])
 
     def packed(qkv: Tensor, heads: Sequence[int]) -> Tensor:
-        out = attend(*qkv.split(heads, dim=2))
+        out = attend(*qkv.split_with_sizes(heads, dim=2))
         batch, seq, _, _ = out.shape
         return out.reshape(-1).view(batch, seq, -1)
 

@@ -47,11 +47,10 @@ class SdpaFlash(Backend):
     }
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        is_causal, scale = request.mask.band == CAUSAL, request.softmax_scale
         if is_plain(request) and machine.device == "cpu":
-            return by_operator(f"{FLASH}_for_cpu", 0.0, is_causal, scale=scale)
+            return by_operator(f"{FLASH}_for_cpu", request)
         if is_plain(request) and request.shape.head_dim % 8 == 0:  # else torch pads q, k and v before
-            return by_operator(FLASH, request.dropout, is_causal, scale=scale)
+            return by_operator(FLASH, request)
         return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:
@@ -63,7 +62,7 @@ def _on_cuda(request: Request) -> Split:
     ops = torch.ops.aten
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         out, lse, *_ = ops._scaled_dot_product_flash_attention.default(q, k, v, 0.0, is_causal, scale=scale)
         return out.transpose(1, 2), lse
 
@@ -91,7 +90,7 @@ def _on_cpu(request: Request) -> Split:
     ops = torch.ops.aten
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         out, lse = ops._scaled_dot_product_flash_attention_for_cpu.default(
             q, k, v, 0.0, is_causal, attn_mask=added, scale=scale
         )

@@ -139,8 +139,10 @@ class Attention(nn.Module):
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
         if self._as_projected and cu_seqlens is None and cache is None and not torch.compiler.is_compiling():
-            return self.out(self._whole(packed)(packed, self._heads))
-        q, k, v = packed.split(self._heads, dim=2)
+            key = (batch, seq, packed.dtype, packed.device, packed.requires_grad, self.training)
+            serve = self._known.get(key) or self._whole(key, packed)
+            return self.out(serve(packed, self._heads))
+        q, k, v = packed.split_with_sizes(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
@@ -159,18 +161,15 @@ class Attention(nn.Module):
             cache.length += seq  # only now: a refused call leaves the cache as it was
         return self.out(out.reshape(batch, seq, -1))
 
-    def _whole(self, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
-        """What serves the projection in one piece, to heads side by side; the short way, for what was asked before."""
-        key = (packed.shape, packed.dtype, packed.device, packed.requires_grad, self.training)
-        serve = self._known.get(key)
-        if serve is None:
-            if len(self._known) >= MOST:
-                self._known.clear()
-            q, k, v = packed.split(self._heads, dim=2)
-            attend = self._serving(q, k, v, self.training)
-            by_parts = lambda packed, heads: attend(*packed.split(heads, dim=2)).flatten(2)  # noqa: E731
-            serve = self._known[key] = getattr(attend, "packed", by_parts)
-        return serve
+    def _whole(self, key: tuple[Any, ...], packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
+        """What serves the projection in one piece, to heads side by side; a later call only looks it up."""
+        if len(self._known) >= MOST:
+            self._known.clear()
+        q, k, v = packed.split_with_sizes(self._heads, dim=2)
+        attend = self._serving(q, k, v, self.training)
+        by_parts = lambda packed, heads: attend(*packed.split_with_sizes(heads, dim=2)).flatten(2)  # noqa: E731
+        self._known[key] = getattr(attend, "packed", by_parts)
+        return self._known[key]
 
     def _check(self, x: Tensor) -> None:
         """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""

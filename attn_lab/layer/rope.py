@@ -48,6 +48,6 @@ def turned(x: Tensor, turn: Turn) -> Tensor:
     """x (batch, seq, heads, head_dim), turned in at least float32 and rounded back."""
     cos, sin = turn
     half = cos.shape[-1]
-    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    first, second, rest = x.split_with_sizes((half, half, x.shape[-1] - 2 * half), dim=-1)
     parts = ((first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype), rest)
     return torch.cat(parts, dim=-1)
