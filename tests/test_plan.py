@@ -91,6 +91,7 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
         ("{", "Expecting property name"),
         ("[]", "something else"),
         ('{"schema": 7}', "schema 7; this version reads 1"),
+        ('{"schema": "1"}', "schema '1'; this version reads 1"),
         ('{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full"}]}', "something else .KeyError: 'dtype'"),
         (SIZELESS, "no whole numbers above zero"),
     ],
@@ -98,6 +99,9 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
 def test_a_file_that_is_no_plan_is_refused_in_a_line(text, told, tmp_path):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(BadRequest, match=rf"plan .*plan.json: expected a plan of attn-lab plan-backends; got .*{told}"):
+        Plan.read(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRequest, match=r"plan\.json: expected a plan of attn-lab plan-backends; got something else"):
         Plan.read(tmp_path / "plan.json")
     with pytest.raises(BadRequest, match="got No such file"):
         Plan.read(tmp_path / "none.json")
