@@ -207,6 +207,14 @@ def test_two_gpus_make_no_plan_and_neither_do_no_records(tmp_path):
         plan_backends([str(tmp_path / "nowhere")])
 
 
+def test_records_without_a_time_make_no_plan_and_leave_the_one_there_is(tmp_path):
+    run(tmp_path / "runs", line("flash2", {}), line("flash4", 1.0, status="error"))
+    (tmp_path / "plan.json").write_text("of yesterday")
+    with pytest.raises(BadRequest, match="came out ok and were timed; got none of 2"):
+        plan_backends([str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
+    assert (tmp_path / "plan.json").read_text() == "of yesterday"
+
+
 def test_the_published_study_makes_a_plan(tmp_path, capsys):
     assert plan_backends([str(PUBLISHED), "-o", str(tmp_path / "plan.json")]) == 0
     told = capsys.readouterr().out
