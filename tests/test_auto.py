@@ -160,10 +160,12 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
     layer = Attention(32, 4)
     layer(x())
     (file,) = fresh.iterdir()
-    file.write_text("{")
-    kept._READ.clear()
-    with pytest.warns(UserWarning, match="what is measured on the spot is not kept: plan .*expected a plan"):
-        Attention(32, 4)(x())
+    for broken in (b"{", b"\xff\xfe"):
+        file.write_bytes(broken)
+        kept._READ.clear()
+        told = "what is measured on the spot is not kept: plan .*expected a plan.*remove it, and it is made anew"
+        with pytest.warns(UserWarning, match=told):
+            Attention(32, 4)(x())
     kept._READ.clear()
     file.unlink()
     fresh.rmdir()
@@ -232,6 +234,7 @@ def test_it_compiles_in_one_piece_is_exported_copied_and_swapped(given, fresh):
     assert layer.backend == SdpaFlash()
     layer.backend = "auto"
     torch.testing.assert_close(layer(inputs), compiled)
+    assert ("by a plan" in layer.choices[-1].why) == (given is not None)
 
 
 def test_it_goes_into_other_peoples_models(fresh):

@@ -175,6 +175,32 @@ def test_one_bad_case_stops_a_sweep_before_its_first_and_is_named(words, case, d
     assert_nothing_written(told)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["name=a,b"], ["name: expected one for the whole sweep; got 'a' and 'b'", "case 2 of 2"]),
+     (["resume=auto,never"], ["resume: expected one for the whole sweep"]),
+     (["report.language=en,zh-Hant"], ["report.language: expected one for the whole sweep"]),
+     ([f"name={'long' * 64}"], ["name: expected a folder name", "of at most 255 bytes each"]),
+     (["name='a\nb'"], ["name: expected a folder name", "a\\nb"]),
+     (["round=-1"], ["round: expected at least 0; got -1"]),
+     ([f"seed={10**20}"], ["seed: expected", f"got {10**20}"])],
+)  # fmt: skip
+def test_what_a_sweep_can_have_but_one_of_or_nothing_could_be_made_of_is_refused(words, told, door):
+    refused = door(*words)
+    assert_one_clear_line(refused, *told)
+    assert_nothing_written(refused)
+
+
+def test_a_folder_that_cannot_even_be_looked_for_is_named(door, tmp_path):
+    assert_one_clear_line(door(f"hydra.sweep.dir={tmp_path}/{'long' * 64}"), "longlong", "File name too long")
+
+
+def test_a_case_that_is_said_twice_is_run_once(door):
+    told = door("seed=1,1,2", "probe=[accuracy]")
+    assert told.code == 0 and told.statuses == ["ok", "ok"], told.err
+    assert "2 of 2 cases" in told.out and "left" not in told.out
+
+
 @pytest.mark.parametrize("word", ["nonsense", "run", "--nonsense", ""])
 def test_an_unknown_command_or_flag_is_told_what_there_is(word, door):
     told = door(word)

@@ -196,7 +196,56 @@ def test_nothing_to_convert_or_something_unserved_is_said_and_nothing_is_changed
     model = nn.ModuleList([nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, add_zero_attn=True)])
     with pytest.raises(BadRequest, match="with kdim or vdim, add_zero_attn"):
         attn_lab.convert(model, backend="naive")
-    assert all(type(each) is nn.MultiheadAttention for each in model)
+    assert all(type(each) is nn.MultiheadAttention and not each._forward_pre_hooks for each in model)
+
+    class Theirs(nn.MultiheadAttention):
+        def forward(self, *inputs, **others):
+            return super().forward(*inputs, **others)
+
+    with pytest.raises(BadRequest, match="1 is a Theirs, which has a forward of its own"):
+        attn_lab.convert(nn.ModuleList([nn.MultiheadAttention(8, 2), Theirs(8, 2)]), backend="naive")
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "masks", "told"),
+    [
+        ((1, 9), (1, 9), {}, r"key: expected \(2, any, 32\) as the query; got \(1, 9, 32\)"),
+        ((2, 9), (2, 8), {}, r"value: expected the key's \(2, 9, 32\); got \(2, 8, 32\)"),
+        ((2, 9), (2, 9), {"key_padding_mask": torch.zeros(2, 8)}, r"key_padding_mask: expected \(2, 9\); got \(2, 8\)"),
+        ((2, 9), (2, 9), {"attn_mask": torch.zeros(1, 9)}, r"expected \(7, 9\) or \(8, 7, 9\); got \(1, 9\)"),
+        ((2, 9), (2, 9), {"attn_mask": torch.zeros(4, 7, 9)}, r"attn_mask: expected \(7, 9\) or"),
+        ((2, 9), (2, 9), {"attn_mask": torch.zeros(7, 9).byte()}, r"expected bool or floating.*got torch\.uint8"),
+    ],
+)
+def test_inputs_that_contradict_each_other_are_refused_rather_than_read_past_their_end(keys, values, masks, told):
+    ours = attn_lab.convert(nn.MultiheadAttention(32, 4, batch_first=True), backend="sdpa_flash")
+    query, key, value = (torch.randn(*size, 32) for size in ((2, 7), keys, values))
+    with pytest.raises(BadRequest, match=told):
+        ours(query, key, value, need_weights=False, **masks)
+
+
+def test_a_converted_module_keeps_its_hooks_and_can_be_converted_again():
+    seen, x = [], torch.randn(2, 5, 32)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+    handle = theirs.register_forward_hook(lambda *_: seen.append("called"))
+    expected, _ = theirs(x, x, x)
+    first = attn_lab.convert(theirs, backend="naive")
+    again = attn_lab.convert(first, backend=(counting := Counting()))
+    close(first(x, x, x, need_weights=False)[0], expected)
+    close(again(x, x, x, need_weights=False)[0], expected)
+    assert seen == ["called"] * 3 and len(counting.runs) == 1
+    handle.remove()
+    again(x, x, x, need_weights=False)
+    assert len(seen) == 3
+
+
+def test_a_mask_written_over_behind_torchs_back_is_read_again():
+    ours = attn_lab.convert(nn.MultiheadAttention(32, 4, batch_first=True), backend="naive")
+    x, padding = torch.randn(2, 5, 32), torch.zeros(2, 5, dtype=torch.bool)
+    ours(x, x, x, key_padding_mask=padding, need_weights=False)
+    padding.numpy()[0, 3:] = True
+    close(ours(x, x, x, key_padding_mask=padding, need_weights=False)[0],
+          ours(x, x, x, key_padding_mask=padding.clone(), need_weights=False)[0])  # fmt: skip
 
 
 # --- transformers
@@ -342,6 +391,10 @@ def test_a_preference_under_a_name_of_ones_own_takes_the_first_that_can():
     assert len(counting.runs) == 2
     with pytest.raises(BadRequest, match="without 'flash'"):
         register_as("my_flash", "naive")
+    register_as("mine", "naive")  # ours to change
+    for theirs in ("sdpa", "eager", ""):
+        with pytest.raises(BadRequest, match=f"name of your own; got '{theirs}'"):
+            register_as(theirs, "naive")
 
 
 def test_padding_on_the_right_needs_no_mask_and_every_causal_kernel_serves_it():
@@ -396,6 +449,18 @@ def test_what_a_model_asks_beyond_attention_is_refused_and_not_left_out(implemen
     model = made(made.config_class(**sizes, attn_implementation=implementations["naive"]))
     with pytest.raises(BadRequest, match=f"{told}, which no backend"):
         model(TOKENS)
+
+
+@pytest.mark.parametrize("family", ["Bloom", "DebertaV2"])
+def test_a_model_with_an_attention_of_its_own_is_refused_and_does_not_run_that_under_our_name(implementations, family):
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(vocab_size=50, hidden_size=32, num_hidden_layers=1,
+                                                      num_attention_heads=4, intermediate_size=48)  # fmt: skip
+    made = getattr(transformers, f"{family}Model")
+    with pytest.raises(BadRequest, match=f"{family}Model computes attention by itself"):
+        made._from_config(config, attn_implementation=implementations["naive"])
+    made._from_config(config, attn_implementation="eager")
 
 
 def test_attention_dropout_reaches_the_backend_in_training(implementations):

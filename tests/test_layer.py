@@ -167,6 +167,7 @@ def test_backend_and_mask_by_name_are_what_they_are_as_objects():
         ({"mask": "casual"}, "mask: expected causal, .*got 'casual'"),
         ({"mask": Causal}, "an object of that kind; got <class"),
         ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1; got 1.0"),
+        ({"dropout": "0.1"}, "dropout: expected at least 0 and less than 1; got '0.1'"),
     ],
 )
 def test_a_word_it_does_not_know_is_answered_with_those_it_does(asked, told):
@@ -287,6 +288,15 @@ def test_it_compiles_in_one_piece_once_a_length_and_answers_the_same(backend):
     assert len(graphs) == 3
 
 
+def test_sizes_that_torch_would_leave_open_are_made_constants():
+    layer = Attention(32, 4, backend="sdpa_flash", **ALL)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    for seq in (5, 6):
+        x = torch.randn(2, seq, 32)
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
 def test_inductor_compiles_it_too():
     layer = Attention(32, 4, backend="sdpa_flash", **ALL)
     x = torch.randn(2, 5, 32)
@@ -316,6 +326,25 @@ def test_activation_checkpointing_gives_the_same_gradients(use_reentrant):
     kept.square().sum().backward()
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_what_a_checkpoint_computes_again_drops_the_same_whoever_is_preferred_without_gradients():
+    class ForwardOnly(Naive):
+        limits = {"cpu": Limits(backward=False, dropout=True)}
+
+        def prepare(self, request, machine):
+            attend = super().prepare(request, machine)
+            return lambda q, k, v: attend(q, k, v * (1 + 0 * torch.rand(())))  # another place in the random numbers
+
+    layer = Attention(32, 4, backend=[ForwardOnly(), "naive"], dropout=0.5)
+    x = torch.randn(2, 7, 32, requires_grad=True)
+    torch.manual_seed(3)
+    (expected,) = torch.autograd.grad((plain := layer(x)).square().sum(), x)
+    torch.manual_seed(3)
+    kept = checkpoint(layer, x, use_reentrant=True)
+    kept.square().sum().backward()
+    torch.testing.assert_close(kept, plain)
+    torch.testing.assert_close(x.grad, expected)
 
 
 def test_under_autocast_norms_and_positions_keep_to_the_backends_dtype():

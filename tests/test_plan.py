@@ -91,6 +91,7 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
         ("{", "Expecting property name"),
         ("[]", "something else"),
         ('{"schema": 7}', "schema 7; this version reads 1"),
+        ('{"schema": "1"}', "schema '1'; this version reads 1"),
         ('{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full"}]}', "something else .KeyError: 'dtype'"),
         (SIZELESS, "no whole numbers above zero"),
     ],
@@ -98,6 +99,9 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
 def test_a_file_that_is_no_plan_is_refused_in_a_line(text, told, tmp_path):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(BadRequest, match=rf"plan .*plan.json: expected a plan of attn-lab plan-backends; got .*{told}"):
+        Plan.read(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRequest, match=r"plan\.json: expected a plan of attn-lab plan-backends; got something else"):
         Plan.read(tmp_path / "plan.json")
     with pytest.raises(BadRequest, match="got No such file"):
         Plan.read(tmp_path / "none.json")
@@ -201,6 +205,14 @@ def test_two_gpus_make_no_plan_and_neither_do_no_records(tmp_path):
         plan_of([])
     with pytest.raises(BadRequest, match=r"expected run folders.*nowhere"):
         plan_backends([str(tmp_path / "nowhere")])
+
+
+def test_records_without_a_time_make_no_plan_and_leave_the_one_there_is(tmp_path):
+    run(tmp_path / "runs", line("flash2", {}), line("flash4", 1.0, status="error"))
+    (tmp_path / "plan.json").write_text("of yesterday")
+    with pytest.raises(BadRequest, match="came out ok and were timed; got none of 2"):
+        plan_backends([str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
+    assert (tmp_path / "plan.json").read_text() == "of yesterday"
 
 
 def test_the_published_study_makes_a_plan(tmp_path, capsys):

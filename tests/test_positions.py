@@ -72,7 +72,7 @@ def test_a_layer_with_rope_is_attention_over_rotated_heads():
     close(layer.float()(x.float()), layer.out(out.transpose(1, 2).reshape(2, 9, 32).float()))
 
 
-@pytest.mark.parametrize("rope", [1, True, "10000", -3.0])
+@pytest.mark.parametrize("rope", [1, True, "10000", -3.0, math.nan, math.inf])
 def test_a_base_that_turns_nothing_is_refused(rope):
     with pytest.raises(BadRequest, match=r"rope\.base"):
         Attention(32, 4, backend="naive", rope=rope)
@@ -99,6 +99,23 @@ def test_a_prompt_and_then_token_by_token_is_the_whole_at_once(backend, mask, op
         parts = [layer(piece, cache=cache) for piece in x.split((5, 3, 1, 1, 1), dim=1)]
     close(torch.cat(parts, dim=1), whole)
     assert cache.length == 11
+
+
+def test_a_cache_made_under_autocast_holds_what_the_layer_gives_there():
+    layer = Attention(32, 4, backend="sdpa_flash", rope=10000.0, qk_norm=True)
+    x = torch.randn(2, 6, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cache = layer.new_cache(2, 6)
+        parts = [layer(piece, cache=cache) for piece in x.split((4, 1, 1), dim=1)]
+        close(torch.cat(parts, dim=1), layer(x), atol=0.02, rtol=0.02)
+    with torch.no_grad(), pytest.raises(BadRequest, match="new_cache, called as the layer is, makes one that fits"):
+        layer(x, cache=cache)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (2, 4.5), (2, "8")])
+def test_room_for_nothing_is_no_cache(sizes):
+    with pytest.raises(BadRequest, match="cache: expected whole numbers of at least 1"):
+        Attention(32, 4, backend="naive").new_cache(*sizes)
 
 
 def test_what_was_said_last_can_be_taken_back():
@@ -176,6 +193,8 @@ def test_boundaries_written_over_in_place_are_read_again(mode):
         layer(x, cu_seqlens=bounds)
         bounds[1] = 6
         close(layer(x, cu_seqlens=bounds), layer(x, cu_seqlens=[0, 6, 8]))
+        bounds.numpy()[1] = 2  # which torch does not notice
+        close(layer(x, cu_seqlens=bounds), layer(x, cu_seqlens=[0, 2, 8]))
 
 
 def test_a_cache_made_in_inference_mode_serves_outside_of_it():
@@ -188,7 +207,7 @@ def test_a_cache_made_in_inference_mode_serves_outside_of_it():
         close(layer(x[:, 3:], cache=cache), layer(x)[:, 3:])
 
 
-@pytest.mark.parametrize("bounds", [[0, 5], [1, 8], [0, 5, 5, 8], [0, 6, 4, 8], [], [0, 4.0, 8], [0, 9]])
+@pytest.mark.parametrize("bounds", [[0, 5], [1, 8], [0, 5, 5, 8], [0, 6, 4, 8], [], [0, 4.0, 8], [0, 9], 8])
 def test_boundaries_that_are_none_are_refused(bounds):
     with pytest.raises(BadRequest, match="rising from 0 to seq=8"):
         Attention(32, 4, backend="naive")(torch.randn(1, 8, 32), cu_seqlens=bounds)

@@ -167,7 +167,8 @@ def test_a_loud_machine_makes_nothing_the_same(tmp_path: Path, floor: float, wor
      (9.3, 7.8, 11.2, "9× (8–11)"), (9.3, 1.4, 21.2, "9.3× (1.4–21.2)"), (1.00213, 1.00201, 1.00222,
          "1.0021× (1.0020–1.0022)"),
      (1.5, 1.5, 1.5, "1.500× (1.500–1.500)"), (0.034, 0.01, 0.2, "0.03× (0.01–0.20)"),
-     (1.43, 0.0, math.inf, "1.4× (no interval)")],
+     (13.6, 0.00083, 16134.6, "14× (0.00083–16000)"), (0.53, 0.0372, 40.1, "0.53× (0.037–40)"),
+     (1.43, 0.0, math.inf, "1.4× (no interval)"), (1234.5, 0.0, math.inf, "1200× (no interval)")],
 )  # fmt: skip
 def test_digits_follow_the_interval(ratio: float, low: float, high: float, told: str) -> None:
     assert str(Verdict(ratio, low, high, "faster", Floor())) == told

@@ -46,6 +46,10 @@ class Case:
             _expect(f"probe.{name}", targets, probe, "measure", "clocks")
         if self.slices < 1:
             raise BadRequest(f"measure.slices: expected at least 1; got {self.slices}")
+        if self.round < 0:
+            raise BadRequest(f"round: expected at least 0; got {self.round}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise BadRequest(f"seed: expected a whole number of 64 bits; got {self.seed}")
         if not self.timeout > 0:
             raise BadRequest(f"measure.timeout: expected more than 0 (seconds); got {self.timeout}")
         self.what.check(self.request)

@@ -19,14 +19,17 @@ def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike]) -
     """Have every nn.MultiheadAttention in `model` computed by `backend` (a name, a Backend, or a list to prefer from).
 
     In place; the model is returned, or what replaces it if it is one itself.  Parameters stay the same objects under
-    the same names.  Encoders lose PyTorch's fast path, which would go round the backend in eval mode.  Raises
-    BadRequest where there is nothing to convert, or something that no backend here has, and then changes nothing.
+    the same names, hooks stay; what is converted can be converted again.  Encoders lose PyTorch's fast path, which
+    would go round the backend in eval mode.  Raises BadRequest where there is nothing to convert, or something that no
+    backend here has, and then changes nothing.
     """
     found = {name: each for name, each in model.named_modules(remove_duplicate=False)
-             if type(each) is nn.MultiheadAttention}  # fmt: skip
+             if isinstance(each, nn.MultiheadAttention)}  # fmt: skip
     if not found:
         raise BadRequest(f"convert: expected a model with nn.MultiheadAttention in it; got {type(model).__name__} "
                          "without (for transformers and timm see attn_lab.integrations)")  # fmt: skip
+    for name, each in found.items():
+        _check_served(name or "the model", each)
     backends, recall = backends_named(backend), Recall()
     shared = {  # by all modules alike, so that a mask is prepared once for all of them
         dropout: (Serving(backends, Full(), dropout=dropout), Serving(backends, Causal(), dropout=dropout))
@@ -47,24 +50,12 @@ class Multihead(nn.MultiheadAttention):
     """An nn.MultiheadAttention whose attention a backend computes; its parameters are those of the one it replaces."""
 
     def __init__(self, theirs: nn.MultiheadAttention, full: Serving, causal: Serving, recall: Recall) -> None:
-        unserved = {
-            "kdim or vdim": not theirs._qkv_same_embed_dim,
-            "add_bias_kv": theirs.bias_k is not None,
-            "add_zero_attn": theirs.add_zero_attn,
-        }
-        if any(unserved.values()):
-            named = ", ".join(name for name, there in unserved.items() if there)
-            raise BadRequest(f"nn.MultiheadAttention with {named}: no backend of attn_lab has that")
-        super().__init__(
-            theirs.embed_dim, theirs.num_heads, theirs.dropout, theirs.in_proj_bias is not None,
-            batch_first=theirs.batch_first, device="meta",
-        )  # fmt: skip
-        self.in_proj_weight, self.in_proj_bias = theirs.in_proj_weight, theirs.in_proj_bias
-        self.out_proj = theirs.out_proj
-        self.train(theirs.training)
+        nn.Module.__init__(self)  # not its own, which would make weights
+        vars(self).update(vars(theirs))  # parameters, hooks and all: the very same, whoever holds a handle to them
         self._full, self._causal, self._recall = full, causal, recall
         # A module with a hook is one that TransformerEncoderLayer's fast path, which knows only weights, steps over.
-        self.register_forward_pre_hook(_nothing)
+        if _nothing not in self._forward_pre_hooks.values():
+            self.register_forward_pre_hook(_nothing)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
@@ -86,6 +77,11 @@ class Multihead(nn.MultiheadAttention):
         if query.dim() != 3 or query.is_nested or query.shape[-1] != self.embed_dim:
             raise BadRequest(f"query: expected two or three dimensions, the last {self.embed_dim}; "
                              f"got {tuple(query.shape)}")  # fmt: skip
+        if key.dim() != 3 or key.shape[::2] != query.shape[::2]:  # a kernel would read past its end
+            raise BadRequest(f"key: expected ({query.shape[0]}, any, {self.embed_dim}) as the query; "
+                             f"got {tuple(key.shape)}")  # fmt: skip
+        if value.shape != key.shape:
+            raise BadRequest(f"value: expected the key's {tuple(key.shape)}; got {tuple(value.shape)}")
         q, k, v = self._project(query, key, value, same)
         square = q.shape[1] == k.shape[1]
         if is_causal and key_padding_mask is None and square:
@@ -93,7 +89,7 @@ class Multihead(nn.MultiheadAttention):
         elif attn_mask is None and key_padding_mask is None:
             out = self._full(q, k, v, self.training)(q, k, v)
         else:
-            out = self._full.under(lambda: self._mask(attn_mask, key_padding_mask, q), q, k, v, self.training)
+            out = self._full.under(lambda: self._mask(attn_mask, key_padding_mask, q, k), q, k, v, self.training)
         out = self.out_proj(out.reshape(*out.shape[:2], -1))
         if alone:
             return out.squeeze(0), None
@@ -110,17 +106,41 @@ class Multihead(nn.MultiheadAttention):
                      zip((query, key, value), zip(weight.chunk(3), biases, strict=True), strict=True)]  # fmt: skip
         return tuple(part.unflatten(-1, (self.num_heads, self.head_dim)) for part in parts)
 
-    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Given:
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Given:
+        batch, queries, keys = *q.shape[:2], k.shape[1]
+
         def make() -> Given:
             allowed = torch.ones((), dtype=torch.bool, device=q.device)
             if attn_mask is not None:
+                _check_size("attn_mask", attn_mask, (queries, keys), (batch * self.num_heads, queries, keys))
                 one = _allowed(attn_mask)
-                allowed = one.view(-1, self.num_heads, *one.shape[1:]) if one.dim() == 3 else one[None, None]
+                allowed = one.view(batch, self.num_heads, queries, keys) if one.dim() == 3 else one[None, None]
             if key_padding_mask is not None:
+                _check_size("key_padding_mask", key_padding_mask, (batch, keys))
                 allowed = allowed & _allowed(key_padding_mask)[:, None, None]
-            return Given(allowed.expand(-1, -1, q.shape[1], -1))
+            return Given(allowed.expand(-1, -1, queries, -1))
 
-        return self._recall(make, attn_mask, key_padding_mask, about=q.shape[1])
+        return self._recall(make, attn_mask, key_padding_mask, about=(batch, queries, keys))
+
+
+def _check_served(name: str, theirs: nn.MultiheadAttention) -> None:
+    """Raise BadRequest for what no backend here can stand in for."""
+    if type(theirs).forward not in (nn.MultiheadAttention.forward, Multihead.forward):
+        raise BadRequest(f"convert: expected nn.MultiheadAttention; {name} is a {type(theirs).__name__}, which has a "
+                         "forward of its own")  # fmt: skip
+    unserved = {
+        "kdim or vdim": not theirs._qkv_same_embed_dim,
+        "add_bias_kv": theirs.bias_k is not None,
+        "add_zero_attn": theirs.add_zero_attn,
+    }
+    if any(unserved.values()):
+        named = ", ".join(each for each, there in unserved.items() if there)
+        raise BadRequest(f"nn.MultiheadAttention with {named}: no backend of attn_lab has that")
+
+
+def _check_size(name: str, mask: Tensor, *sizes: tuple[int, ...]) -> None:
+    if tuple(mask.shape) not in sizes:
+        raise BadRequest(f"{name}: expected {' or '.join(map(str, sizes))}; got {tuple(mask.shape)}")
 
 
 def _allowed(mask: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """transformers 5: every backend as an `attn_implementation`, with the mask it needs for padded batches."""
 
+import inspect
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from operator import index
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +24,7 @@ from attn_lab.masks.full import Full
 
 UNSERVED = ("softcap", "s_aux", "position_bias", "cache")  # what some models ask of attention, and no backend here has
 PREPARED = "lab_prepared"
+_names = {PREPARED}
 _functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
 
 
@@ -39,8 +44,43 @@ def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None
     if "flash" in name or set(name) & set("/|@"):
         raise BadRequest(f"attn_implementation: expected a name without 'flash', '/', '|' or '@', which transformers "
                          f"keeps for itself; got {name!r}")  # fmt: skip
+    if name in ("", "eager") or (name in AttentionInterface().valid_keys() and name not in _names):
+        raise BadRequest(f"attn_implementation: expected a name of your own; got {name!r}")
+    _names.add(name)
     AttentionInterface.register(name, _attention(name, backends_named(backend)))
     AttentionMaskInterface.register(name, mask)
+
+
+def _refusing(theirs: Callable[..., str]) -> Callable[..., str]:
+    """What a model asks when it is given an implementation.
+
+    One that computes attention by itself never looks the name up, and would only be given the mask that goes with it.
+    """
+
+    @wraps(theirs)
+    def correct(model: PreTrainedModel, requested_attention: str | None, *others: Any, **words: Any) -> str:
+        if requested_attention in _names and any(map(_by_itself, type(model).__mro__)):
+            raise BadRequest(f"{type(model).__name__} computes attention by itself, not by AttentionInterface: "
+                             f"expected attn_implementation='eager'; got {requested_attention!r}")  # fmt: skip
+        return theirs(model, requested_attention, *others, **words)
+
+    return correct
+
+
+@cache
+def _by_itself(model: type) -> bool:
+    """By its file, as transformers itself tells; no where there is none to be read."""
+    if not issubclass(model, PreTrainedModel) or model is PreTrainedModel:
+        return False
+    try:
+        source = inspect.getsource(sys.modules[model.__module__])
+    except (KeyError, OSError, TypeError):
+        return False
+    has_attention = re.search(r"^class \w*Attention\w*\(nn\.Module\):", source, re.MULTILINE)
+    return bool(has_attention) and "ALL_ATTENTION_FUNCTIONS" not in source
+
+
+PreTrainedModel.get_correct_attn_implementation = _refusing(PreTrainedModel.get_correct_attn_implementation)
 
 
 def use(model: PreTrainedModel, attend: Attend) -> None:
@@ -53,6 +93,8 @@ def use(model: PreTrainedModel, attend: Attend) -> None:
         model.register_forward_pre_hook(_check_unmasked, with_kwargs=True)
     AttentionInterface.register(PREPARED, _prepared)
     model.set_attn_implementation(PREPARED)
+    if model.config._attn_implementation != PREPARED:  # transformers only warns
+        raise BadRequest(f"{type(model).__name__} computes attention by itself, not by AttentionInterface")
     for module in model.modules():
         _functions[module] = attend
 

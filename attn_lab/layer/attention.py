@@ -74,11 +74,10 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self._as_projected = self.rope is None and not qk_norm  # q and k go to the backend as they come
-        if plan is not None:
-            if backend != AUTO:
-                raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
-            backend = Auto(plan)
-        self._serving = Serving(backends_named(backend), mask_named(mask), dropout=dropout)
+        if plan is not None and backend != AUTO:
+            raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
+        self._auto: BackendLike = AUTO if plan is None else Auto(plan)
+        self._serving = Serving(self._named(backend), mask_named(mask), dropout=dropout)
         self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
         self._turns: dict[torch.device, Turn] = {}
         self._packing = Recall()
@@ -101,8 +100,11 @@ class Attention(nn.Module):
 
     @backend.setter
     def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
-        self._serving = Serving(backends_named(backend), self.mask, dropout=self.dropout)
+        self._serving = Serving(self._named(backend), self.mask, dropout=self.dropout)
         self._known = {}
+
+    def _named(self, backend: BackendLike | Sequence[BackendLike]) -> tuple[Backend, ...]:
+        return backends_named(self._auto if backend == AUTO else backend)
 
     @property
     def choices(self) -> list[Choice]:
@@ -117,9 +119,11 @@ class Attention(nn.Module):
         self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """An empty cache for decoding with this layer, of its weights' dtype and device."""
-        weight = self.qkv.weight
-        return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=weight.dtype, device=weight.device)
+        """An empty cache for decoding with this layer: on its weights' device, in their dtype or that of autocast."""
+        dtype, device = self.qkv.weight.dtype, self.qkv.weight.device
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=dtype, device=device)
 
     def forward(
         self, x: Tensor, *, cu_seqlens: Sequence[int] | Tensor | None = None, cache: KVCache | None = None

@@ -16,8 +16,9 @@ class KVCache:
         self, batch_size: int, capacity: int, num_kv_heads: int, head_dim: int, *,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        if min(batch_size, capacity) < 1:
-            raise BadRequest(f"cache: expected batch_size and capacity of at least 1; got {batch_size} and {capacity}")
+        if not all(isinstance(each, int) and each >= 1 for each in (batch_size, capacity)):
+            raise BadRequest(f"cache: expected whole numbers of at least 1 for batch_size and capacity; "
+                             f"got {batch_size!r} and {capacity!r}")  # fmt: skip
         size = (batch_size, capacity, num_kv_heads, head_dim)
         with torch.inference_mode(False):  # else it could only be used there
             self.k = torch.zeros(size, dtype=dtype, device=device)
@@ -36,7 +37,8 @@ class KVCache:
         seq = k.shape[1]
         fits = k.shape[0] == self.k.shape[0] and k.shape[2:] == self.k.shape[2:]
         if not fits or k.dtype != self.k.dtype or k.device != self.k.device:
-            raise BadRequest(f"cache: expected {_told(self.k)}; got {_told(k)} (layer.new_cache makes one that fits)")
+            raise BadRequest(f"cache: expected {_told(self.k)}; got {_told(k)} "
+                             "(layer.new_cache, called as the layer is, makes one that fits)")  # fmt: skip
         if self.length + seq > self.capacity:
             raise BadRequest(f"cache: expected at most {self.capacity} positions; got {self.length} and {seq} more")
         if torch.is_grad_enabled() and k.requires_grad:

@@ -1,6 +1,6 @@
 """Documents packed end to end, as `cu_seqlens` tells of them: a mask that no query crosses a boundary of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +22,8 @@ class Documents(Mask):
     @classmethod
     def of(cls, cu_seqlens: Sequence[int] | Tensor, total: int, mask: Mask) -> "Documents":
         """From boundaries [0, …, total] over `total` packed positions.  Raises BadRequest if they contradict it."""
-        bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
+        plain = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
+        bounds = list(plain) if isinstance(plain, Iterable) else [plain]
         if mask.band is None:
             raise BadRequest(
                 f"cu_seqlens: expected a mask that knows only distances (full, causal, sliding_window); "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 import torch
@@ -45,6 +45,8 @@ def allowed_by(mask: Tensor) -> Tensor:
     """
     if mask.dtype == torch.bool:
         return mask
+    if not mask.is_floating_point():
+        raise BadRequest(f"attention mask: expected bool or floating point; got {mask.dtype}")
     allowed = mask == 0
     if bool((allowed | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
         return allowed
@@ -52,10 +54,14 @@ def allowed_by(mask: Tensor) -> Tensor:
 
 
 class Recall:
-    """What was made of tensors, as long as the very same ones come again, unchanged.  The last few are kept."""
+    """What was made of tensors, as long as the very same ones come again, unchanged.  The last few are kept.
+
+    Torch counts what is written into a tensor, not what numpy or `.data` writes: on the CPU, where that costs nothing
+    to speak of, what is in them is compared too.
+    """
 
     def __init__(self) -> None:
-        self._known: list[tuple[list[tuple[Any, int]], Hashable, Any]] = []
+        self._known: list[tuple[list[_Seen], Hashable, Any]] = []
 
     def __call__(self, make: Callable[[], Made], *tensors: Tensor | None, about: Hashable = None) -> Made:
         """What `make` gives.  `about`: what else it depends on."""
@@ -63,18 +69,25 @@ class Recall:
         if any(tensor.is_inference() for tensor in given):
             return make()  # nobody counts what is written into those
         for seen, subject, made in self._known:
-            if (
-                subject == about
-                and len(seen) == len(given)
-                and all(
-                    tensor() is one and version == one._version
-                    for (tensor, version), one in zip(seen, given, strict=True)
-                )
-            ):
+            if subject == about and len(seen) == len(given) and all(map(_Seen.again, seen, given)):
                 return made
         made = make()
-        self._known = [*self._known[1 - KEPT :], ([(ref(one), one._version) for one in given], about, made)]
+        self._known = [*self._known[1 - KEPT :], ([_Seen.now(each) for each in given], about, made)]
         return made
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_known": []}  # a weak reference is not pickled
+
+
+class _Seen(NamedTuple):
+    tensor: ref[Tensor]
+    version: int
+    held: Tensor | None
+
+    @classmethod
+    def now(cls, tensor: Tensor) -> "_Seen":
+        return cls(ref(tensor), tensor._version, tensor.detach().clone() if tensor.device.type == "cpu" else None)
+
+    def again(self, tensor: Tensor) -> bool:
+        same = self.tensor() is tensor and self.version == tensor._version
+        return same and (self.held is None or torch.equal(self.held, tensor))

@@ -65,7 +65,8 @@ class Kept:
             if fresh:
                 self.plan.write(self.path)
         except (BadRequest, OSError) as error:
-            warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}", stacklevel=2)
+            cure = " (remove it, and it is made anew)" if isinstance(error, BadRequest) else ""
+            warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}{cure}", stacklevel=2)
             self.plan = replace(self.plan, entries={**self.plan.entries, **fresh})
 
 

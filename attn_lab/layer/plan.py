@@ -58,11 +58,11 @@ class Plan:
     def read(cls, path: str | os.PathLike[str]) -> "Plan":
         """Raises BadRequest for a file that is not there, or is no plan."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            content = Path(path).read_bytes()
         except OSError as error:
             raise BadRequest(f"plan {path}: expected a file of attn-lab plan-backends; got {error.strerror}") from None
         try:
-            return cls.parsed(text, source=str(path))
+            return cls.parsed(content.decode(), source=str(path))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             why = error if type(error) is ValueError else f"something else ({type(error).__name__}: {error})"
             raise BadRequest(f"plan {path}: expected a plan of attn-lab plan-backends; got {why}") from None
@@ -71,7 +71,7 @@ class Plan:
     def parsed(cls, text: str, *, source: str) -> "Plan":
         plain = json.loads(text)
         if plain["schema"] != SCHEMA:
-            raise ValueError(f"schema {plain['schema']}; this version reads {SCHEMA}")
+            raise ValueError(f"schema {plain['schema']!r}; this version reads {SCHEMA}")
         entries = {}
         for each in plain["buckets"]:
             bucket = Bucket(**{one.name: each[one.name] for one in fields(Bucket)})

@@ -1,5 +1,6 @@
 """Rotary position embedding: queries and keys turned by their positions, so that scores see only the distance."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class Rope:
     dims: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.base, bool) or not isinstance(self.base, int | float) or self.base <= 1:
+        if isinstance(self.base, bool) or not isinstance(self.base, int | float) or not 1 < self.base < math.inf:
             raise BadRequest(f"rope.base: expected a number above 1, as 10000.0; got {self.base!r}")
         if self.dims is not None and (not isinstance(self.dims, int) or self.dims < 2 or self.dims % 2):
             raise BadRequest(f"rope.dims: expected an even number of at least 2; got {self.dims!r}")

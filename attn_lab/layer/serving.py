@@ -45,9 +45,10 @@ class Serving:
     def __init__(
         self, backends: Sequence[Backend], mask: Mask, *, dropout: float = 0.0, scale: float | None = None
     ) -> None:
-        if not 0 <= dropout < 1:
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {dropout!r}")
         self.backends, self.mask, self.dropout, self.scale = tuple(backends), mask, dropout, scale
+        self._drops = dropout > 0  # a constant to torch.compile, where a float need be none
         self.choices: dict[tuple[Any, ...], Choice] = {}
         self._prepared: dict[tuple[Any, ...], Attend] = {}
 
@@ -57,7 +58,8 @@ class Serving:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropping: bool = False, mask: Mask | None = None) -> Attend:
         """q, k, v: (batch, seq, heads, head_dim).  `dropping`: with dropout; `mask`: another than the own."""
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        dropping = dropping and self.dropout > 0
+        dropping = dropping and self._drops
+        needs_grad = needs_grad or dropping  # a checkpoint comes without, then with: the same must drop the same
         if torch.compiler.is_compiling():
             if mask is not None:
                 raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Serving.under")

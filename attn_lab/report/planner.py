@@ -43,7 +43,7 @@ def plan_backends(words: Sequence[str]) -> int:
 def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
     """The plan these rows make; and of those that add nothing to it, how many for which reason.
 
-    Raises BadRequest unless they are of one GPU.
+    Raises BadRequest unless they are of one GPU, and some of them timed.
     """
     left_out = Counter[str]()
     usable = []
@@ -65,6 +65,8 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
         buckets.setdefault(_bucket(row), {}).setdefault(row.setting, {}).setdefault(row.name, []).append(row)
     found = {bucket: entry_of(list(settings.values()), floors) for bucket, settings in buckets.items()}
     entries = {bucket: entry for bucket, entry in found.items() if entry}
+    if not entries:
+        raise BadRequest(f"plan-backends: expected records that came out ok and were timed; got none of {len(single)}")
     return Plan(gpu=machines[0], entries=entries, made=_made(single, floors)), left_out
 
 

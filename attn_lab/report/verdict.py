@@ -14,6 +14,7 @@ UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where n
 ALIKE = 0.05  # nobody chooses by less; but what noise hides may be more, and then is not called the same
 ENOUGH = 19  # ratios of a baseline to its twin, of which the largest is exceeded once in twenty times
 LEAST = 0.002  # an A/A within one process does not see what differs between two: less is never claimed, however quiet
+ANYTHING = 100  # times the low end: an interval as wide supports no place of any of its numbers
 Word = Literal["faster", "slower", "same", "unclear"]
 
 
@@ -48,7 +49,9 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         """`1.43× (1.41–1.45)`, with no more digits than the interval supports."""
         if math.isinf(self.high):
-            return f"{self.ratio:.2g}× (no interval)"
+            return f"{rough(self.ratio)}× (no interval)"
+        if self.high > ANYTHING * self.low:
+            return f"{rough(self.ratio)}× ({rough(self.low)}–{rough(self.high)})"
         places = decimals(*self[:3])
         return f"{self.ratio:.{places}f}× ({self.low:.{places}f}–{self.high:.{places}f})"
 
@@ -57,6 +60,12 @@ def decimals(ratio: float, low: float, high: float) -> int:
     """Places that an interval supports; but never so few that a ratio vanishes, or that 1.4 is not told from 1."""
     supported = 3 if high <= low else min(math.ceil(-math.log10((high - low) / 1.5)), 4)
     return max(supported, -math.floor(math.log10(ratio)), int(low < 2))
+
+
+def rough(value: float) -> str:
+    """Two significant digits, noughts after them, no exponent: 16135 is 16000."""
+    places = 1 - math.floor(math.log10(value))
+    return f"{round(value, places):.{max(places, 0)}f}"
 
 
 def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) -> Verdict | None:

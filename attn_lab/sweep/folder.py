@@ -17,8 +17,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._fresh = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
+            self._fresh = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, "not writable")

@@ -20,6 +20,8 @@ from attn_lab.sweep.explain import explained
 from attn_lab.sweep.gpus import here
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
+ONE = ("name", "resume", "again", "baseline", "report", "logger")  # of the sweep, not of its cases
+LONGEST = 255  # bytes of a file's name on Linux and macOS
 
 
 def register_resolvers() -> None:
@@ -37,11 +39,12 @@ def register_resolvers() -> None:
 
 def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[Case]:
     """Every case of a sweep, built before the first runs.  Raises BadRequest, one line, naming the case at fault."""
-    cases, made = [], dict[str, Any]()
+    cases, made, first = [], dict[str, Any](), dict[str, str]()
     for number, job in enumerate(jobs, 1):
         try:
             config = compose(job)
             _check_keeping(config)
+            _check_one(job, config, first)
             cases.append(build(config, config.hydra.runtime.choices, made))
         except (BadRequest, HydraException, OmegaConfBaseException, ValueError) as error:
             where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
@@ -52,12 +55,15 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictC
 def arranged(
     jobs: Sequence[Sequence[str]], cases: Sequence[Case], *, baseline: str, again: bool
 ) -> tuple[list[Sequence[str]], list[Case]]:
-    """The order in which they are run: where rivals meet at one shape, each round starts with another of them.
+    """The order in which they are run, each once.  Where rivals meet at one shape, each round starts with another.
 
     With `again`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
     """
     ordered: list[tuple[Sequence[str], Case]] = []
-    for _, group in groupby(zip(jobs, cases, strict=True), key=lambda pair: _but_for_backend(pair[1])):
+    once: dict[str, tuple[Sequence[str], Case]] = {}
+    for job, case in zip(jobs, cases, strict=True):
+        once.setdefault(case.id, (job, case))
+    for _, group in groupby(once.values(), key=lambda pair: _but_for_backend(pair[1])):
         rivals = list(group)
         names = [case.backend for _, case in rivals]
         if (
@@ -94,11 +100,21 @@ def _but_for_backend(case: Case) -> dict[str, Any]:
     return {key: value for key, value in case.config.items() if key != "backend"}
 
 
+def _check_one(job: Sequence[str], config: DictConfig, first: dict[str, str]) -> None:
+    """What belongs to the sweep is the same in every case: only that of the `first`, kept there, would count."""
+    words = dict(word.split("=", 1) for word in job if word.split("=")[0].partition(".")[0] in ONE)
+    for key, value in {**words, "name": config.name}.items():
+        if first.setdefault(key, value) != value:
+            raise BadRequest(f"{key}: expected one for the whole sweep; got {first[key]!r} and {value!r}")
+
+
 def _check_keeping(config: DictConfig) -> None:
     """The run's name and loggers, as far as can be told without opening them."""
     parts = PurePosixPath(config.name).parts
-    if not parts or parts[0] == "/" or ".." in parts:
+    if not parts or parts[0] == "/" or ".." in parts or not config.name.isprintable():
         raise BadRequest(f"name: expected a folder name, to lie in runs/; got {config.name!r}")
+    if any(len(part.encode()) > LONGEST for part in parts):
+        raise BadRequest(f"name: expected a folder name, parts of at most {LONGEST} bytes each; got {config.name!r}")
     if "jsonl" not in config.logger:
         raise BadRequest(f"logger: expected jsonl, where records are kept, among them; got {list(config.logger)}")
     for name, settings in config.logger.items():

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from attn_lab.report.compare import digits
 from attn_lab.report.language import catalogue
-from attn_lab.report.verdict import decimals
+from attn_lab.report.verdict import ANYTHING, decimals, rough
 
 
 class Finding(NamedTuple):
@@ -81,6 +81,9 @@ class Words:
             return self.number(span.ratio) + unit
         if math.isinf(span.high):
             return self("part.no_interval", value=digits(span.ratio, 2) + unit)
+        if span.high > ANYTHING * span.low:
+            ratio, low, high = map(rough, span[:3])
+            return self("part.interval", value=ratio + unit, low=low, high=high)
         most = max(2 - math.floor(math.log10(span.ratio)), 0)
         places = min(decimals(*span[:3]), most)
         value, low, high = (f"{number:.{places}f}" for number in span[:3])
