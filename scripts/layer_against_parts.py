@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from attn_lab import Attention
-from attn_lab.core.backend import Request
 from attn_lab.core.errors import Refused
 from attn_lab.core.machine import Machine, detect
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
 from attn_lab.masks.causal import Causal

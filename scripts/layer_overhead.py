@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attn_lab import Attention
-from attn_lab.core.backend import PASSES, Attend, Request
+from attn_lab.core.backend import Attend
 from attn_lab.core.machine import detect
+from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 
 SDPA = {"sdpa_flash": SDPBackend.FLASH_ATTENTION, "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION}

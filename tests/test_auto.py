@@ -16,9 +16,9 @@ from written import line, run
 from attn_lab import Attention, convert
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.backend import PASSES, Request
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import detect
+from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer import kept, spot
 from attn_lab.layer.auto import Auto, bucket_of

@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.paired import Paired
 from attn_lab.backends.sdpa_cudnn import gradient_laid_as_output
-from attn_lab.core.backend import PASSES, Backend, Limits, Request
+from attn_lab.core.backend import Backend
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.mask import Mask
+from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named
 from attn_lab.masks.causal import Causal

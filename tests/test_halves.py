@@ -14,9 +14,11 @@ from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.naive_fp32 import NaiveFP32
 from attn_lab.backends.paired import Paired
-from attn_lab.core.backend import Backend, Limits, Request
+from attn_lab.core.backend import Backend
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import detect
 from attn_lab.core.mask import CAUSAL, Band
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow

@@ -28,9 +28,10 @@ from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.bench.files import File, Shelf
-from attn_lab.core.backend import Attend, Request
+from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 from attn_lab.hooks.trainer import ProfileCallback
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.phases import phases_of

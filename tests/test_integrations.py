@@ -335,8 +335,8 @@ def test_a_compiled_model_is_one_graph_as_long_as_transformers_makes_no_mask(imp
 
 
 def test_a_function_prepared_serves_the_model_it_was_given_to_alone_and_has_the_mask_for_itself():
-    from attn_lab.core.backend import Request
     from attn_lab.core.machine import detect
+    from attn_lab.core.request import Request
     from attn_lab.core.shape import Shape
     from attn_lab.integrations.transformers import use
     from attn_lab.masks.causal import Causal

@@ -15,8 +15,9 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flex import Flex
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.backend import Limits, Request
 from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.limits import Limits
+from attn_lab.core.request import Request
 from attn_lab.layer.multihead import state_from_multihead, state_to_multihead
 from attn_lab.layer.names import backend_names, backends_named, mask_named, mask_names
 from attn_lab.layer.serving import Serving

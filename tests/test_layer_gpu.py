@@ -195,7 +195,7 @@ def test_a_nan_reaches_every_query_that_sees_it_and_no_other_batch_element(name)
 
 HUGE = """
 import sys
-from attn_lab.core.backend import Request
+from attn_lab.core.request import Request
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named

@@ -9,9 +9,9 @@ from torch import nn
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.bench.spans import Spans
-from attn_lab.core.backend import Request
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import detect
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backend_names
 from attn_lab.masks.causal import Causal

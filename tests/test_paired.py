@@ -21,9 +21,10 @@ from attn_lab.backends.naive_fp32 import NaiveFP32
 from attn_lab.backends.paired import Paired
 from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.backends.sdpa_math import SdpaMath
-from attn_lab.core.backend import PASSES, Request, Split
+from attn_lab.core.backend import Split
 from attn_lab.core.errors import BadRequest, Refused, Wrong
 from attn_lab.core.machine import Machine, detect
+from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.names import backends_named, paired_named
 from attn_lab.masks.causal import Causal

@@ -15,10 +15,10 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash3 import Flash3
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
-from attn_lab.core.backend import Request
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask, dense
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.documents import Documents
 from attn_lab.layer.rope import Rope, turned

@@ -235,7 +235,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from attn_lab.core.backend import Backend, Limits
+from attn_lab.core.backend import Backend
+from attn_lab.core.limits import Limits
 from attn_lab.core.mask import Mask, dense
 
 

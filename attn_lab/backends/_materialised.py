@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Request, Split
+from attn_lab.core.backend import Attend, Split
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import FULL, dense
+from attn_lab.core.request import Request
 
 
 def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype | None) -> Attend:

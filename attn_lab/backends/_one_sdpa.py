@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attn_lab.core.backend import Attend, Request
+from attn_lab.core.backend import Attend
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, dense
+from attn_lab.core.request import Request
 
 
 def is_plain(request: Request) -> bool:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True)

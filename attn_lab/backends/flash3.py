@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
+from attn_lab.core.request import Request
 
 WHOLE = ("flash-attn-3",)  # built from the flash-attention repository's hopper/ folder
 FORWARD_ONLY = ("tokenspeed-fa3",)  # as published on PyPI

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from attn_lab.backends._joined import joined
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, Band
+from attn_lab.core.request import Request
 
 LIMITS = Limits(
     dtypes=("float16", "bfloat16"),

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import kind
+from attn_lab.core.request import Request
 
 SPARSE_BLOCK = 128  # queries of one block of a BlockMask, by default
 DENSE_BLOCK_MASK_UP_TO = 2**27  # pairs: past it the predicate is compiled rather than evaluated in one piece

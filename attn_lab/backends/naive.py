@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from attn_lab.backends._materialised import materialised, materialised_split
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from attn_lab.backends._joined import joined
-from attn_lab.core.backend import Attend, Backend, Limits, Request, called
+from attn_lab.core.backend import Attend, Backend, called
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True)

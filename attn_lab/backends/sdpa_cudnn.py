@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
+from attn_lab.core.request import Request
 
 CUDNN = "_scaled_dot_product_cudnn_attention"
 MOST = 2**31 - 1  # past it torch 2.11 has wrong gradients of q and k, and says nothing

@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Split
+from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, dense
+from attn_lab.core.request import Request
 
 FLASH = "_scaled_dot_product_flash_attention"
 MOST = 2**31 - 1  # past it torch 2.11 has gradients that are not finite, and says nothing

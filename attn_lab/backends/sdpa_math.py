@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import one_sdpa
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request
+from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import Refused
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import kind
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from attn_lab.bench.trial import Probe, Subject
-from attn_lab.core.backend import Backend, Request
+from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)

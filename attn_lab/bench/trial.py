@@ -13,8 +13,9 @@ from attn_lab.bench.files import File, scratch
 from attn_lab.bench.places import Places
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.spans import Spans
-from attn_lab.core.backend import TRAIN_STEP, Attend, Backend, Request
+from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import TRAIN_STEP, Request
 
 Answer = Mapping[str, Tensor]
 

@@ -1,7 +1,7 @@
 """How many floating-point operations a pass takes: one count a case, the same for every backend."""
 
-from attn_lab.core.backend import TRAIN_STEP
 from attn_lab.core.mask import Mask, pair_count
+from attn_lab.core.request import TRAIN_STEP
 from attn_lab.core.shape import Shape
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
 
-from attn_lab.core.backend import Attend, Backend, Limits, Request, Taken, take
+from attn_lab.core.backend import Attend, Backend, Taken, take
 from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.bucket import Bucket, mask_words
 from attn_lab.layer.candidates import KNOWN, named, refusals, those_able

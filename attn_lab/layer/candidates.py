@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from functools import cache
 
-from attn_lab.core.backend import Backend, Request
+from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 from attn_lab.layer.names import backends_named
 
 # In the order in which they are measured; of two that are level the first is taken.

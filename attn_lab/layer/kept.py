@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attn_lab.core.backend import Backend, Request
+from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
+from attn_lab.core.request import Request
 from attn_lab.layer.bucket import Bucket
 from attn_lab.layer.plan import Entry, Plan, Ranking
 from attn_lab.layer.spot import outside, race

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import PASSES, Attend, Backend, Request, Taken, take
+from attn_lab.core.backend import Attend, Backend, Taken, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import CAUSAL, Mask
+from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.full import Full
 

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Backend, Request, take
+from attn_lab.core.backend import Backend, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import dense, query_positions
+from attn_lab.core.request import Request
 
 WARM, LEAST, MOST = 2, 5, 25  # calls of each: untimed, timed at least, at most
 SECONDS = 0.5  # after which no further round begins

@@ -7,7 +7,7 @@ import numpy as np
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.core.backend import TRAIN_STEP
+from attn_lab.core.request import TRAIN_STEP
 
 STEPS = 5
 

@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attn_lab.bench.case import Case
-from attn_lab.core.backend import Request
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.sweep.gpus import here
 from attn_lab.sweep.provenance import basis_of

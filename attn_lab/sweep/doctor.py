@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab import conf
-from attn_lab.core.backend import Backend, Limits, Request
+from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine, detect, software
+from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.layer.auto import Auto
 from attn_lab.masks.causal import Causal

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.backend import Attend, Backend, Request
+from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
+from attn_lab.core.request import Request
 from attn_lab.masks.sliding_window import SlidingWindow
 
 

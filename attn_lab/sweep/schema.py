@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig
 
-from attn_lab.core.backend import PASSES
+from attn_lab.core.request import PASSES
 from attn_lab.core.shape import Shape
 
 

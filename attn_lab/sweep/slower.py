@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Request
+from attn_lab.core.backend import Attend
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
 from attn_lab.sweep.plants import Planted
 
 

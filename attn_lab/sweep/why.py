@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.bench.case import Case
-from attn_lab.core.backend import PASSES, Request, take
+from attn_lab.core.backend import take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
+from attn_lab.core.request import PASSES, Request
 from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.kept import Kept
 from attn_lab.sweep.build import build
