@@ -13,7 +13,7 @@ from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backend_names
+from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
@@ -214,6 +214,23 @@ def test_attention_s_share_is_that_of_the_time_it_takes():
     step()
     assert spans.share(step) == pytest.approx(0.5, abs=0.1)
     assert torch.equal(attend(x, x, x), 3 * x)  # and nothing is left of the marks
+
+
+@pytest.mark.parametrize("name", ["sdpa_flash", "naive"])
+def test_the_layer_that_is_measured_goes_the_way_of_one_that_is_used(name):
+    """With a projection served in one piece, where its backend has a form for that; and its share is still told."""
+    shape = Shape(batch_size=2, seq_len=16, num_heads=4, emb_dim=32, dtype="float32")
+    request, machine = Request(shape=shape, mask=Causal(), passes=("forward", "forward_backward")), detect("cpu")
+    (backend,) = backends_named(name)
+    attend, calls = backend.prepare(request, machine), list[str]()
+    if whole := getattr(attend, "packed", None):
+        attend.packed = lambda qkv, heads: (calls.append("whole"), whole(qkv, heads))[1]
+    trial = Layer().stage(request, backend, attend, machine, seed=0, slices=1)
+    before = trial.forward_backward()
+    assert calls == (["whole"] if name == "sdpa_flash" else [])
+    assert 0 < trial.spans.share(lambda: trial.forward_backward()) < 1
+    for mine, theirs in zip(before, trial.forward_backward(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize(("words", "told"), [
