@@ -51,14 +51,15 @@ def test_a_moved_trial_answers_as_before_without_compiling_anew(device, backend,
     case = path.case(backend, f"attn_lab.backends.{target}", "shape=tiny", *words)
     attend = case.who.prepare(case.request, path.machine)
     trial = case.what.stage(case.request, case.who, attend, path.machine, seed=0, slices=1)
-    before, places = trial.answer(), {name: tensor.data_ptr() for name, tensor in trial.given.items()}
+    before = trial.answer()
     trial.synchronize()
     held = torch.cuda.memory_allocated() if device == "cuda" else 0
     with torch.compiler.set_stance("fail_on_recompile"):
         for _ in range(3):
+            places = {name: tensor.data_ptr() for name, tensor in trial.given.items()}
             trial.move()
+            assert all(tensor.data_ptr() != places[name] for name, tensor in trial.given.items())
             after = trial.answer()
-    assert all(tensor.data_ptr() != places[name] for name, tensor in trial.given.items())
     assert after.keys() == before.keys() and not trial.overwritten
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-2, atol=1e-2)
