@@ -230,9 +230,9 @@ def test_a_training_step_of_a_transformers_model_comes_apart(tmp_path: Path) -> 
                                       num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
     model = transformers.LlamaForCausalLM(config)
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    transformers.AttentionInterface.register("mine", sdpa)
-    transformers.AttentionMaskInterface.register("mine", transformers.masking_utils.sdpa_mask)
-    model.set_attn_implementation("mine")
+    transformers.AttentionInterface.register("looked_at", sdpa)
+    transformers.AttentionMaskInterface.register("looked_at", transformers.masking_utils.sdpa_mask)
+    model.set_attn_implementation("looked_at")
     optimizer = torch.optim.AdamW(model.parameters())
     tokens = torch.randint(64, (2, 16))
 
@@ -242,9 +242,9 @@ def test_a_training_step_of_a_transformers_model_comes_apart(tmp_path: Path) -> 
         optimizer.zero_grad()
 
     found = look(model, step, tmp_path)
-    assert ALL_ATTENTION_FUNCTIONS["mine"] is sdpa
-    transformers.AttentionInterface.register("mine", abs)
-    assert ALL_ATTENTION_FUNCTIONS["mine"] is abs, "what was looked at hides what is registered later"
+    assert ALL_ATTENTION_FUNCTIONS["looked_at"] is sdpa
+    transformers.AttentionInterface.register("looked_at", abs)
+    assert ALL_ATTENTION_FUNCTIONS["looked_at"] is abs, "what was looked at hides what is registered later"
     both = ("qkv_projection", "rope", "attention", "output_projection", "mlp", "norm", "embedding", "head", "loss")
     assert {(part, direction) for part in both for direction in ("forward", "backward")} < set(found)
     assert found["optimizer", ""] > 0
