@@ -123,7 +123,7 @@ def test_a_run_whose_end_did_not_go_is_not_taken_for_sent(folder: Path, tmp_path
         last = max(index for index, line in enumerate(mine) if '"complete":true' in line)
         for lost in (mine[:last], mine[: last + 1], [line for line in mine if '"complete"' not in line]):
             assert _cut_short(lost) == "the server was not told that it has ended"
-    assert _cut_short(["wandb: Syncing", '{"msg":"a log of another W&B"}', '{"msg":"half']) == ""
+    assert _cut_short(["wandb: Syncing", '{"msg":"a log of another W&B"}', '{"msg":"half', '{"msg":"half}']) == ""
 
 
 def test_a_server_that_takes_nothing_is_not_asked_for_each(folder: Path, tmp_path: Path) -> None:

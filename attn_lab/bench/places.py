@@ -1,4 +1,4 @@
-"""The same tensors elsewhere in memory: how fast a kernel is depends, by a percent, on where its tensors lie."""
+"""The same tensors elsewhere in memory, for what is said of a kernel not to hold in one place alone."""
 
 from collections.abc import Iterable, Iterator
 from itertools import cycle

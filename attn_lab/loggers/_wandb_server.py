@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -168,10 +169,7 @@ def empty(run: Path) -> bool:
 def _trouble(lines: Iterable[str]) -> str:
     """The first error that `wandb sync` tells of: `wandb: ERROR …`, or a line of JSON in its log."""
     for line in lines:
-        if (
-            line.startswith("{") and line.endswith("}") and '"level":"ERROR' in line
-        ):  # a killed child leaves half a line
-            entry = json.loads(line)
+        if '"level":"ERROR' in line and (entry := _entry(line)):
             return " ".join(str(entry.get("error") or entry.get("msg")).split())[:300]
         if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):
             return found[1]
@@ -180,10 +178,17 @@ def _trouble(lines: Iterable[str]) -> str:
 
 def _cut_short(lines: Iterable[str]) -> str:
     """What is wrong with a run of which `wandb sync`'s log tells requests, but not that its end went with the last."""
-    told = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    requests = [entry for entry in told if str(entry.get("msg")).startswith("filestream: ")]
+    requests = [entry for entry in filter(None, map(_entry, lines)) if str(entry.get("msg")).startswith("filestream: ")]
     ended = any(entry.get("complete") for entry in requests) and requests[-1]["msg"] == "filestream: request sent"
     return "the server was not told that it has ended" if requests and not ended else ""
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line of `wandb sync`'s log; None for another, and for what a killed child leaves of one."""
+    try:
+        return dict(json.loads(line)) if line.startswith("{") else None
+    except ValueError:
+        return None
 
 
 def _id(run: Path) -> str:
