@@ -2,8 +2,8 @@
 
     python scripts/rigour_table.py RUNS > README.md
 
-RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, point-a, point-b, do_bench.json, selfcheck.txt; and
-rigour-aa: aa-seed-moved, aa-long-moved.  What of them is missing is said, and left out.
+RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, aa-long-sustained, point-a, point-b, do_bench.json,
+selfcheck.txt.  What of them is missing is said, and left out.
 """
 
 import json
@@ -19,7 +19,7 @@ from attn_lab.report.read import PASSES, Row, records
 from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 
 STEP = {"forward_backward": "step"}
-KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host")
+KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host", "time_sustained")
 COUNTED = ("memory/", "accuracy/", "witness/", "intensity")  # the same each time, or else something is different
 ALIKE = 0.001
 
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 def noise(folder: Path) -> Iterator[str]:
     yield "## A/A: the same backend twice\n"
     yield "The relative difference that 95 % of the ratios of a backend to itself stay within, by pass.\n"
-    names = [name for name in ("aa-seed", "aa-long") for name in (name, f"{name}-moved") if (folder / name).exists()]
+    names = [name for name in ("aa-seed", "aa-long", "aa-long-sustained") if (folder / name).exists()]
     for name in names or ["aa-seed"]:
         rows = ok(folder / name)
         measure = rows[0].provenance["config"]["measure"]
@@ -54,9 +54,8 @@ def _floor(rows: Sequence[Row], metric: str) -> str:
 
 
 def _told(measure: Mapping[str, Any]) -> str:
-    names = ("settle", "seconds", "least", "precision")
-    moves = ", tensors moved for every ten calls" * bool(measure.get("move"))
-    return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure) + moves
+    names = ("settle", "seconds", "least", "precision", "rest")
+    return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure)
 
 
 def repeats(folder: Path) -> Iterator[str]:
@@ -116,7 +115,7 @@ ASKED = 0.005
 EXACT = "memory, accuracy, arithmetic: equal to 0.1 %"
 CLOCK = "time: cold, hot, graph, kernels"
 RATE = "TFLOP/s, share of the ceiling: within the floor"
-ENERGY = "energy: within 2 %"  # its counter is the driver's, and has no samples
+ENERGY = "energy, sustained time: within 2 %"  # the counter is the driver's, the clock its regulator's; no samples
 ROOM = "host time, power, temperature, clocks within the floor"
 
 
@@ -127,26 +126,32 @@ def _group(metric: str) -> str | None:
         return EXACT
     if one in PASSES and what in ("time_host", "power", "temperature", "sm_clock", "memory_clock"):
         return ROOM
+    if one in PASSES and what in ("energy", "tflop_per_joule", "time_sustained"):
+        return ENERGY
     if one in PASSES and what in KINDS:
         return CLOCK
     if one in PASSES and what in ("tflops", "of_ceiling"):
         return RATE
-    if one in PASSES and what in ("energy", "tflop_per_joule"):
-        return ENERGY
     return None
 
 
 def do_bench(folder: Path) -> Iterator[str]:
     found = json.loads((folder / "do_bench.json").read_text())
     yield "## Against triton.testing.do_bench\n"
-    yield f"Medians of {found['rounds']} rounds by turns, ms; the same calls, both over a flushed L2.\n"
-    yield from table(["backend", "pass", "ours", "do_bench", "apart", "spread of ours", "spread of do_bench", "SM MHz"])
+    yield f"Medians of {found['rounds']} rounds by turns, ms; the same calls, both over a flushed L2."
+    yield "In bursts: do_bench too for a few ms at a time, with rests between, as we do it.\n"
+    yield from table(["backend", "pass", "ours", "do_bench", "apart", "spread of ours", "spread of do_bench",
+                      "SM MHz", "in bursts", "apart", "its spread"])  # fmt: skip
     for name, passes in found["ms"].items():
         for one, seen in passes.items():
             ours, theirs = (statistics.median(seen[who]) for who in ("ours", "do_bench"))
             spreads = [f"{100 * (max(seen[who]) / min(seen[who]) - 1):.2f} %" for who in ("ours", "do_bench")]
             clocks = found.get("sm_clock", {}).get(name, {}).get(one, {})
             spreads.append(" against ".join(f"{statistics.mean(each):.0f}" for each in clocks.values() if each))
+            if bursts := seen.get("in bursts"):
+                middle = statistics.median(bursts)
+                spreads += [f"{middle:.4f}", f"{100 * (ours / middle - 1):+.2f} %",
+                            f"{100 * (max(bursts) / min(bursts) - 1):.2f} %"]  # fmt: skip
             yield line(name, word(one), f"{ours:.4f}", f"{theirs:.4f}", f"{100 * (ours / theirs - 1):+.2f} %", *spreads)
 
 

@@ -180,6 +180,8 @@ def test_a_step_s_joules_are_power_times_its_time(door):
     pairs = 64 * 65 / 2
     assert metrics["forward/tflop_per_joule"]["value"] * energy["value"] == pytest.approx(4 * 128 * pairs / 1e12)
     assert metrics["energy/idle"]["value"] == pytest.approx(100, rel=0.05)
+    sustained = metrics["forward/time_sustained"]
+    assert sustained["unit"] == "ms" and sustained["value"] / 1e3 * 100 == pytest.approx(energy["value"], rel=0.05)
 
 
 @pytest.mark.parametrize(("word", "says"), [

@@ -101,4 +101,6 @@ def test_an_encoder_of_torchs_answers_and_learns_by_its_kernels(name):
     with torch.no_grad(), profile(activities=[ProfilerActivity.CUDA]) as profiler:
         near(ours.eval()(x), outs[1], outs[2], "in eval")
         torch.cuda.synchronize()
-    assert any(re.search(backend.kernels["forward"], event.name) for event in profiler.events())
+    whose = backend.parts if name == "auto" else (backend,)  # one of all that it may choose
+    kernels = "|".join(each.kernels["forward"] for each in whose if "forward" in each.kernels)
+    assert any(re.search(kernels, event.name) for event in profiler.events())

@@ -15,7 +15,7 @@ from conftest import ROOT, Told
 
 from attn_lab.bench.card import State
 from attn_lab.bench.inputs import draw
-from attn_lab.probes._clock import precision
+from attn_lab.probes._clock import CudaClock, precision
 from attn_lab.probes._watched import Watched
 from attn_lab.probes.timing import Gap, Timing
 from attn_lab.sweep import plants
@@ -528,6 +528,50 @@ def test_nothing_counts_before_the_card_is_in_the_state_that_it_keeps():
         seen[settle] = (clocks.low, clocks.high)
     assert seen[0.0][1] == 1980.0  # batches that agree, and yet are not what comes of it
     assert seen[0.3] == (1700.0, 1700.0)
+
+
+class Capped(CudaClock):
+    """A GPU's clock without one: a call takes a millisecond, and two while the card is at its power cap, as it is once
+    it has worked for 25 of the last 50 ms; `busy` are those that it worked."""
+
+    def __init__(self, rest: float) -> None:
+        super().__init__(rest, hot=True)
+        self.busy: list[tuple[float, float]] = []
+
+    def warm(self, before, timed, count, seconds):
+        return super().warm(before, lambda _: time.sleep(0.001), 5, seconds)
+
+    def _burst(self, before, timed, count, meanwhile):
+        times = []
+        for _ in range(count):
+            now = time.perf_counter()
+            worked = sum(min(end, now) - max(begun, now - 0.05) for begun, end in self.busy if end > now - 0.05)
+            took = 2.0 if worked >= 0.025 else 1.0
+            time.sleep(took / 1e3)
+            self.busy.append((now, time.perf_counter()))
+            times.append(took)
+        meanwhile()
+        return times
+
+
+def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_not_to_rest():
+    seen = {}
+    for rest in (0.0, 3.0):
+        clock = Capped(rest)
+        calls = timing(least=60, settle=0.1)._sample(clock, Watched(None, 0.9), lambda: None, lambda _: None)
+        seen[rest] = float(np.median(calls.kept))
+        assert clock.calls_at_once == 10 or rest
+        assert 1 <= clock.calls_at_once <= 10
+    assert seen == {0.0: 2.0, 3.0: 1.0}
+
+
+def test_calls_are_made_one_by_one_where_one_is_a_burst_and_no_rest_is_longer_than_a_tenth_of_a_second():
+    clock = Capped(rest=100.0)
+    CudaClock.warm(clock, lambda: None, lambda _: time.sleep(0.02), 3, math.inf)
+    assert clock.calls_at_once == 1
+    begun = time.perf_counter()
+    assert clock.time(lambda: None, lambda _: None, 3, lambda: None) == [1.0] * 3
+    assert 0.3 <= time.perf_counter() - begun < 1.0
 
 
 class Wanders:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attn_lab.bench.files import File, scratch
-from attn_lab.bench.places import Places
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.spans import Spans
 from attn_lab.core.backend import Attend, Backend
@@ -59,7 +58,6 @@ class Trial:
     found: dict[str, Measurement] = field(default_factory=dict)
     module: nn.Module | None = None
     scratch: Path = field(default_factory=lambda: scratch("alone"))
-    _places: Places = field(init=False, repr=False, default_factory=Places)
     _sums: Mapping[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,10 +87,6 @@ class Trial:
         """Bytes of what lies around it, which are there for the accuracy probe alone."""
         tensors = (*self.leaves.values(), self.cotangent)
         return sum(each.untyped_storage().nbytes() - _size(each) for each in tensors)
-
-    def move(self) -> None:
-        """All that a step is given, elsewhere in memory."""
-        self._places.move(self.given.values())
 
     def backward(self, out: Tensor) -> tuple[Tensor, ...]:
         """Gradients of all leaves, in their order, from a fresh graph, which is consumed."""

@@ -11,8 +11,11 @@ import torch
 L2_FLUSH_BYTES = 256 * 2**20  # several times any GPU's L2
 CYCLES = 2_000_000  # of a GPU's clock in a millisecond, roughly
 CUSHION = (0.25, 5.0)  # ms that the GPU waits before a call, at least and at most
+BURST = 0.01  # s: on the H100 calls of 700 W on end for 20 ms reached the cap, rests or not; for 10 ms they did not
+LONGEST = 0.1  # s of a rest: what works for longer than its regulator looks back is at its cap whatever comes after
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
+AT_ONCE = 10  # calls queued together: the host gets further ahead with each
 MEDIAN = 1.25  # times as far as a mean, of normal deviates
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
@@ -42,22 +45,33 @@ class WallClock:
 
 class CudaClock:
     """An event pair a call.  Before each the GPU waits until the host has queued it, or the host is what one times; and
-    its L2 is flushed, unless it is to be `hot`."""
+    its L2 is flushed, unless it is to be `hot`.  With `rest`, calls come in bursts of BURST seconds, and after each it
+    rests `rest` times as long."""
 
-    calls_at_once = 10  # queued together: the host gets further ahead with each
-
-    def __init__(self, hot: bool = False) -> None:
+    def __init__(self, rest: float = 0.0, hot: bool = False) -> None:
+        self.calls_at_once = AT_ONCE
+        self._rest = rest
         self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
         self._cushion = CUSHION[0]
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
-        """See also how long the host is at each."""
+        """See also how long each takes, and the host at it."""
         took, hosts = _warmed(before, timed, count, seconds)
         if hosts:
             self._cushion = min(max(CUSHION[0], AHEAD * float(np.median(hosts))), CUSHION[1])
+            if self._rest:
+                self.calls_at_once = max(1, min(AT_ONCE, int(BURST / took)))
         return took
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
+        times: list[float] = []
+        while len(times) < count:
+            begun = time.perf_counter()
+            times += self._burst(before, timed, min(self.calls_at_once, count - len(times)), meanwhile)
+            pause(self._rest, time.perf_counter() - begun)
+        return times
+
+    def _burst(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         pairs = []
         for _ in range(count):
             prepared = before()
@@ -73,6 +87,12 @@ class CudaClock:
         meanwhile()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in pairs]
+
+
+def pause(rest: float, worked: float) -> None:
+    """Let a GPU that has worked for so many seconds rest `rest` times as long, LONGEST at most."""
+    if rest:
+        time.sleep(min(rest * worked, LONGEST))
 
 
 def _warmed(before: Before, timed: Timed, count: int, seconds: float) -> tuple[float, list[float]]:

@@ -1,6 +1,6 @@
 """How fast this machine multiplies and copies: measured once a process, for each row to be held against."""
 
-import time
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +10,10 @@ import torch
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
+from attn_lab.probes._clock import Clock, CudaClock, WallClock
 
 REPEATS = 15
+REST = 3.0  # as the passes that are held against it
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times any cache
 
@@ -64,19 +66,7 @@ def _copy(device: str) -> float:
 
 
 def _median_seconds(device: str, call: Callable[[], object]) -> float:
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(REPEATS):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        else:
-            begin = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    clock: Clock = CudaClock(REST) if device == "cuda" else WallClock()
+    words = (lambda: None, lambda _: call())
+    clock.warm(*words, 3, math.inf)
+    return float(np.median(clock.time(*words, REPEATS, lambda: None))) / 1e3

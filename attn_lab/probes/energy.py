@@ -1,4 +1,4 @@
-"""What a step costs in joules, by the card's own counter over seconds of work, and what it takes doing nothing."""
+"""What a step costs in joules by the card's own counter, over seconds of work, and how long it takes then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from attn_lab.probes._clock import Before, Timed
 
 BATCH = 0.02  # s of calls between two looks at the counter
 STILL = 100  # looks at which it has not moved: it moves every 20 to 100 ms, or never
+LESS = "a step's less a forward's; "
 LEAST = 2.0  # s under which a counter of such ticks says little
 
 
@@ -24,8 +25,9 @@ class Energy(Probe):
     """PASS/energy: joules a call, of the whole card, its idle power included, with a hot L2 and the GPU never waiting.
 
     Between two moves of the counter, `seconds` apart at least, so that no tick is cut.  A backward cannot be run alone:
-    its joules are those of a step less those of a forward.  PASS/tflop_per_joule follows; energy/idle is the power of
-    the card after a second's rest, once a process.  Nothing here without a card that counts.
+    its joules are those of a step less those of a forward.  PASS/tflop_per_joule follows; PASS/time_sustained is how
+    long a call takes in that loop, ms: as in training, at whatever clock power and heat leave the card then.
+    energy/idle is the card's power after a second's rest, once a process.  Nothing here without a card that counts.
     """
 
     seconds: float
@@ -50,7 +52,7 @@ class Energy(Probe):
         step, forward = spent.get("forward_backward"), spent.get("forward")
         if "backward" in trial.passes and step and forward:
             spent["backward"] = Spent(
-                step.joules - forward.joules, step.watts, step.calls, "a step's less a forward's; "
+                step.joules - forward.joules, step.seconds - forward.seconds, step.watts, step.calls, LESS
             )
         for name in trial.passes:
             one = spent.get(name)
@@ -61,10 +63,13 @@ class Energy(Probe):
             if one.joules > 0:
                 rate = trial.flops[name] / 1e12 / one.joules
                 yield Measurement(name=f"{name}/tflop_per_joule", value=rate, unit="TFLOP/J", samples=one.calls)
+            yield Measurement(name=f"{name}/time_sustained", value=1e3 * one.seconds, unit="ms", samples=one.calls,
+                              note=f"{one.how}call after call for seconds, hot L2")  # fmt: skip
 
 
 class Spent(NamedTuple):
     joules: float  # a call
+    seconds: float  # a call
     watts: float
     calls: int
     how: str = ""
@@ -103,7 +108,8 @@ def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float)
             return None
     pending()
     (first, begun, before), (end, over, after) = moves[0], moves[-1]
-    return Spent((after - before) / (end - first), (after - before) / (over - begun), end - first)
+    calls = end - first
+    return Spent((after - before) / calls, (over - begun) / calls, (after - before) / (over - begun), calls)
 
 
 def _batch(trial: Trial, call: Callable[[], object]) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +12,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, launches, precision, summed
+from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, launches, pause, precision, summed
 
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
 BETWEEN = 3e-3  # ms from one kernel to the next in a stream, and around an event
 SPAN = "attn_lab::"
-AT_ONCE = 5  # calls with their tensors in one place
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class Kinds(Probe):
                        between kernels and by noise.  Anything more is a mark: a longer time has timed the host as well,
                        a shorter one has missed work, on another stream say
 
-    `calls` of each, fewer where they would take more than `seconds`; with `move`, every `AT_ONCE` of them with their
-    tensors elsewhere in memory.  On a CPU there is but one kind, and nothing here.
+    `calls` of each, fewer where they would take more than `seconds`, in bursts with rests between, as PASS/time's.
+    On a CPU there is but one kind, and nothing here.
     """
 
     calls: int
     seconds: float
-    move: bool = False
+    rest: float = 3.0
     clocks = True
 
     def __post_init__(self) -> None:
@@ -53,9 +52,9 @@ class Kinds(Probe):
         begun = time.perf_counter()
         with torch.compiler.set_stance("fail_on_recompile"):
             for name in trial.passes:
-                for kind, take in (("hot", _hot), ("graph", _graph), ("host", _host)):
+                for kind, take in (("hot", self._hot), ("graph", self._graph), ("host", self._host)):
                     try:
-                        times, note = self._everywhere(trial, name, take), ""
+                        times, note = take(trial, name), ""
                     except Exception as error:
                         if kind != "graph":
                             raise  # each library forbids a capture with an error of its own: that is on record
@@ -64,15 +63,18 @@ class Kinds(Probe):
             yield from self._kernels(trial)
         yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
 
-    def _everywhere(self, trial: Trial, name: str, take: Callable[[Trial, str, int], list[float]]) -> list[float]:
-        count = self._count(trial, name)
-        if not self.move or count <= AT_ONCE:
-            return take(trial, name, count)
-        times: list[float] = []
-        while len(times) < count:
-            trial.move()
-            times += take(trial, name, min(AT_ONCE, count - len(times)))
-        return times
+    def _hot(self, trial: Trial, name: str) -> list[float]:
+        return self._clocked(CudaClock(self.rest, hot=True), *trial.stages(name), self._count(trial, name))
+
+    def _graph(self, trial: Trial, name: str) -> list[float]:
+        return self._clocked(CudaClock(self.rest), *_captured(trial, name), self._count(trial, name))
+
+    def _host(self, trial: Trial, name: str) -> list[float]:
+        return launches(*trial.stages(name), self._count(trial, name))
+
+    def _clocked(self, clock: CudaClock, before: Before, timed: Timed, count: int) -> list[float]:
+        clock.warm(before, timed, min(count, 3), math.inf)
+        return clock.time(before, timed, count, lambda: None)
 
     def _count(self, trial: Trial, name: str) -> int:
         known = trial.found.get(f"{name}/time")
@@ -80,7 +82,7 @@ class Kinds(Probe):
 
     def _kernels(self, trial: Trial) -> Iterator[Measurement]:
         counts = {name: self._count(trial, name) for name in trial.passes}
-        for name, kernels in _profiled(trial, counts, self.move).items():
+        for name, kernels in _profiled(trial, counts, self.rest).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
             if not launched:
                 yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
@@ -100,25 +102,8 @@ class Kinds(Probe):
                 yield replace(seen, note=note)
 
 
-def _hot(trial: Trial, name: str, count: int) -> list[float]:
-    clock, (before, timed) = CudaClock(hot=True), trial.stages(name)
-    clock.warm(before, timed, min(count, 3), math.inf)
-    return clock.time(before, timed, count, lambda: None)
-
-
-def _host(trial: Trial, name: str, count: int) -> list[float]:
-    return launches(*trial.stages(name), count)
-
-
-def _graph(trial: Trial, name: str, count: int) -> list[float]:
-    """Captured on a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
-    before, timed = _captured(trial, name)
-    clock = CudaClock()
-    clock.warm(before, timed, min(count, 3), math.inf)
-    return clock.time(before, timed, count, lambda: None)
-
-
 def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
+    """On a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
     before, timed = trial.stages(name)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -139,7 +124,7 @@ def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
     return first.replay, lambda _: second.replay()
 
 
-def _profiled(trial: Trial, counts: dict[str, int], move: bool) -> dict[str, list[list[float]]]:
+def _profiled(trial: Trial, counts: dict[str, int], rest: float) -> dict[str, list[list[float]]]:
     """By pass and call: how long each kernel took, in ms."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     torch.cuda.synchronize()
@@ -147,8 +132,7 @@ def _profiled(trial: Trial, counts: dict[str, int], move: bool) -> dict[str, lis
         for name, count in counts.items():
             before, timed = trial.stages(name)
             for index in range(count):
-                if move and count > AT_ONCE and index % AT_ONCE == 0:
-                    trial.move()
+                begun = time.perf_counter()
                 prepared = before()
                 flush.zero_()
                 torch.cuda.synchronize()
@@ -156,6 +140,7 @@ def _profiled(trial: Trial, counts: dict[str, int], move: bool) -> dict[str, lis
                     result = timed(prepared)
                     torch.cuda.synchronize()
                 del result, prepared
+                pause(rest, time.perf_counter() - begun)
     events = list(profiler.events())
     spans = {event.name: event.time_range for event in events
              if event.device_type == DeviceType.CPU and event.name.startswith(SPAN)}  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,6 @@ from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, p
 from attn_lab.probes._watched import Watched
 
 PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
-PLACES = 8  # of fewer a few agree by chance often enough
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
 
 
@@ -25,8 +24,9 @@ class Timing(Probe):
 
     Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
     its power regulator takes to step in, overshoots then, and only after 0.3 s runs as it will in training.
-    With `move`, what a GPU's step is given lies elsewhere in memory for every ten calls, in PLACES places at least if
-    time allows, so that what is found is true of any and not of one.  Not where ten calls take longer than `seconds`.
+    On a GPU they come in bursts, each followed by `rest` times as long without: a card at its power cap has whatever
+    clock its regulator has wandered to, 2 % apart from case to case (CONTRIBUTING.md), and one that rests has its own.
+    With rest=0 they follow call after call, as in training; the probe `energy` tells that time beside this one.
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
     A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
@@ -44,7 +44,7 @@ class Timing(Probe):
     least: int
     seconds: float
     precision: float
-    move: bool = False
+    rest: float = 3.0
     clock_share: float = 0.9
     watch: Watch = field(default_factory=Nvml)
     clocks = True
@@ -58,21 +58,22 @@ class Timing(Probe):
         for name, number in (("seconds", self.seconds), ("precision", self.precision)):
             if not number > 0:
                 raise BadRequest(f"measure.{name}: expected more than 0; got {number}")
-        if not 0 <= self.settle < math.inf:
-            raise BadRequest(f"measure.settle: expected seconds, 0 or more; got {self.settle}")
+        for name, number in (("settle", self.settle), ("rest", self.rest)):
+            if not 0 <= number < math.inf:
+                what = "seconds" if name == "settle" else "times a burst"
+                raise BadRequest(f"measure.{name}: expected {what}, 0 or more; got {number}")
         if not 0 <= self.clock_share <= 1:
             raise BadRequest(f"probe.timing.clock_share: expected 0 to 1; got {self.clock_share}")
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
-        clock: Clock = CudaClock() if trial.machine.device == "cuda" else WallClock()
+        clock: Clock = CudaClock(self.rest) if trial.machine.device == "cuda" else WallClock()
         card, why = self._card(trial)
         if why:
             yield Measurement(name="card/unwatched", value=1, unit="", note=why)
         for name in trial.passes:
             with torch.compiler.set_stance("fail_on_recompile"):
                 begun = time.perf_counter()  # not before: the first to set a stance waits for imports
-                elsewhere = trial.move if self.move and trial.machine.device == "cuda" else None
-                calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name), elsewhere)
+                calls = self._sample(clock, Watched(card, self.clock_share), *trial.stages(name))
             spent = time.perf_counter() - begun
             times = calls.kept
             reached = calls.precision
@@ -102,25 +103,17 @@ class Timing(Probe):
         except Unwatched as why:
             return None, str(why)
 
-    def _sample(
-        self, clock: Clock, calls: Watched, before: Before, timed: Timed, move: Callable[[], None] | None = None
-    ) -> Watched:
+    def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
         settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
         self._settle(clock, settled, takes, before, timed)
-        batch = clock.calls_at_once
-        if takes * batch > self.seconds:
-            move = None
-        begun, look = time.perf_counter(), max(self.least, PLACES * batch if move else 0)
+        begun, look = time.perf_counter(), self.least
         while calls.taken < self.samples:
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
             if calls.taken and left < 0:
                 break
             fits = max(1, int(left / max(takes, 1e-9)))
-            count = min(batch, self.samples - calls.taken, fits)
-            if move and calls.taken:
-                move()
-                clock.warm(before, timed, 1, math.inf)  # allocates
+            count = min(clock.calls_at_once, self.samples - calls.taken, fits)
             calls.add(clock.time(before, timed, count, calls.look))
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)

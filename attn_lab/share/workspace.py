@@ -20,10 +20,11 @@ PER_PASS = {
     "tokens_per_second": "tokens/s", "mfu": "MFU (%)", "attention_share": "share of attention (%)",
     "energy": "energy (J)", "tflop_per_joule": "TFLOP/J", "time_hot": "time, hot L2 (ms)",
     "time_graph": "time, CUDA graph (ms)", "time_host": "time, host (ms)", "time_kernels": "time, kernels (ms)",
+    "time_sustained": "time, sustained (ms)",
 }  # fmt: skip
 MEMORY = {"memory/peak": "peak memory (MB)"}
 ACCURACY = {f"accuracy/{what}": f"error of {what}, allowed is 1" for what in ("out", "dq", "dk", "dv")}
-LOGARITHMIC = ("/time", "/time_hot", "/time_graph", "/time_host", "/time_kernels", "/peak", "/energy")
+LOGARITHMIC = (*(f"/{what}" for what in PER_PASS if what.startswith("time")), "/peak", "/energy")
 CHOOSING = ("auto", "paired")  # backends made of others: strangers to the palette, or each new one would move the rest
 POINTS = 24  # with bars; a workspace with more panels is slow to open
 # Okabe and Ito's, as in our figures, then Tol's: told apart by most eyes.  The first is the baseline's.

@@ -12,7 +12,7 @@ from attn_lab.report.read import PASSES, Row
 from attn_lab.report.study import Study
 
 title = "page_kinds"
-KINDS = ("time", "time_hot", "time_graph", "time_host", "time_kernels")
+KINDS = ("time", "time_hot", "time_graph", "time_host", "time_kernels", "time_sustained")
 ROW = 26  # pixels
 
 
