@@ -531,11 +531,11 @@ def test_nothing_counts_before_the_card_is_in_the_state_that_it_keeps():
 
 
 class Capped(CudaClock):
-    """A GPU's clock without one: a call takes a millisecond, and two while the card is at its power cap, as it is once
-    it has worked for 25 of the last 50 ms; `busy` are those that it worked."""
+    """A GPU's clock without one, and its card: a call takes a millisecond, and two while it is at its power cap, as it
+    is once it has worked for 25 of the last 50 ms; `busy` are those that it worked."""
 
-    def __init__(self, rest: float) -> None:
-        super().__init__(rest, hot=True)
+    def __init__(self) -> None:
+        super().__init__(hot=True)
         self.busy: list[tuple[float, float]] = []
 
     def warm(self, before, timed, count, seconds):
@@ -544,34 +544,58 @@ class Capped(CudaClock):
     def _burst(self, before, timed, count, meanwhile):
         times = []
         for _ in range(count):
-            now = time.perf_counter()
-            worked = sum(min(end, now) - max(begun, now - 0.05) for begun, end in self.busy if end > now - 0.05)
-            took = 2.0 if worked >= 0.025 else 1.0
+            begun, took = time.perf_counter(), 2.0 if self.capped else 1.0
             time.sleep(took / 1e3)
-            self.busy.append((now, time.perf_counter()))
+            self.busy.append((begun, time.perf_counter()))
             times.append(took)
         meanwhile()
         return times
 
+    @property
+    def capped(self) -> bool:
+        now = time.perf_counter()
+        return sum(min(end, now) - max(begun, now - 0.05) for begun, end in self.busy if end > now - 0.05) >= 0.025
 
-def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_not_to_rest():
+    def state(self) -> State:
+        return SOUND._replace(reasons=frozenset(["power cap"] * self.capped))
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.1])
+def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_not_to_rest(settle):
     seen = {}
     for rest in (0.0, 3.0):
-        clock = Capped(rest)
-        calls = timing(least=60, settle=0.1)._sample(clock, Watched(None, 0.9), lambda: None, lambda _: None)
+        card = Capped()
+        calls = timing(least=60, settle=settle, rest=rest)._sample(
+            card, Watched(card, 0.9), lambda: None, lambda _: None
+        )
         seen[rest] = float(np.median(calls.kept))
-        assert clock.calls_at_once == 10 or rest
-        assert 1 <= clock.calls_at_once <= 10
+        assert card.rest == rest and 1 <= card.calls_at_once <= 10 and calls.taken >= 60
     assert seen == {0.0: 2.0, 3.0: 1.0}
 
 
+def test_a_card_below_its_cap_is_given_no_rest():
+    card = Capped()
+    calls = timing(least=10)._sample(card, Watched(Recording([SOUND]), 0.9), lambda: None, lambda _: None)
+    assert card.rest == 0 and card.calls_at_once == 10 and calls.taken == 10
+
+
 def test_calls_are_made_one_by_one_where_one_is_a_burst_and_no_rest_is_longer_than_a_tenth_of_a_second():
-    clock = Capped(rest=100.0)
-    CudaClock.warm(clock, lambda: None, lambda _: time.sleep(0.02), 3, math.inf)
-    assert clock.calls_at_once == 1
+    card = Capped()
+    card.rest = 100.0
+    CudaClock.warm(card, lambda: None, lambda _: time.sleep(0.02), 3, math.inf)
+    assert card.calls_at_once == 1
     begun = time.perf_counter()
-    assert clock.time(lambda: None, lambda _: None, 3, lambda: None) == [1.0] * 3
+    assert card.time(lambda: None, lambda _: None, 3, lambda: None) == [1.0] * 3
     assert 0.3 <= time.perf_counter() - begun < 1.0
+
+
+def test_a_pass_that_met_the_power_cap_says_that_it_rested(door):
+    watch = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
+    words = ("probe=[accuracy,timing]", "passes=[forward]", "measure.samples=9", watch)
+    for rest, said in ((3, True), (0, False)):
+        record = door(*words, "+probe.timing.watch.reasons=[power cap]", f"measure.rest={rest}").records[-1]
+        assert ("forward/rest" in record["metrics"]) == said and record["metrics"]["forward/time"]["samples"] == 9
+        assert "at its power cap in" in record["metrics"]["forward/power"]["note"]
 
 
 class Wanders:

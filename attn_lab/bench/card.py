@@ -9,14 +9,15 @@ from typing import Any, NamedTuple, Protocol
 
 from attn_lab.core.machine import Machine
 
+CAP = "power cap"
 REASONS = {  # NVML's bits
-    0x4: "power cap",
+    0x4: CAP,
     0x8: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-SLOWED = frozenset(REASONS.values()) - {"power cap"}  # a card under its cap is what one bought; these are a fault
+SLOWED = frozenset(REASONS.values()) - {CAP}  # a card under its cap is what one bought; these are a fault
 
 
 class Unwatched(Exception):

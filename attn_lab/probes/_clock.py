@@ -22,7 +22,12 @@ Timed = Callable[[Any], Any]
 
 
 class Clock(Protocol):
-    calls_at_once: int
+    """`rest`: it rests so many times as long as each burst of calls took; 0 is call after call."""
+
+    rest: float
+
+    @property
+    def calls_at_once(self) -> int: ...
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         """Make `count` calls that nobody times, fewer once `seconds` are over.  Returns how long each took, in s."""
@@ -33,42 +38,46 @@ class Clock(Protocol):
 
 class WallClock:
     calls_at_once = 1
+    rest = 0.0
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         return _warmed(before, timed, count, seconds)[0]
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
+        begun = time.perf_counter()
         times = launches(before, timed, count)
         meanwhile()
+        pause(self.rest, time.perf_counter() - begun)
         return times
 
 
 class CudaClock:
     """An event pair a call.  Before each the GPU waits until the host has queued it, or the host is what one times; and
-    its L2 is flushed, unless it is to be `hot`.  With `rest`, calls come in bursts of BURST seconds, and after each it
-    rests `rest` times as long."""
+    its L2 is flushed, unless it is to be `hot`.  One that rests makes its calls in bursts of BURST seconds."""
 
     def __init__(self, rest: float = 0.0, hot: bool = False) -> None:
-        self.calls_at_once = AT_ONCE
-        self._rest = rest
+        self.rest = rest
+        self._took = 0.0
         self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
         self._cushion = CUSHION[0]
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         """See also how long each takes, and the host at it."""
-        took, hosts = _warmed(before, timed, count, seconds)
+        self._took, hosts = _warmed(before, timed, count, seconds)
         if hosts:
             self._cushion = min(max(CUSHION[0], AHEAD * float(np.median(hosts))), CUSHION[1])
-            if self._rest:
-                self.calls_at_once = max(1, min(AT_ONCE, int(BURST / took)))
-        return took
+        return self._took
+
+    @property
+    def calls_at_once(self) -> int:
+        return max(1, min(AT_ONCE, int(BURST / max(self._took, 1e-9)))) if self.rest else AT_ONCE
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         times: list[float] = []
         while len(times) < count:
             begun = time.perf_counter()
             times += self._burst(before, timed, min(self.calls_at_once, count - len(times)), meanwhile)
-            pause(self._rest, time.perf_counter() - begun)
+            pause(self.rest, time.perf_counter() - begun)
         return times
 
     def _burst(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
@@ -90,9 +99,13 @@ class CudaClock:
 
 
 def pause(rest: float, worked: float) -> None:
-    """Let a GPU that has worked for so many seconds rest `rest` times as long, LONGEST at most."""
-    if rest:
-        time.sleep(min(rest * worked, LONGEST))
+    """Let a GPU that has worked for so many seconds rest `rest` times as long, LONGEST at most.
+
+    Its host stays awake: after a sleep it is so late with the first call of a burst that the GPU waits for it.
+    """
+    end = time.perf_counter() + min(rest * worked, LONGEST)
+    while time.perf_counter() < end:
+        pass
 
 
 def _warmed(before: Before, timed: Timed, count: int, seconds: float) -> tuple[float, list[float]]:

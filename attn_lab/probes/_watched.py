@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from attn_lab.bench.card import SLOWED, Card, State
+from attn_lab.bench.card import CAP, SLOWED, Card, State
 from attn_lab.bench.record import Measurement
 from attn_lab.probes._clock import between, precision
 
@@ -21,10 +21,26 @@ class Watched:
         self._card, self._share = card, share
         self._times: list[Sequence[float]] = []
         self._states: list[State] = []
+        self._last: State | None = None
 
     def look(self) -> None:
-        if self._card is not None:
-            self._states.append(self._card.state())
+        """Read the card for a batch that counts."""
+        self.glance()
+        if self._last is not None:
+            self._states.append(self._last)
+
+    def glance(self) -> None:
+        """Read it for one that does not."""
+        self._last = self._card.state() if self._card is not None else None
+
+    @property
+    def capped(self) -> bool:
+        """Whether the card was at its power cap when it was last read."""
+        return self._last is not None and CAP in self._last.reasons
+
+    def anew(self) -> "Watched":
+        """The same card, and no calls yet."""
+        return Watched(self._card, self._share)
 
     def add(self, times: Sequence[float]) -> None:
         self._times.append(times)
@@ -63,7 +79,7 @@ class Watched:
         dropped = self.dropped
         yield Measurement(name=f"{name}/throttled", value=len(dropped), unit="samples", samples=self.taken,
                           note=self._told * bool(dropped), series=dropped)  # fmt: skip
-        capped = sum("power cap" in state.reasons for state in self._states)
+        capped = sum(CAP in state.reasons for state in self._states)
         notes = {"power": f"at its power cap in {capped} of {len(self._states)} readings" * bool(capped)}
         for field, unit in FIELDS.items():
             seen = [value for state in self._states if (value := getattr(state, field)) is not None]

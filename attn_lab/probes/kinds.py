@@ -31,13 +31,12 @@ class Kinds(Probe):
                        between kernels and by noise.  Anything more is a mark: a longer time has timed the host as well,
                        a shorter one has missed work, on another stream say
 
-    `calls` of each, fewer where they would take more than `seconds`, in bursts with rests between, as PASS/time's.
+    `calls` of each, fewer where they would take more than `seconds`, with rests between where PASS/time needed them.
     On a CPU there is but one kind, and nothing here.
     """
 
     calls: int
     seconds: float
-    rest: float = 3.0
     clocks = True
 
     def __post_init__(self) -> None:
@@ -64,10 +63,10 @@ class Kinds(Probe):
         yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
 
     def _hot(self, trial: Trial, name: str) -> list[float]:
-        return self._clocked(CudaClock(self.rest, hot=True), *trial.stages(name), self._count(trial, name))
+        return self._clocked(CudaClock(_rest(trial, name), hot=True), *trial.stages(name), self._count(trial, name))
 
     def _graph(self, trial: Trial, name: str) -> list[float]:
-        return self._clocked(CudaClock(self.rest), *_captured(trial, name), self._count(trial, name))
+        return self._clocked(CudaClock(_rest(trial, name)), *_captured(trial, name), self._count(trial, name))
 
     def _host(self, trial: Trial, name: str) -> list[float]:
         return launches(*trial.stages(name), self._count(trial, name))
@@ -82,7 +81,7 @@ class Kinds(Probe):
 
     def _kernels(self, trial: Trial) -> Iterator[Measurement]:
         counts = {name: self._count(trial, name) for name in trial.passes}
-        for name, kernels in _profiled(trial, counts, self.rest).items():
+        for name, kernels in _profiled(trial, counts).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
             if not launched:
                 yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
@@ -100,6 +99,11 @@ class Kinds(Probe):
                 yield Measurement(name=f"{name}/kernels_gap", value=100 * (ratio - 1), unit="%", samples=len(sums))
             else:
                 yield replace(seen, note=note)
+
+
+def _rest(trial: Trial, name: str) -> float:
+    known = trial.found.get(f"{name}/rest")
+    return known.value if known else 0.0
 
 
 def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
@@ -124,13 +128,13 @@ def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
     return first.replay, lambda _: second.replay()
 
 
-def _profiled(trial: Trial, counts: dict[str, int], rest: float) -> dict[str, list[list[float]]]:
+def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float]]]:
     """By pass and call: how long each kernel took, in ms."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
         for name, count in counts.items():
-            before, timed = trial.stages(name)
+            (before, timed), rest = trial.stages(name), _rest(trial, name)
             for index in range(count):
                 begun = time.perf_counter()
                 prepared = before()

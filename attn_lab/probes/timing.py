@@ -23,10 +23,11 @@ class Timing(Probe):
     """Median with p05 and p95 of single calls, after `warmup` of them, and more until `settle` seconds are over.
 
     Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
-    its power regulator takes to step in, overshoots then, and only after 0.3 s runs as it will in training.
-    On a GPU they come in bursts, each followed by `rest` times as long without: a card at its power cap has whatever
-    clock its regulator has wandered to, 2 % apart from case to case (CONTRIBUTING.md), and one that rests has its own.
-    With rest=0 they follow call after call, as in training; the probe `energy` tells that time beside this one.
+    its power regulator takes to step in, overshoots then, and only after 0.3 s has a clock that it keeps.
+    Calls follow each other as closely as may be, until the card says that it is at its power cap: its clock is then what
+    its regulator has wandered to, and cases are 2 % apart (CONTRIBUTING.md).  From there on they come in short bursts,
+    each followed by a rest of `rest` times as long, so that it keeps its own clock: the pass begins again, and PASS/rest
+    says so.  With rest=0 it never rests, as in training; the probe `energy` tells that time beside this one.
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
     A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
@@ -66,7 +67,7 @@ class Timing(Probe):
             raise BadRequest(f"probe.timing.clock_share: expected 0 to 1; got {self.clock_share}")
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
-        clock: Clock = CudaClock(self.rest) if trial.machine.device == "cuda" else WallClock()
+        clock: Clock = CudaClock() if trial.machine.device == "cuda" else WallClock()
         card, why = self._card(trial)
         if why:
             yield Measurement(name="card/unwatched", value=1, unit="", note=why)
@@ -95,6 +96,10 @@ class Timing(Probe):
                 high=rate / (seen.low or seen.value), samples=len(times),
             )  # fmt: skip
             yield from calls.measurements(name)
+            if clock.rest:
+                yield Measurement(
+                    name=f"{name}/rest", value=clock.rest, unit="times a burst", note="else at its power cap"
+                )
             yield Measurement(name=f"{name}/spent", value=spent, unit="s", note="on the clock, warm-up and waiting in")
 
     def _card(self, trial: Trial) -> tuple[Card | None, str]:
@@ -106,7 +111,7 @@ class Timing(Probe):
     def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
         settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
-        self._settle(clock, settled, takes, before, timed)
+        self._settle(clock, calls, settled, takes, before, timed)
         begun, look = time.perf_counter(), self.least
         while calls.taken < self.samples:
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
@@ -115,16 +120,29 @@ class Timing(Probe):
             fits = max(1, int(left / max(takes, 1e-9)))
             count = min(clock.calls_at_once, self.samples - calls.taken, fits)
             calls.add(clock.time(before, timed, count, calls.look))
+            if self._tires(clock, calls):
+                return self._sample(clock, calls.anew(), before, timed)
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)
                 if calls.precision <= self.precision:
                     break
         return calls
 
-    def _settle(self, clock: Clock, end: float, takes: float, before: Before, timed: Timed) -> None:
+    def _settle(
+        self, clock: Clock, calls: Watched, end: float, takes: float, before: Before, timed: Timed
+    ) -> None:  # fmt: skip
         """By the clock's own batches: what rests between them is what will rest between those that count."""
         while (left := end - time.perf_counter()) > 0:
-            clock.time(before, timed, min(clock.calls_at_once, max(1, int(left / max(takes, 1e-9)))), lambda: None)
+            clock.time(before, timed, min(clock.calls_at_once, max(1, int(left / max(takes, 1e-9)))), calls.glance)
+            if self._tires(clock, calls):
+                end = time.perf_counter() + self.settle
+
+    def _tires(self, clock: Clock, calls: Watched) -> bool:
+        """Whether it is to rest from now on, and was not before."""
+        if not calls.capped or clock.rest or not self.rest:
+            return False
+        clock.rest = self.rest
+        return True
 
 
 class Gap:

@@ -36,7 +36,7 @@ class Measure:
     least: int = MISSING  # … of which so many even when sure enough, or out of time (not past twice of it)
     seconds: float = MISSING  # clock time for each pass
     precision: float = MISSING  # % of the median that its 95 % interval may reach to either side
-    rest: float = 3.0  # on a GPU, how often as long as a burst of calls took it then rests: 0 is call after call
+    rest: float = 3.0  # times as long as a burst took a card at its power cap then rests; 0 is call after call
     slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
     timeout: float = MISSING  # seconds after which a worker process, and with it the case, is ended
 
