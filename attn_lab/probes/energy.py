@@ -12,7 +12,7 @@ from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.probes._clock import Before, Timed
+from attn_lab.probes._captured import Uncapturable, captured
 
 BATCH = 0.02  # s of calls between two looks at the counter
 STILL = 100  # looks at which it has not moved: it moves every 20 to 100 ms, or never
@@ -22,7 +22,8 @@ LEAST = 2.0  # s under which a counter of such ticks says little
 
 @dataclass(frozen=True)
 class Energy(Probe):
-    """PASS/energy: joules a call, of the whole card, its idle power included, with a hot L2 and the GPU never waiting.
+    """PASS/energy: joules a call, of the whole card, its idle power included, with a hot L2 and the GPU never waiting:
+    replayed as a CUDA graph, or, where that cannot be captured, call after call, as the note then says.
 
     Between two moves of the counter, `seconds` apart at least, so that no tick is cut.  A backward cannot be run alone:
     its joules are those of a step less those of a forward.  PASS/tflop_per_joule follows; PASS/time_sustained is how
@@ -48,11 +49,14 @@ class Energy(Probe):
             return
         trial.synchronize()
         yield Measurement(name="energy/idle", value=_idle(card), unit="W", note="nothing running, 1 s after")
-        spent = {name: _spent(trial, call, card, self.seconds) for name, call in _loops(trial).items()}
+        spent = {}
+        for name in _looped(trial):
+            call, how = _whole(trial, name)
+            spent[name] = _spent(trial, call, card, self.seconds, how)
         step, forward = spent.get("forward_backward"), spent.get("forward")
         if "backward" in trial.passes and step and forward:
             spent["backward"] = Spent(
-                step.joules - forward.joules, step.seconds - forward.seconds, step.watts, step.calls, LESS
+                step.joules - forward.joules, step.seconds - forward.seconds, step.watts, step.calls, LESS + step.how
             )
         for name in trial.passes:
             one = spent.get(name)
@@ -75,19 +79,26 @@ class Spent(NamedTuple):
     how: str = ""
 
 
-def _loops(trial: Trial) -> dict[str, Callable[[], object]]:
+def _looped(trial: Trial) -> list[str]:
     """What is run again and again for the passes asked."""
     names = [name for name in trial.passes if name != "backward"]
     if "backward" in trial.passes:
         names += ["forward", "forward_backward"]
-    return {name: _whole(*trial.stages(name)) for name in dict.fromkeys(names)}
+    return list(dict.fromkeys(names))
 
 
-def _whole(before: Before, timed: Timed) -> Callable[[], object]:
-    return lambda: timed(before())
+def _whole(trial: Trial, name: str) -> tuple[Callable[[], object], str]:
+    """A call of a pass, and what must be said of how it is made."""
+    (before, timed), how = trial.stages(name), ""
+    if trial.machine.device == "cuda":
+        try:
+            before, timed = captured(trial, name)
+        except Uncapturable as why:
+            how = f"eager, for it cannot be captured ({why}); "
+    return lambda: timed(before()), how
 
 
-def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float) -> Spent | None:
+def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float, how: str) -> Spent | None:
     """Batches of calls, two of them always under way, until the counter has moved twice, `seconds` apart.
 
     None where it stands still.
@@ -109,7 +120,7 @@ def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float)
     pending()
     (first, begun, before), (end, over, after) = moves[0], moves[-1]
     calls = end - first
-    return Spent((after - before) / calls, (over - begun) / calls, (after - before) / (over - begun), calls)
+    return Spent((after - before) / calls, (over - begun) / calls, (after - before) / (over - begun), calls, how)
 
 
 def _batch(trial: Trial, call: Callable[[], object]) -> int:

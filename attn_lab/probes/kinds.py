@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
+from attn_lab.probes._captured import Uncapturable, captured
 from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, launches, pause, precision, summed
 
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
@@ -54,10 +55,8 @@ class Kinds(Probe):
                 for kind, take in (("hot", self._hot), ("graph", self._graph), ("host", self._host)):
                     try:
                         times, note = take(trial, name), ""
-                    except Exception as error:
-                        if kind != "graph":
-                            raise  # each library forbids a capture with an error of its own: that is on record
-                        times, note = [math.nan], f"cannot be captured: {_one_line(error)}"
+                    except Uncapturable as why:
+                        times, note = [math.nan], f"cannot be captured: {why}"
                     yield Measurement(**summed(f"{name}/time_{kind}", times, note))
             yield from self._kernels(trial)
         yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
@@ -66,7 +65,7 @@ class Kinds(Probe):
         return self._clocked(CudaClock(_rest(trial, name), hot=True), *trial.stages(name), self._count(trial, name))
 
     def _graph(self, trial: Trial, name: str) -> list[float]:
-        return self._clocked(CudaClock(_rest(trial, name)), *_captured(trial, name), self._count(trial, name))
+        return self._clocked(CudaClock(_rest(trial, name)), *captured(trial, name), self._count(trial, name))
 
     def _host(self, trial: Trial, name: str) -> list[float]:
         return launches(*trial.stages(name), self._count(trial, name))
@@ -106,28 +105,6 @@ def _rest(trial: Trial, name: str) -> float:
     return known.value if known else 0.0
 
 
-def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
-    """On a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
-    before, timed = trial.stages(name)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            timed(before())
-    torch.cuda.synchronize()
-    first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-    with torch.cuda.graph(first, stream=stream):
-        result = before() if name == "backward" else timed(before())
-    if name != "backward":
-        del result
-        return lambda: None, lambda _: first.replay()
-    # A backward frees what its forward kept, so each replay needs another forward, which the clock does not see.
-    with torch.cuda.graph(second, stream=stream, pool=first.pool()):
-        result = timed(result)
-    del result
-    return first.replay, lambda _: second.replay()
-
-
 def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float]]]:
     """By pass and call: how long each kernel took, in ms."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
@@ -160,7 +137,3 @@ def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float
         ]
         for name, count in counts.items()
     }
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
