@@ -12,7 +12,7 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.probes._clock import Clock, CudaClock, WallClock
 
-REPEATS = 15
+REPEATS = 50
 REST = 3.0  # as the passes that are held against it
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times any cache
@@ -68,5 +68,5 @@ def _copy(device: str) -> float:
 def _median_seconds(device: str, call: Callable[[], object]) -> float:
     clock: Clock = CudaClock(REST) if device == "cuda" else WallClock()
     words = (lambda: None, lambda _: call())
-    clock.warm(*words, 3, math.inf)
+    clock.warm(*words, 10, math.inf)
     return float(np.median(clock.time(*words, REPEATS, lambda: None))) / 1e3
