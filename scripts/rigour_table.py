@@ -2,8 +2,8 @@
 
     python scripts/rigour_table.py RUNS > README.md
 
-RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, aa-long-sustained, point-a, point-b, do_bench.json,
-selfcheck.txt.  What of them is missing is said, and left out.
+RUNS holds what scripts/evidence/rigour leaves: aa-seed, aa-long, aa-long-sustained (and any other aa-…), point-a,
+point-b, do_bench.json (and any other do_bench….json), selfcheck.txt.  What of them is missing is said, and left out.
 """
 
 import json
@@ -36,8 +36,7 @@ def main(folder: Path) -> None:
 def noise(folder: Path) -> Iterator[str]:
     yield "## A/A: the same backend twice\n"
     yield "The relative difference that 95 % of the ratios of a backend to itself stay within, by pass.\n"
-    names = [name for name in ("aa-seed", "aa-long", "aa-long-sustained") if (folder / name).exists()]
-    for name in names or ["aa-seed"]:
+    for name in sorted(each.name for each in folder.glob("aa-*")) or ["aa-seed"]:
         rows = ok(folder / name)
         measure = rows[0].provenance["config"]["measure"]
         yield f"{name}: {about(rows)}, {1 + max(row.round for row in rows)} rounds, {_told(measure)}\n"
@@ -68,23 +67,22 @@ def repeats(folder: Path) -> Iterator[str]:
     pairs = [(first[name], second[name]) for name in first if name in second]
     rows = [row for name in ("point-a", "point-b") for row in ok(folder / name)]
     own = {one: floor_of(rows, f"{one}/time") for one in PASSES if any(row.number(f"{one}/time") for row in rows)}
-    asked = {one: Floor(ASKED, True) for one in own}
     yield "## Two complete repeats of seed/point\n"
     yield f"{len(pairs)} backends, two processes one after the other. Same: the interval lies within twice the floor;"
     yield "apart: wholly beyond it; unclear: neither can be claimed. What has no samples is same within the floor.\n"
-    for told, floors in (("the A/A floors of these two runs", own), (f"a floor of {100 * ASKED:g} %", asked)):
-        counts, apart = _agreed(pairs, floors)
-        room = counts.pop(ROOM, Counter())
-        yield f"By {told}: {', '.join(f'{word(one)} {floor.percent}' for one, floor in floors.items())}.\n"
-        yield from table(["metrics", "same", "unclear", "apart", "of", "same, share", "not apart, share"])
-        for group, each in [*counts.items(), ("all of a backend", sum(counts.values(), Counter()))]:
-            total = each.total() or 1
-            shares = [f"{100 * count / total:.1f} %" for count in (each["same"], total - each["apart"])]
-            yield line(group, each["same"], each["unclear"], each["apart"], each.total(), *shares)
-        yield f"\nNo statement about a backend, and not counted: {ROOM}: same {room['same']} of {room.total()}.\n"
-        if apart:
-            far = sorted(apart, key=lambda each: -abs(each[0]))
-            yield "Apart: " + ", ".join(f"{name} {percent:+.2f} %" for percent, name in far) + "\n"
+    counts, apart = _agreed(pairs, own)
+    room = counts.pop(ROOM, Counter())
+    told = ", ".join(f"{word(one)} {floor.percent}" for one, floor in own.items())
+    yield f"By the A/A floors of these two runs: {told}; but less than {100 * LEAST:g} % is never claimed.\n"
+    yield from table(["metrics", "same", "unclear", "apart", "of", "same, share", "not apart, share"])
+    for group, each in [*counts.items(), ("all of a backend", sum(counts.values(), Counter()))]:
+        total = each.total() or 1
+        shares = [f"{100 * count / total:.1f} %" for count in (each["same"], total - each["apart"])]
+        yield line(group, each["same"], each["unclear"], each["apart"], each.total(), *shares)
+    yield f"\nNo statement about a backend, and not counted: {ROOM}: same {room['same']} of {room.total()}.\n"
+    if apart:
+        far = sorted(apart, key=lambda each: -abs(each[0]))
+        yield "Apart: " + ", ".join(f"{name} {percent:+.2f} %" for percent, name in far) + "\n"
 
 
 def _agreed(
@@ -98,7 +96,7 @@ def _agreed(
             x, y, group = a.number(metric), b.number(metric), _group(metric)
             if x is None or y is None or not x or group is None:
                 continue
-            floor = max(floors[one].share, LEAST) if (one := metric.partition("/")[0]) in floors else LEAST
+            floor = floors[one].claims if (one := metric.partition("/")[0]) in floors else LEAST
             verdict = judge([a], [b], metric, Floor(floor, True)) if group == CLOCK else None
             if verdict is None:
                 within = abs(y / x - 1) <= {EXACT: ALIKE, ENERGY: 0.02}.get(group, floor)
@@ -111,7 +109,6 @@ def _agreed(
     return counts, apart
 
 
-ASKED = 0.005
 EXACT = "memory, accuracy, arithmetic: equal to 0.1 %"
 CLOCK = "time: cold, hot, graph, kernels"
 RATE = "TFLOP/s, share of the ceiling: within the floor"
@@ -136,9 +133,15 @@ def _group(metric: str) -> str | None:
 
 
 def do_bench(folder: Path) -> Iterator[str]:
-    found = json.loads((folder / "do_bench.json").read_text())
     yield "## Against triton.testing.do_bench\n"
-    yield f"Medians of {found['rounds']} rounds by turns, ms; the same calls, both over a flushed L2."
+    for path in sorted(folder.glob("do_bench*.json")) or [folder / "do_bench.json"]:
+        yield from _do_bench(path)
+        yield ""
+
+
+def _do_bench(path: Path) -> Iterator[str]:
+    found = json.loads(path.read_text())
+    yield f"{path.name}: medians of {found['rounds']} rounds by turns, ms; the same calls, both over a flushed L2."
     yield "In bursts: do_bench too for a few ms at a time, with rests between, as we do it.\n"
     yield from table(["backend", "pass", "ours", "do_bench", "apart", "spread of ours", "spread of do_bench",
                       "SM MHz", "in bursts", "apart", "its spread"])  # fmt: skip
@@ -199,7 +202,7 @@ def cost(folder: Path) -> Iterator[str]:
     yield "On the clock, by wall; of the kinds of time a third of what they take for all passes (from seed/point).\n"
     extra = {row.backend: (row.number("kinds/spent") or 0) / 3 for row in single(folder / "point-a")}
     yield from table(["shape", "backend", *map(word, PASSES[:3]), "kinds", "most"])
-    for name in ("aa-seed", "aa-long"):
+    for name in [name for name in ("aa-seed", "aa-long") if (folder / name).exists()]:
         for backend in dict.fromkeys(row.name for row in ok(folder / name)):
             mine = [row for row in ok(folder / name) if row.name == backend]
             spent = [max(row.number(f"{one}/spent") or 0 for row in mine) for one in PASSES[:3]]

@@ -188,6 +188,19 @@ def test_rounds_with_samples_decide_and_a_failed_round_silences(tmp_path: Path) 
     }
 
 
+def test_nobody_leads_by_less_than_two_processes_differ_however_sure_each_is(tmp_path: Path) -> None:
+    """As flash4 and a pair with its backward: 0.4 % apart, a hundred samples each that do not meet, a quiet A/A."""
+
+    def told(apart: float) -> set[str]:
+        each = {"a": 1.0, "b": 1.0 + apart, "naive": 9.0}
+        samples = {name: [time * (1 + 1e-6 * place) for place in range(100)] for name, time in each.items()}
+        lines = [line(name, {"backward": times}) for name, times in samples.items()]
+        lines.append(line("naive", {"backward": samples["naive"]}, twin=True))
+        return {each.key for each in findings(rows(tmp_path / str(apart), *lines))}
+
+    assert "fastest.point.shared" in told(0.004) and "fastest.point" in told(0.02)
+
+
 def test_forward_alone_is_not_lost_with_a_refused_step(tmp_path: Path) -> None:
     lines = [
         line("flash3", {"forward": 1.0}),

@@ -13,7 +13,7 @@ from attn_lab.report.read import Row
 UNMEASURED = 0.10  # repeats of one figure wander by up to 9 % on a GPU; where no A/A was run, less is not judged
 ALIKE = 0.05  # nobody chooses by less; but what noise hides may be more, and then is not called the same
 ENOUGH = 19  # ratios of a baseline to its twin, of which the largest is exceeded once in twenty times
-LEAST = 0.002  # an A/A within one process does not see what differs between two: less is never claimed, however quiet
+LEAST = 0.005  # two processes, and two cases of one, differ by so much that no A/A of a memory-bound baseline sees
 ANYTHING = 100  # times the low end: an interval as wide supports no place of any of its numbers
 Word = Literal["faster", "slower", "same", "unclear"]
 
@@ -23,6 +23,11 @@ class Floor(NamedTuple):
 
     share: float = UNMEASURED
     measured: bool = False
+
+    @property
+    def claims(self) -> float:
+        """What a difference must be more than, to be one: never less than LEAST."""
+        return max(self.share, LEAST)
 
     @property
     def percent(self) -> str:
@@ -84,7 +89,7 @@ def judge(mine: Sequence[Row], other: Sequence[Row], metric: str, floor: Floor) 
     low, high = map(math.exp, interval(draws))
     if math.isnan(low):
         low, high = 0.0, math.inf
-    ratio, noise = math.exp(middle), max(floor.share, LEAST)
+    ratio, noise = math.exp(middle), floor.claims
     edge, near = 1 + noise, 1 + min(2 * noise, ALIKE)
     word: Word = "unclear"
     if low > edge:

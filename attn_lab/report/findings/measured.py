@@ -79,7 +79,7 @@ class Measured:
         Where the p05 of all rounds of one lies beyond the p95 of all of the other, and the floor between, it is plain:
         a judge's millisecond goes to those that are near, and to those of few samples or of two rounds.
         """
-        rows, edge = (self.cases[setting][mine], self.cases[setting][other]), 1 + self.floor(one).share
+        rows, edge = (self.cases[setting][mine], self.cases[setting][other]), 1 + self.floor(one).claims
         (low, high), (least, most) = ([row.number(f"{one}/time", part) for part in ("low", "high")] for row in rows)
         samples = min(row.number(f"{one}/time", "samples") or 0 for row in rows)
         if samples > max(FEW) and 2 not in {len(self.rounds[setting, name]) for name in (mine, other)}:

@@ -79,7 +79,7 @@ class Rivals:
 
     def edge(self, one: str) -> float:
         """What a growth must exceed to be one: the noise floor."""
-        return 1 + self.measured.floor(one).share
+        return 1 + self.measured.floor(one).claims
 
     def speedup(self, one: str, **other: Any) -> Span:
         if any(not row.number(f"{one}/time") for row in self.rows(**other)):
