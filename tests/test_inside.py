@@ -336,7 +336,8 @@ def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(lab: Lab, tmp_path:
     (tmp_path / "ncu").write_text("#!/bin/sh\nexit 7\n")
     (tmp_path / "ncu").chmod(0o755)
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    told = lab("nsight", "backend=naive+sdpa_flash", "device=cpu", *SMALL[:2], "probe=[accuracy]", **path)
+    words = ("backend=naive+sdpa_flash", "device=cpu", "logger=[jsonl]", *SMALL[:2], "probe=[accuracy]")
+    told = lab("nsight", *words, **path)
     (record,) = told.records
     assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
     assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
