@@ -66,7 +66,7 @@ def _plan(words: list[str]) -> int:
 def _sweep(words: list[str], looking: bool = False) -> int:
     from attn_lab.sweep.nursery import warm
 
-    if not {"hydra/launcher=ray", "hydra/launcher=slurm"} & {*words}:  # those have no worker here
+    if not {"--help", "-h", "hydra/launcher=ray", "hydra/launcher=slurm"} & {*words}:  # of which none has workers here
         warm()  # before the imports, to import at the same time
     gc.disable()  # looking for garbage takes a fifth of the time in which torch is imported, where there is none
 

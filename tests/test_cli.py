@@ -318,7 +318,7 @@ def test_ctrl_c_at_any_moment_is_told_as_what_it_is(door, times):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for trial in range(8):
-            signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.1, 2.2))
+            signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.1, 1.6))
             told = door(f"name=x{trial}", "seed=range(60)", "probe=[accuracy]", "passes=[forward]")
             (*_, last) = told.err.splitlines() or [""]
             assert told.code == 130 and last.startswith("attn-lab: interrupted"), told.err
