@@ -305,9 +305,8 @@ def test_another_s_launcher_of_the_same_name_is_no_hindrance(door: Lab):
      (("hydra/launcher=slurm",), "expected jobs to be taken"),  # no sbatch here
      ((*SLURM, "+hydra.launcher.no_such=1"), "no_such")],
 )  # fmt: skip
-def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says, door: Lab, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # submitit's logs go there
-    told = door(*words)
+def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says, lab: Lab):
+    told = lab(*words)
     assert told.code == 2 and says in told.err and told.err.count("\n") == 1, told.err
     assert not (told.folder / "runs").exists()
 
