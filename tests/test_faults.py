@@ -143,8 +143,12 @@ def test_a_crash_that_was_the_machine_s_doing_is_made_good_by_the_same_command(c
     assert "3 of 3 cases, 2 of them before" in again.out and "to go on" not in again.out
 
 
-def killed_after(seconds: float, *words: str) -> None:
-    """The front door in a fork of this process, which has imported all it needs, killed after so long, or when done."""
+def killed_after(seconds: float, *words: str, at_work: Path | None = None) -> None:
+    """The front door in a fork of this process, which has imported all it needs, killed after so long, or when done.
+
+    `at_work`: so long after it has written a record in this folder.
+    """
+    before = lines_of(at_work) if at_work else 0
     pid = os.fork()
     if not pid:
         # The server that forks workers is there; only, it is no child of this one, which would ask after it.
@@ -156,6 +160,8 @@ def killed_after(seconds: float, *words: str) -> None:
             main(words_with_defaults(words))
         finally:
             os._exit(0)
+    if at_work:
+        wait_until(lambda: lines_of(at_work) > before)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -173,8 +179,11 @@ def test_a_sweep_killed_at_twenty_moments_ends_as_one_that_was_not(crew, tmp_pat
     words = (*words, "name=x")
     moment, file = random.Random(5), tmp_path / "runs/x/records.jsonl"
     kept, grown, reach = b"", 0, 0.7 * took
-    for _ in range(20):
-        killed_after(moment.uniform(0, reach), *words)
+    for number in range(20):
+        if number < 2:  # these hit a sweep at work, however fast the machine is by now
+            killed_after(moment.uniform(0, 0.1), *words, at_work=tmp_path)
+        else:
+            killed_after(moment.uniform(0, reach), *words)
         now = file.read_bytes() if file.exists() else b""
         assert now.startswith(kept)
         grown += len(now) > len(kept)
