@@ -162,7 +162,9 @@ def killed_after(seconds: float, *words: str, at_work: Path | None = None) -> No
             os._exit(0)
     if at_work:
         wait_until(lambda: lines_of(at_work) > before)
-    time.sleep(seconds)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
