@@ -8,8 +8,8 @@ bin := .venv/bin
 demo: setup  ## a small comparison, on whatever device there is
 	$(bin)/attn-lab -m experiment=demo $(ARGS)
 
-test: setup  ## ARGS="-m gpu" for the tests that need a GPU
-	$(bin)/pytest $(ARGS)
+test: setup  ## side by side; with ARGS one after another: ARGS="-m gpu" for the tests that need a GPU
+	$(bin)/pytest $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
 
 check: setup  ## style, types, and who may import whom
 	$(bin)/ruff check

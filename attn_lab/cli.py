@@ -66,11 +66,14 @@ def _plan(words: list[str]) -> int:
 def _sweep(words: list[str], looking: bool = False) -> int:
     from attn_lab.sweep.nursery import warm
 
-    warm()  # before the imports, to import at the same time
+    if not {"--help", "-h", "hydra/launcher=ray", "hydra/launcher=slurm"} & {*words}:  # of which none has workers here
+        warm()  # before the imports, to import at the same time
     gc.disable()  # looking for garbage takes a fifth of the time in which torch is imported, where there is none
 
     import hydra
+    from hydra._internal.hydra import Hydra
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
@@ -87,6 +90,8 @@ def _sweep(words: list[str], looking: bool = False) -> int:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
     sys.argv = ["attn-lab", *_flags_first(words)]
+    # All is swept; Hydra would compose everything once more, 0.1 s, only to learn hydra.mode.
+    Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
     run = Run(Console(), words, looking=looking)
     trouble: BaseException | None = None
     before = signal.signal(signal.SIGINT, run.interrupt)

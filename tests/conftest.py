@@ -134,3 +134,9 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
     yield run
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def crew(door: Lab) -> Lab:
+    """crew(*words): the front door in this process, its cases in workers."""
+    return lambda *words: door(*words, "hydra/launcher=workers")

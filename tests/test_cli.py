@@ -320,7 +320,7 @@ def test_ctrl_c_at_any_moment_is_told_as_what_it_is(door, times):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for trial in range(8):
-            signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.1, 2.2))
+            signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.1, 1.6))
             told = door(f"name=x{trial}", "seed=range(60)", "probe=[accuracy]", "passes=[forward]")
             (*_, last) = told.err.splitlines() or [""]
             assert told.code == 130 and last.startswith("attn-lab: interrupted"), told.err
@@ -402,7 +402,7 @@ def test_plain_output_has_no_escape_codes(lab):
 
 
 def test_a_pipe_that_knows_only_ascii_gets_its_records_and_summary(lab):
-    told = lab("backend=naive", "shape.seq_len=16", PYTHONIOENCODING="ascii")
+    told = lab("backend=naive", "shape.seq_len=16", "probe=[accuracy,timing,memory]", PYTHONIOENCODING="ascii")
     assert told.code == 0, told.err
     assert told.statuses == ["ok"]
 
@@ -420,7 +420,8 @@ def test_a_reader_that_leaves_early_meets_no_traceback(tmp_path):
 
 def test_a_terminal_sees_live_progress(tmp_path):
     ours, theirs = pty.openpty()
-    process = start(tmp_path, "seed=0,1", "shape.seq_len=16", stdin=theirs, stdout=theirs, stderr=theirs)
+    words = ("seed=0,1", "shape.seq_len=16", "probe=[startup,accuracy,timing]")
+    process = start(tmp_path, *words, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
     try:

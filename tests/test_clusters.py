@@ -105,12 +105,14 @@ class Doomed(Naive):
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> dict[str, str]:
-    """Backends of somebody's own; returns the environment in which they are found."""
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Backends of somebody's own; returns the environment in which another process finds them."""
     (tmp_path / "theirs.py").write_text(THEIRS)
     (tmp_path / "conf/backend").mkdir(parents=True)
     for name, target in (("killed", "Killed"), ("in_company", "InCompany"), ("doomed", "Doomed")):
         (tmp_path / f"conf/backend/{name}.yaml").write_text(f"_target_: theirs.{target}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
     return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
 
 
@@ -148,7 +150,7 @@ def is_whole(told: Told) -> bool:
     return told.code == 0 and told.statuses == ["ok"] * 6 and set(counts.values()) == {1}
 
 
-def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray, theirs, lab: Lab):
+def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray, theirs, lab: Lab, crew: Lab):
     words = (*SIX, "--config-dir", "conf", "backend=naive,in_company,killed", "shape.seq_len=16,32")
     told = lab(*words, *ray.words, **theirs, **ray.token)
     found = {(record["case"]["backend"], record["case"]["shape"]["seq_len"]): record for record in told.records}
@@ -163,7 +165,7 @@ def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray
     assert told.code == 1 and "2 crashed" in told.out and "2 cases left; to go on: attn-lab" in told.out
     assert sorted(path.name for path in (told.folder / "runs/x").iterdir()) == [".lock", "records.jsonl"]
     before = told.lines
-    again = lab(*words, **theirs)
+    again = crew(*words)
     assert again.lines[:6] == before and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
 
 
@@ -182,7 +184,7 @@ def test_who_lacks_a_cluster_s_token_is_told_where_it_is(ray, lab: Lab):
     assert told.code == 2 and "~/.ray/auth_token" in told.err and told.err.count("\n") == 1, told.err
 
 
-def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, theirs, lab: Lab, tmp_path: Path):
+def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, theirs, crew: Lab, tmp_path: Path):
     words = (*SIX, "--config-dir", "conf", "backend=naive,doomed", "seed=range(5)", "shape.seq_len=16")
     sweep = start(tmp_path, *words, *ray.words, **theirs, **ray.token)
     wait_until((tmp_path / "doomed").exists)
@@ -192,7 +194,7 @@ def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, 
     assert sweep.returncode == 1 and out.count("a hand failed: ") == 1 and "NodeDiedError" in out, out
     kept = (tmp_path / "runs/x/records.jsonl").read_bytes().count(b"\n")
     assert kept == 9 and "1 case left; to go on: attn-lab" in out
-    told = lab(*words, **theirs)
+    told = crew(*words)
     assert told.statuses == ["ok"] * 10 and len({record["case"]["id"] for record in told.records}) == 10
 
 
@@ -204,7 +206,7 @@ def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
         assert (told.folder / "runs/x" / artifact["path"]).stat().st_size == artifact["size"]
 
 
-def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_again(lab: Lab, door: Lab, tmp_path: Path):
+def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_again(door: Lab, crew: Lab, tmp_path: Path):
     """Slurm's jobs outlive the command: their shards are merged where they are read."""
     sweep = start(tmp_path, *SIX, *SLURM)
     wait_until(lambda: list(tmp_path.glob("runs/x/.boards/*/at.*")))
@@ -214,7 +216,7 @@ def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_agai
     assert len((tmp_path / "runs/x/records.jsonl").read_bytes().splitlines()) < 6
     looked = door("plan", *SIX)
     assert "6 cases: 6 done, 0 stale, 0 todo" in looked.out
-    again = lab(*SIX)
+    again = crew(*SIX)
     assert again.code == 0 and "6 of 6 cases, 6 of them before" in again.out and "6 cases: 6 ok" in again.out
 
 

@@ -331,12 +331,15 @@ def test_nsight_refuses_what_it_cannot_look_at_or_with(door: Lab, monkeypatch: p
             assert told.code == 2 and f"nsight: expected {title} ({tool} on PATH, or /opt" in told.err
 
 
-def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(lab: Lab, tmp_path: Path) -> None:
+def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(
+    lab: Lab, door: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far as it goes without a GPU: asked by overrides, with a tool that is there but never called."""
     (tmp_path / "ncu").write_text("#!/bin/sh\nexit 7\n")
     (tmp_path / "ncu").chmod(0o755)
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    told = lab("nsight", "backend=naive+sdpa_flash", "device=cpu", *SMALL[:2], "probe=[accuracy]", **path)
+    words = ("backend=naive+sdpa_flash", "device=cpu", "logger=[jsonl]", *SMALL[:2], "probe=[accuracy]")
+    told = lab("nsight", *words, **path)
     (record,) = told.records
     assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
     assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
@@ -344,7 +347,8 @@ def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(lab: Lab, tmp_path:
     assert who.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
     kernels = ("cunn_SoftMaxForward", "void pytorch_flash::flash_bwd_dot", "void pytorch_flash::flash_fwd_kernel")
     assert [bool(re.search(filter_of(who), each)) for each in kernels] == [True, True, False]
-    told = lab("nsight", "backend=nope", **path)
+    monkeypatch.setenv("PATH", path["PATH"])
+    told = door("nsight", "backend=nope")
     assert told.code == 2 and told.err.startswith("attn-lab: backend: expected one of ") and told.err.count("\n") == 1
 
 

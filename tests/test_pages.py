@@ -39,6 +39,7 @@ from attn_lab.report.study import MOST_FAMILIES, Study, read
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 Pages = dict[str, list[Piece]]
+READER = MarkdownIt("gfm-like", {"linkify": False})  # takes longer to make than to use
 
 
 def told(tmp_path: Path, *lines: Any, language: str = "en", baseline: str = "naive") -> tuple[Study, Pages]:
@@ -545,7 +546,7 @@ def test_markup_in_records_stays_text_in_every_file(tmp_path: Path) -> None:
     plain, found = (html.page(*of, listed, "") for of in ((study, "t"), (study, tag)))
     assert Tags(found).names.count("script") == Tags(plain).names.count("script") == 2
     assert SHOWN in Tags(found).texts and f"a{tag}\"'$at" in Tags(found).texts
-    shown = MarkdownIt("gfm-like", {"linkify": False}).render(markdown.page(study, tag, listed, []))
+    shown = READER.render(markdown.page(study, tag, listed, []))
     assert not re.search(r"<(script|em|i>|b>)|src=.u", shown)
     assert SHOWN.replace("<", "&lt;").replace(">", "&gt;") in shown
     for figure in list(drawn(pages["figures"]).values())[:2]:
@@ -561,7 +562,7 @@ def test_any_text_survives_markdown(text: str) -> None:
     from attn_lab.report.read import printable
 
     text = printable(text).strip()
-    shown = MarkdownIt("gfm-like", {"linkify": False}).render(markdown.table(["a"], [[markdown.escape(text)]]))
+    shown = READER.render(markdown.table(["a"], [[markdown.escape(text)]]))
     cell = re.search(r"<td>(.*)</td>", shown)
     found = cell[1] if cell else ""
     for entity, char in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import time
@@ -394,8 +395,11 @@ def test_a_stranger_s_mask_that_differs_by_batch_and_head_is_served_and_checked(
 
 
 @pytest.mark.parametrize("name", ["adhoc", "deep/er"])
-def test_a_logger_that_cannot_be_opened_leaves_nothing_behind(name, lab):
-    told = lab("logger=[jsonl,wandb]", "logger.wandb.mode=online", f"name={name}")
+def test_a_logger_that_cannot_be_opened_leaves_nothing_behind(name, door, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # without anybody's key
+    for key in [key for key in os.environ if key.startswith(("WANDB", "NETRC"))]:
+        monkeypatch.delenv(key)
+    told = door("logger=[jsonl,wandb]", "logger.wandb.mode=online", f"name={name}")
     assert told.code == 2 and told.err.startswith("attn-lab: ") and told.err.count("\n") == 1, told.err
     assert "logger.wandb.mode=online" in told.err and told.out == ""
     assert not (told.folder / "runs").exists()

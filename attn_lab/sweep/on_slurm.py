@@ -62,6 +62,8 @@ class OnSlurm:
         except (submitit.core.utils.FailedJobError, RuntimeError, ValueError, NameError) as error:
             got = " ".join(str(error).split())
             raise BadRequest(f"hydra/launcher=slurm: expected jobs to be taken; got {got}") from None
+        if self._cluster == "local":
+            job._results_timeout_s = 1  # else 15: what a job leaves may be late on a file system of many machines
         self._ids.append(job.job_id)
         return SlurmJob(job)
 
