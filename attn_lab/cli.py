@@ -71,9 +71,7 @@ def _sweep(words: list[str], looking: bool = False) -> int:
     gc.disable()  # looking for garbage takes a fifth of the time in which torch is imported, where there is none
 
     import hydra
-    from hydra._internal.hydra import Hydra
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
@@ -90,8 +88,6 @@ def _sweep(words: list[str], looking: bool = False) -> int:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
     sys.argv = ["attn-lab", *_flags_first(words)]
-    # All is swept; Hydra would compose everything once more, 0.1 s, only to learn hydra.mode.
-    Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
     run = Run(Console(), words, looking=looking)
     trouble: BaseException | None = None
     before = signal.signal(signal.SIGINT, run.interrupt)

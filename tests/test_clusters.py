@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Lab, Told, environment, words_with_defaults
 
+from attn_lab.core.machine import detect
+from attn_lab.sweep.gpus import here
+
 pytest.importorskip("ray", reason="extra: ray")
 pytest.importorskip("submitit", reason="extra: slurm")
 
@@ -204,6 +207,13 @@ def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
     for record in told.records:
         (artifact,) = record["artifacts"]
         assert (told.folder / "runs/x" / artifact["path"]).stat().st_size == artifact["size"]
+
+
+def test_once_a_sweep_on_a_cluster_is_over_this_process_looks_at_its_own_machine_again(door: Lab, monkeypatch):
+    told = door(*SIX, *SLURM, "shape.seq_len=16", "backend=naive")
+    assert told.code == 0, told.out + told.err
+    monkeypatch.setattr("attn_lab.sweep.afar.machines", lambda *_, **__: pytest.fail("the cluster was asked"))
+    assert {machine.name for machine in here("auto")} == {detect("auto").name}
 
 
 def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_again(door: Lab, crew: Lab, tmp_path: Path):

@@ -208,6 +208,7 @@ class Run:
             self._say_how_it_went(rows, report)
         if self.folder is not None:
             self.folder.close()
+        look_by(None)
         return int(lost or any(row.status in FAILED for row in rows))
 
     def _report(self) -> str:
