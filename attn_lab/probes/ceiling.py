@@ -12,7 +12,7 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.probes._clock import Clock, CudaClock, WallClock
 
-REPEATS = 50
+REPEATS = {"cuda": 50, "cpu": 15}
 REST = 3.0  # as the passes that are held against it
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times any cache
@@ -42,8 +42,10 @@ class Ceiling(Probe):
             gemm, copy = _gemm(device, dtype), _copy(device)
         except (torch.OutOfMemoryError, MemoryError):
             return
-        yield Measurement(name="ceiling/gemm", value=gemm, unit="TFLOP/s", samples=REPEATS, note=f"{SIDE[device]}³")
-        yield Measurement(name="ceiling/copy", value=copy, unit="GB/s", samples=REPEATS)
+        yield Measurement(
+            name="ceiling/gemm", value=gemm, unit="TFLOP/s", samples=REPEATS[device], note=f"{SIDE[device]}³"
+        )
+        yield Measurement(name="ceiling/copy", value=copy, unit="GB/s", samples=REPEATS[device])
         for name in trial.passes:
             if rate := trial.found.get(f"{name}/tflops"):
                 yield Measurement(name=f"{name}/of_ceiling", value=rate.value / gemm, unit="of ceiling/gemm")
@@ -68,5 +70,5 @@ def _copy(device: str) -> float:
 def _median_seconds(device: str, call: Callable[[], object]) -> float:
     clock: Clock = CudaClock(REST) if device == "cuda" else WallClock()
     words = (lambda: None, lambda _: call())
-    clock.warm(*words, 10, math.inf)
-    return float(np.median(clock.time(*words, REPEATS, lambda: None))) / 1e3
+    clock.warm(*words, REPEATS[device] // 5, math.inf)
+    return float(np.median(clock.time(*words, REPEATS[device], lambda: None))) / 1e3
