@@ -42,10 +42,9 @@ class Ceiling(Probe):
             gemm, copy = _gemm(device, dtype), _copy(device)
         except (torch.OutOfMemoryError, MemoryError):
             return
-        yield Measurement(
-            name="ceiling/gemm", value=gemm, unit="TFLOP/s", samples=REPEATS[device], note=f"{SIDE[device]}³"
-        )
-        yield Measurement(name="ceiling/copy", value=copy, unit="GB/s", samples=REPEATS[device])
+        samples = REPEATS[device]
+        yield Measurement(name="ceiling/gemm", value=gemm, unit="TFLOP/s", samples=samples, note=f"{SIDE[device]}³")
+        yield Measurement(name="ceiling/copy", value=copy, unit="GB/s", samples=samples)
         for name in trial.passes:
             if rate := trial.found.get(f"{name}/tflops"):
                 yield Measurement(name=f"{name}/of_ceiling", value=rate.value / gemm, unit="of ceiling/gemm")

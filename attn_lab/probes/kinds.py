@@ -65,7 +65,11 @@ class Kinds(Probe):
         return self._clocked(CudaClock(_rest(trial, name), hot=True), *trial.stages(name), self._count(trial, name))
 
     def _graph(self, trial: Trial, name: str) -> list[float]:
-        return self._clocked(CudaClock(_rest(trial, name)), *captured(trial, name), self._count(trial, name))
+        before, timed = captured(trial, name)
+        try:
+            return self._clocked(CudaClock(_rest(trial, name)), before, timed, self._count(trial, name))
+        except torch.OutOfMemoryError as error:  # the graph has memory of its own
+            raise Uncapturable("out of memory beside it") from error
 
     def _host(self, trial: Trial, name: str) -> list[float]:
         return launches(*trial.stages(name), self._count(trial, name))
