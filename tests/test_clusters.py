@@ -201,6 +201,21 @@ def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, 
     assert told.statuses == ["ok"] * 10 and len({record["case"]["id"] for record in told.records}) == 10
 
 
+def test_a_head_that_dies_ends_the_sweep_with_its_summary(theirs, crew: Lab, tmp_path: Path):
+    cluster = Cluster(tmp_path / "own")
+    try:
+        words = (*SIX, "--config-dir", "conf", "backend=naive,doomed", "seed=range(5)", "shape.seq_len=16")
+        sweep = start(tmp_path, *words, *cluster.words, **theirs, **cluster.token)
+        wait_until((tmp_path / "doomed").exists)
+        cluster.kill(cluster.nodes.pop(0))
+        out, _ = sweep.communicate(timeout=120)  # left alone, Ray ends it after a minute, and nothing is said
+    finally:
+        cluster.stop()
+    assert sweep.returncode == 1 and "Ray's head at" in out and "left; to go on: attn-lab" in out, out
+    told = crew(*words)
+    assert set(told.statuses) == {"ok"} and len({record["case"]["id"] for record in told.records}) == 10
+
+
 def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
     told = lab(*SIX, *SLURM, "hydra.launcher.count=2", "probe=[accuracy,timing]")
     assert is_whole(told), told.out + told.err

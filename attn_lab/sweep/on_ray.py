@@ -3,6 +3,7 @@
 import logging
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,43 @@ from attn_lab.sweep.hand import attend_aloud, told_by
 from attn_lab.sweep.nursery import as_pythonpath
 
 CONNECT = 10  # seconds in which a cluster must answer
+GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends whoever waits for it
 TOKEN = "the head's ~/.ray/auth_token here, too"
+
+
+class Head:
+    """The cluster's head.  One that is lost is given up at once, or Ray would end this process, its summary unsaid."""
+
+    def __init__(self) -> None:
+        self._address = ray.get_runtime_context().gcs_address
+        self._heard = self._asked = time.monotonic()
+        self._lost = ""
+
+    @property
+    def lost(self) -> str:
+        """Why nothing is to be expected of it any more; empty as long as something is."""
+        now = time.monotonic()
+        if not self._lost and now > self._asked + 1:
+            self._asked = now
+            try:
+                _connect(self._address, timeout=2)
+                self._heard = now
+            except OSError as error:
+                if now > self._heard + GONE:
+                    self._lost = f"Ray's head at {self._address} is gone ({error})"
+                    ray.shutdown()
+        return self._lost
+
+    @property
+    def silent(self) -> bool:
+        return self._asked > self._heard
 
 
 class RayJob:
     """`answers` are those of attend_aloud: where it is, and in the end what it printed."""
 
-    def __init__(self, answers: Any):
-        self._answers = answers
+    def __init__(self, answers: Any, head: Head):
+        self._answers, self._head = answers, head
         self._said: list[str] = []
         self._trouble = ""
 
@@ -40,9 +70,12 @@ class RayJob:
         return self._said[1]
 
     def cancel(self) -> None:
-        ray.cancel(self._answers, force=True)
+        if not self._head.lost:
+            ray.cancel(self._answers, force=True)
 
     def _listen(self) -> None:
+        if len(self._said) < 2:
+            self._trouble = self._trouble or self._head.lost
         while not self._trouble and len(self._said) < 2 and ray.wait([self._answers], timeout=0)[0]:
             try:
                 self._said.append(ray.get(next(self._answers)))
@@ -77,6 +110,7 @@ class OnRay:
             raise BadRequest(
                 f"hydra.launcher.address: expected a Ray cluster (and, where it wants one, {TOKEN}); got {got}"
             ) from None
+        self._head = Head()
 
     def _gpus(self, device: str) -> int:
         return 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
@@ -86,9 +120,11 @@ class OnRay:
 
     def start(self, words: Sequence[str], device: str) -> RayJob:
         asked = {"max_retries": 0, "num_returns": "streaming", **self._asked(device)}
-        return RayJob(ray.remote(**asked)(attend_aloud).remote(list(words), str(Path.cwd())))
+        return RayJob(ray.remote(**asked)(attend_aloud).remote(list(words), str(Path.cwd())), self._head)
 
     def wanting(self, device: str) -> str:
+        if self._head.silent:  # and might not answer this either
+            return "Ray's head, which does not answer"
         asked = self._asked(device)
         wanted = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
         wanted = {name: amount for name, amount in wanted.items() if amount}
@@ -127,9 +163,14 @@ def _expect_somebody_at(address: str | None) -> None:
     if not (host and "/" not in host and port.isdigit()):
         return
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        _connect(f"{host}:{port}", CONNECT)
     except OSError as error:
         raise BadRequest(f"hydra.launcher.address: expected a Ray cluster at {address}; got {error}") from None
+
+
+def _connect(address: str, timeout: float) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
 
 
 def make(**settings: Any) -> OnRay:
