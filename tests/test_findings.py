@@ -201,6 +201,20 @@ def test_nobody_leads_by_less_than_two_processes_differ_however_sure_each_is(tmp
     assert "fastest.point.shared" in told(0.004) and "fastest.point" in told(0.02)
 
 
+def test_nobody_leads_by_less_than_a_rest_makes_of_one_alone(tmp_path: Path) -> None:
+    rest = {
+        "backward/rest": {"value": 3.0, "unit": "times a burst", "low": None, "high": None, "samples": 1, "note": ""}
+    }
+
+    def told(**metrics: Mapping[str, Any]) -> set[str]:
+        times = {name: [time * (1 + 1e-6 * place) for place in range(100)] for name, time in (("a", 1.0), ("b", 1.008))}
+        lines = [line(name, {"backward": times[name]}, metrics=metrics.get(name, {})) for name in times]
+        quiet = [line("naive", {"backward": [9.0] * 100}, twin=twin) for twin in (False, True)]
+        return {each.key for each in findings(rows(tmp_path / "".join(metrics), *lines, *quiet))}
+
+    assert "fastest.point" in told(a=rest, b=rest) and "fastest.point.shared" in told(a=rest)
+
+
 def test_forward_alone_is_not_lost_with_a_refused_step(tmp_path: Path) -> None:
     lines = [
         line("flash3", {"forward": 1.0}),

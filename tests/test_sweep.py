@@ -577,6 +577,16 @@ def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_
     assert seen == {0.0: 2.0, 3.0: 1.0}
 
 
+def test_what_ran_before_a_pass_does_not_make_it_rest():
+    """The oracle's products, say: the card still tells of its cap when the next pass begins to settle."""
+    card = Capped()
+    before = time.perf_counter()
+    idle = Recording([SOUND])
+    idle.state = lambda: SOUND._replace(reasons=frozenset(["power cap"] * (time.perf_counter() < before + 0.1)))
+    calls = timing(least=10, settle=0.4)._sample(card, Watched(idle, 0.9), lambda: None, lambda _: None)
+    assert card.rest == 0 and calls.taken >= 10
+
+
 def test_a_card_below_its_cap_is_given_no_rest():
     card = Capped()
     calls = timing(least=10)._sample(card, Watched(Recording([SOUND]), 0.9), lambda: None, lambda _: None)

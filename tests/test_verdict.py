@@ -109,6 +109,21 @@ def test_the_floor_is_what_twins_differ_by(tmp_path: Path) -> None:
     assert said == {1.03: "same", 1.001: "faster"}
 
 
+def test_a_card_that_rested_is_no_fair_rival_within_a_percent_of_one_that_did_not(tmp_path: Path) -> None:
+    rest = {
+        "forward/rest": {"value": 3.0, "unit": "times a burst", "low": None, "high": None, "samples": 1, "note": ""}
+    }
+    words = {}
+    for apart in (1.008, 1.02):
+        for alike in (True, False):
+            lines = [line("a", 5.0, spread=0.001, metrics=rest),
+                     line("b", 5.0 * apart, spread=0.001, metrics=rest if alike else {})]  # fmt: skip
+            a, b = rows(tmp_path / f"{apart}{alike}", *lines)
+            verdict = judge([a], [b], FORWARD, Floor(0.001, True))
+            words[apart, alike] = verdict and verdict.word
+    assert words == {(1.008, True): "faster", (1.008, False): "same", (1.02, True): "faster", (1.02, False): "faster"}
+
+
 @pytest.mark.parametrize(("settings", "rounds"), [(1, 1), (3, 1), (1, 3), (4, 3)])
 def test_the_next_twin_lies_within_the_floor(tmp_path: Path, settings: int, rounds: int) -> None:
     """Clocks that are off by 1 % each time: nine in ten means of as many rounds, at least, lie within the floor."""

@@ -109,40 +109,43 @@ class Timing(Probe):
             return None, str(why)
 
     def _sample(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> Watched:
+        self._take(clock, calls, before, timed)
+        if self._tired(clock, calls):
+            clock.rest = self.rest
+            calls = calls.anew()
+            self._take(clock, calls, before, timed)
+        return calls
+
+    def _tired(self, clock: Clock, calls: Watched) -> bool:
+        """Whether the card is at its cap, and was given no rest."""
+        return calls.capped and not clock.rest and bool(self.rest)
+
+    def _take(self, clock: Clock, calls: Watched, before: Before, timed: Timed) -> None:
         settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
         self._settle(clock, calls, settled, takes, before, timed)
         begun, look = time.perf_counter(), self.least
-        while calls.taken < self.samples:
+        while calls.taken < self.samples and not self._tired(clock, calls):
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
             if calls.taken and left < 0:
                 break
             fits = max(1, int(left / max(takes, 1e-9)))
             count = min(clock.calls_at_once, self.samples - calls.taken, fits)
             calls.add(clock.time(before, timed, count, calls.look))
-            if self._tires(clock, calls):
-                return self._sample(clock, calls.anew(), before, timed)
             if calls.taken >= look:  # not each time: an interval that is looked at often is narrow by luck sometimes
                 look = math.ceil(1.2 * calls.taken)
                 if calls.precision <= self.precision:
                     break
-        return calls
 
     def _settle(
         self, clock: Clock, calls: Watched, end: float, takes: float, before: Before, timed: Timed
     ) -> None:  # fmt: skip
-        """By the clock's own batches: what rests between them is what will rest between those that count."""
+        """By the clock's own batches: what rests between them is what will rest between those that count.
+
+        Of the card's state the last counts: at first it is that of whatever ran before.
+        """
         while (left := end - time.perf_counter()) > 0:
             clock.time(before, timed, min(clock.calls_at_once, max(1, int(left / max(takes, 1e-9)))), calls.glance)
-            if self._tires(clock, calls):
-                end = time.perf_counter() + self.settle
-
-    def _tires(self, clock: Clock, calls: Watched) -> bool:
-        """Whether it is to rest from now on, and was not before."""
-        if not calls.capped or clock.rest or not self.rest:
-            return False
-        clock.rest = self.rest
-        return True
 
 
 class Gap:

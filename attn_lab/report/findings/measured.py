@@ -11,7 +11,7 @@ from attn_lab.report.findings.finding import Span
 from attn_lab.report.marks import noise
 from attn_lab.report.read import AXES, PASSES, Row
 from attn_lab.report.variants import told_apart
-from attn_lab.report.verdict import Floor, Verdict, Word, floor_of, judge
+from attn_lab.report.verdict import Floor, Verdict, Word, edge, floor_of, judge
 
 Setting = Hashable
 
@@ -79,13 +79,14 @@ class Measured:
         Where the p05 of all rounds of one lies beyond the p95 of all of the other, and the floor between, it is plain:
         a judge's millisecond goes to those that are near, and to those of few samples or of two rounds.
         """
-        rows, edge = (self.cases[setting][mine], self.cases[setting][other]), 1 + self.floor(one).claims
+        rows = self.cases[setting][mine], self.cases[setting][other]
+        beyond = 1 + edge(rows[:1], rows[1:], f"{one}/time", self.floor(one))
         (low, high), (least, most) = ([row.number(f"{one}/time", part) for part in ("low", "high")] for row in rows)
         samples = min(row.number(f"{one}/time", "samples") or 0 for row in rows)
         if samples > max(FEW) and 2 not in {len(self.rounds[setting, name]) for name in (mine, other)}:
-            if high and least and high * edge < least:
+            if high and least and high * beyond < least:
                 return "faster"
-            if low and most and most * edge < low:
+            if low and most and most * beyond < low:
                 return "slower"
         verdict = self.judge(setting, mine, other, one)
         return verdict.word if verdict else "unclear"
