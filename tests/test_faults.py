@@ -124,11 +124,11 @@ def test_a_worker_that_dies_costs_its_case_and_says_how(lab, crashes):
 
 
 def test_a_case_that_never_ends_is_ended_and_says_where_it_was(crew, crashes):
-    told = crew(*PLAIN, "--config-dir", "conf", "backend=hangs,naive", "measure.timeout=4")
+    told = crew(*PLAIN, "--config-dir", "conf", "backend=hangs,naive", "measure.timeout=8")
     assert told.code == 1
     assert told.statuses == ["timeout", "ok"], [record["reasons"] for record in told.records]
     limit, last = told.records[0]["reasons"]
-    assert "prepare after 4 s (measure.timeout)" in limit and "their_crashes.py" in last
+    assert "prepare after 8 s (measure.timeout)" in limit and "their_crashes.py" in last
     assert is_gone(int((told.folder / "hanging").read_text()))
 
 
