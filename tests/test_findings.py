@@ -1,5 +1,6 @@
 """Every sentence of a report is true of its data: alter the data, and it turns, or is gone."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from turns import TURNS, Lines, Said, at, metric, swept
 from written import A100, H100, line, rows, run
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.report.console import summary
 from attn_lab.report.findings import Finding, claims, findings
 from attn_lab.report.findings.finding import Words
 from attn_lab.report.findings.trends import exponent
@@ -199,6 +202,15 @@ def test_nobody_leads_by_less_than_two_processes_differ_however_sure_each_is(tmp
         return {each.key for each in findings(rows(tmp_path / str(apart), *lines))}
 
     assert "fastest.point.shared" in told(0.004) and "fastest.point" in told(0.02)
+
+
+def test_the_floor_is_told_with_what_is_claimed_at_all(tmp_path: Path) -> None:
+    lines = [line("naive", 9.0, twin=twin) for twin in (False, True)]
+    (told,) = (each for each in findings(rows(tmp_path, *lines)) if each.key == "noise.floor")
+    assert "forward 0.45 %" in told.text and told.text.endswith("nor one under 0.50 %.")
+    printed = io.StringIO()
+    summary(rows(tmp_path / "2", *lines, line("flash2")), Console(file=printed, width=200))
+    assert "nothing is claimed: forward 0.45 %, backward 0.45 %, step 0.45 %; nor under 0.5 %" in printed.getvalue()
 
 
 def test_nobody_leads_by_less_than_a_rest_makes_of_one_alone(tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ class Energy(Probe):
         yield Measurement(name="energy/idle", value=_idle(card), unit="W", note="nothing running, 1 s after")
         spent = {}
         for name in _looped(trial):
-            call, how = _whole(trial, name)
-            spent[name] = _spent(trial, call, card, self.seconds, how)
+            spent[name] = _spent(trial, card, self.seconds, *_whole(trial, name))  # no graph outlives its loop
         step, forward = spent.get("forward_backward"), spent.get("forward")
         if "backward" in trial.passes and step and forward:
             spent["backward"] = Spent(
@@ -98,7 +97,7 @@ def _whole(trial: Trial, name: str) -> tuple[Callable[[], object], str]:
     return lambda: timed(before()), how
 
 
-def _spent(trial: Trial, call: Callable[[], object], card: Card, seconds: float, how: str) -> Spent | None:
+def _spent(trial: Trial, card: Card, seconds: float, call: Callable[[], object], how: str) -> Spent | None:
     """Batches of calls, two of them always under way, until the counter has moved twice, `seconds` apart.
 
     None where it stands still.

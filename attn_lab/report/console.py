@@ -11,7 +11,7 @@ from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
 from attn_lab.report.marks import NOISY, noise
 from attn_lab.report.read import PASSES, Row
-from attn_lab.report.verdict import Floor, floor_of, judge
+from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
 STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
@@ -148,9 +148,10 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
             _hang(console, row.backend, max(map(len, names)), f"{label}: {told}")
     if any(name != baseline for name in names):
         measured = [f"{WORDS.get(one, one)} {floor.percent}" for one, floor in floors.items() if floor.measured]
+        quiet = f"; nor under {100 * LEAST:g} %" * any(floor.share < LEAST for floor in floors.values())
         _say(
             console,
-            f"A/A floor, under which nothing is claimed: {', '.join(measured)}" if measured else f"{Floor()}",
+            f"A/A floor, under which nothing is claimed: {', '.join(measured)}{quiet}" if measured else f"{Floor()}",
             "dim",
         )
 

@@ -63,7 +63,7 @@ def _doubts(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence
     said = []
     judged = [each.verdict for each in found if each.verdict]
     middle = statistics.median(verdict.ratio for verdict in judged) if judged else 1.0
-    edge = 1 + judged[0].floor.share if judged else 1.0
+    edge = 1 + judged[0].floor.claims if judged else 1.0
     if len(judged) >= MANY and not 1 / edge <= middle <= edge:
         said.append(f"**The middle of all {len(judged)} times has {digits(middle, 2)}× the speed: "
                     "what moved them all, the machine or its load, may be all there is.**")  # fmt: skip

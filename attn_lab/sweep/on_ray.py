@@ -28,9 +28,8 @@ class Head:
         self._heard = self._asked = time.monotonic()
         self._lost = ""
 
-    @property
     def lost(self) -> str:
-        """Why nothing is to be expected of it any more; empty as long as something is."""
+        """Ask it, once a second at most.  Why nothing is to be expected of it any more; else empty."""
         now = time.monotonic()
         if not self._lost and now > self._asked + 1:
             self._asked = now
@@ -45,6 +44,7 @@ class Head:
 
     @property
     def silent(self) -> bool:
+        """Whether it did not answer when it was asked last."""
         return self._asked > self._heard
 
 
@@ -70,12 +70,12 @@ class RayJob:
         return self._said[1]
 
     def cancel(self) -> None:
-        if not self._head.lost:
+        if not self._head.lost():
             ray.cancel(self._answers, force=True)
 
     def _listen(self) -> None:
         if len(self._said) < 2:
-            self._trouble = self._trouble or self._head.lost
+            self._trouble = self._trouble or self._head.lost()
         while not self._trouble and len(self._said) < 2 and ray.wait([self._answers], timeout=0)[0]:
             try:
                 self._said.append(ray.get(next(self._answers)))

@@ -8,6 +8,7 @@ from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
 from attn_lab.report.marks import noise
 from attn_lab.report.read import PASSES
+from attn_lab.report.verdict import LEAST
 
 CLAUSE = 90  # characters of a reason that a sentence has room for
 
@@ -62,7 +63,8 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
     if known:
         told = words.all(f"{words(f'pass.{one}')} {floor.percent}" for one, floor in known.items())
         numbers = {one: floor.share for one, floor in known.items()}
-        yield words.finding("noise.floor", "overview", numbers, floors=told, baseline=measured.baseline)
+        least = words.percent(LEAST)
+        yield words.finding("noise.floor", "overview", numbers, floors=told, baseline=measured.baseline, least=least)
     unknown = {one: floor for one, floor in floors.items() if not floor.measured}
     if unknown:
         share = max(floor.share for floor in unknown.values())
