@@ -1,11 +1,12 @@
 """Cases a minute of one card and of several, and whether a case beside others is what it is alone.
 
-python scripts/cards_table.py alone-0 alone-1 all    in a folder with runs/NAME and NAME.seconds of each, by evidence/cards
+python scripts/cards_table.py alone-0 all     where runs/NAME and NAME.seconds are (scripts/evidence/cards makes them)
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +15,55 @@ from attn_lab.report.read import Row, records
 from attn_lab.report.verdict import floor_of
 
 METRICS = ("forward/time", "backward/time", "forward_backward/time")
+Pairs = Iterable[tuple[Row, Row]]
 
 
-def uuid(row: Row) -> str:
+def card(row: Row) -> str:
     return row.provenance["machine"].get("uuid", "")
 
 
-def rates(name: str, rows: Sequence[Row]) -> tuple[float, float]:
-    """Cases a minute from the first's begin to the last's end, and of the whole command."""
-    begun = [datetime.fromisoformat(row.provenance["started"]).timestamp() for row in rows]
-    ended = [at + row.metrics["harness/case"]["value"] for at, row in zip(begun, rows, strict=True)]
-    seconds = float(Path(f"{name}.seconds").read_text())
-    work, whole = 60 * len(rows) / (max(ended) - min(begun)), 60 * len(rows) / seconds
-    ok, cards = sum(row.status == "ok" for row in rows), len({uuid(row) for row in rows})
-    print(f"! {name}: {ok} of {len(rows)} cases ok on {cards} card(s), {work:.1f} cases a minute at work, "
-          f"{whole:.1f} of the whole command ({seconds:.1f} s)")  # fmt: skip
-    return work, whole
+def begun(row: Row) -> float:
+    return datetime.fromisoformat(row.provenance["started"]).timestamp()
 
 
-def apart(metric: str, left: Sequence[Row], right: Sequence[Row], what: str, floor: float) -> None:
-    """How far cases of the right are from the same of the left, in the metric."""
-    before = {row.id: row.number(metric) for row in left}
-    off = np.array([row.number(metric) / before[row.id] - 1 for row in right
-                    if before.get(row.id) and row.number(metric)])  # fmt: skip
-    if len(off):
-        print(f"! {metric} {what}: median {100 * np.median(off):+.2f} %, 95 % within "
-              f"{100 * np.quantile(np.abs(off), 0.95):.2f} %, {sum(np.abs(off) > floor)} of {len(off)} past the floor of "
-              f"{100 * floor:.2f} %")  # fmt: skip
+def ended(row: Row) -> float:
+    return begun(row) + row.metrics["harness/case"]["value"]
+
+
+def rates(name: str, rows: Sequence[Row]) -> dict[str, float]:
+    """Cases a minute: of the whole command, from the first's begin to the last's end, and after each card's first."""
+    cards = [list(group) for _, group in groupby(sorted(rows, key=lambda row: (card(row), begun(row))), card)]
+    first = max(ended(row) for row, *_ in cards)
+    last = min(ended(own[-1]) for own in cards)
+    steady = [row for own in cards for row in own[1:] if first <= ended(row) <= last]
+    found = {
+        "the whole command": len(rows) / float(Path(f"{name}.seconds").read_text()),
+        "at work": len(rows) / (max(map(ended, rows)) - min(map(begun, rows))),
+        "while all work, after the first case of each": len(steady) / (last - first),
+    }
+    ok = sum(row.status == "ok" for row in rows)
+    told = ", ".join(f"{60 * each:.1f} {what}" for what, each in found.items())
+    print(f"! {name}: {ok} of {len(rows)} cases ok on {len(cards)} card(s); cases a minute: {told}")
+    return found
+
+
+def apart(metric: str, pairs: Pairs, what: str, floor: float) -> None:
+    """How far the second of each pair is from the first."""
+    numbers = [(a, b) for left, right in pairs if (a := left.number(metric)) and (b := right.number(metric))]
+    off = 100 * np.array([b / a - 1 for a, b in numbers])
+    if numbers:
+        print(f"! {metric} {what}: median {np.median(off):+.2f} %, 95 % within {np.quantile(np.abs(off), 0.95):.2f} %, "
+              f"{sum(np.abs(off) > 100 * floor)} of {len(off)} past the floor of {100 * floor:.2f} %")  # fmt: skip
+
+
+def same(left: Sequence[Row], right: Sequence[Row]) -> Pairs:
+    cases = {row.id: row for row in left}
+    return [(cases[row.id], row) for row in right if row.id in cases]
+
+
+def twins(rows: Sequence[Row]) -> Pairs:
+    others = {(row.setting, row.name, row.round): row for row in rows if row.twin}
+    return [(row, other) for row in rows if not row.twin and (other := others.get((row.setting, row.name, row.round)))]
 
 
 def main(names: Sequence[str]) -> None:
@@ -48,16 +71,17 @@ def main(names: Sequence[str]) -> None:
     rate = {name: rates(name, rows[name]) for name in names}
     *alone, together = names
     for name in alone:
-        work, whole = (all_ / one for all_, one in zip(rate[together], rate[name], strict=True))
-        print(f"! {together} against {name}: {work:.2f}x at work, {whole:.2f}x the whole command")
+        told = ", ".join(f"{rate[together][what] / each:.2f}x {what}" for what, each in rate[name].items())
+        print(f"! {together} against {name}: {told}")
     for metric in METRICS:
-        floors = {name: floor_of(rows[name], metric).share for name in alone}
-        for name, floor in floors.items():
-            (card,) = {uuid(row) for row in rows[name]}
-            beside = [row for row in rows[together] if uuid(row) == card]
-            apart(metric, rows[name], beside, f"beside others against {name}, the same card", floor)
-        for other in alone[1:]:
-            apart(metric, rows[alone[0]], rows[other], f"{other} against {alone[0]}", floors[alone[0]])
+        for name in alone:
+            floor = floor_of(rows[name], metric).share
+            (own,) = {card(row) for row in rows[name]}
+            beside = [row for row in rows[together] if card(row) == own]
+            apart(metric, twins(rows[name]), f"{name}, its baseline twice", floor)
+            apart(metric, same(rows[name], beside), f"the same card beside others against {name}", floor)
+            if name != alone[0]:
+                apart(metric, same(rows[alone[0]], rows[name]), f"{name} against {alone[0]}", floor)
 
 
 if __name__ == "__main__":

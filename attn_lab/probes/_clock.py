@@ -16,15 +16,22 @@ LONGEST = 0.1  # s of a rest: what works for longer than its regulator looks bac
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
 AT_ONCE = 10  # calls queued together: the host gets further ahead with each
+SELDOM = 0.1  # of the calls of a burst may come late before the GPU is to wait longer for the next
 MEDIAN = 1.25  # times as far as a mean, of normal deviates
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
 
 
 class Clock(Protocol):
-    """`rest`: it rests so many times as long as each burst of calls took; 0 is call after call."""
+    """`rest`: it rests so many times as long as each burst of calls took; 0 is call after call.
+
+    `late`: calls that were made again since a GPU began them before the host had queued the whole of them; `behind`:
+    those that count in spite of it.  Both are for whoever reads them to put back to 0.
+    """
 
     rest: float
+    late: int
+    behind: int
 
     @property
     def calls_at_once(self) -> int: ...
@@ -39,6 +46,7 @@ class Clock(Protocol):
 class WallClock:
     calls_at_once = 1
     rest = 0.0
+    late = behind = 0
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         return _warmed(before, timed, count, seconds)[0]
@@ -53,19 +61,26 @@ class WallClock:
 
 class CudaClock:
     """An event pair a call.  Before each the GPU waits until the host has queued it, or the host is what one times; and
-    its L2 is flushed, unless it is to be `hot`.  One that rests makes its calls in bursts of BURST seconds."""
+    its L2 is flushed, unless it is to be `hot`.  One that rests makes its calls in bursts of BURST seconds.
+
+    A host can be slower than it was at warming up.  Where it is late more than seldom the GPU is to wait longer; where
+    that waits for as long as may be, late calls count.  Hosts that need longer than that anyway are not looked at in
+    this way: their GPU is busy with the first kernels of a call while the last are queued.
+    """
 
     def __init__(self, rest: float = 0.0, hot: bool = False) -> None:
         self.rest = rest
+        self.late = self.behind = 0
         self._took = 0.0
         self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-        self._cushion = CUSHION[0]
+        self._cushion, self._looks = CUSHION[0], True
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         """See also how long each takes, and the host at it."""
         self._took, hosts = _warmed(before, timed, count, seconds)
         if hosts:
-            self._cushion = min(max(CUSHION[0], AHEAD * float(np.median(hosts))), CUSHION[1])
+            wanted = AHEAD * float(np.median(hosts))
+            self._cushion, self._looks = min(max(CUSHION[0], wanted), CUSHION[1]), wanted <= CUSHION[1]
         return self._took
 
     @property
@@ -81,7 +96,23 @@ class CudaClock:
         return times
 
     def _burst(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
-        pairs = []
+        """Of up to `count` calls, those that count."""
+        calls = self._queued(before, timed, count, meanwhile)
+        late = sum(each for _, each in calls) if self._looks else 0
+        often = late > SELDOM * count
+        if often and self._cushion == CUSHION[1]:
+            self.behind += late
+            return [took for took, _ in calls]
+        if often:
+            self._cushion = min(2 * self._cushion, CUSHION[1])
+        self.late += late
+        return [took for took, each in calls if not (each and self._looks)]
+
+    def _queued(
+        self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]
+    ) -> list[tuple[float, bool]]:
+        """Of each call how long it took, and whether the GPU began it before all of it was queued."""
+        calls = []
         for _ in range(count):
             prepared = before()
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -91,11 +122,12 @@ class CudaClock:
             start.record()
             result = timed(prepared)
             end.record()
+            late = start.query()
             del result, prepared
-            pairs.append((start, end))
+            calls.append((start, end, late))
         meanwhile()
         torch.cuda.synchronize()
-        return [start.elapsed_time(end) for start, end in pairs]
+        return [(start.elapsed_time(end), late) for start, end, late in calls]
 
 
 def pause(rest: float, worked: float) -> None:

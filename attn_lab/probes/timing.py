@@ -12,7 +12,7 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, precision, quantile, summed
-from attn_lab.probes._watched import Watched
+from attn_lab.probes._watched import FEW, Watched
 
 PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
@@ -37,6 +37,8 @@ class Timing(Probe):
     On a GPU the card is read once for every ten calls, while it works: PASS/sm_clock, memory_clock, power, temperature.
     Calls under a clock throttled by heat or power brake, or below `clock_share` of the pass's own median, are dropped:
     PASS/throttled counts them.  Too many of those, or somebody else on the card, is a mark on every time.
+    A call that the GPU began before its host had queued the whole of it has timed the host, and is made again;
+    PASS/late counts them, and where even a GPU that waits longer has to wait for the host, that is a mark, too.
     """
 
     warmup: int
@@ -84,6 +86,8 @@ class Timing(Probe):
             gap = Gap(times, *(each.series for each in alone)) if name == "forward_backward" and alone[1:] else None
             others = list(card.others()) if card else []
             marks = [gap.mark if gap else "", calls.mark, f"{', '.join(others)} on this GPU as well" * bool(others)]
+            if clock.behind > FEW * calls.taken:
+                marks.append(f"the host was late with {clock.behind} of {calls.taken} calls")
             note = f"noisy: {'; '.join(filter(None, marks))}" if any(marks) else ""
             seen = Measurement(**summed(f"{name}/time", times, note), series=times)
             yield seen
@@ -96,6 +100,11 @@ class Timing(Probe):
                 high=rate / (seen.low or seen.value), samples=len(times),
             )  # fmt: skip
             yield from calls.measurements(name)
+            if clock.late or clock.behind:
+                yield Measurement(
+                    name=f"{name}/late", value=clock.late + clock.behind, unit="samples", samples=calls.taken,
+                    note=f"the host was late: {clock.late} made again, {clock.behind} count all the same",
+                )  # fmt: skip
             if clock.rest:
                 yield Measurement(
                     name=f"{name}/rest", value=clock.rest, unit="times a burst", note="else at its power cap"
@@ -124,6 +133,7 @@ class Timing(Probe):
         settled = time.perf_counter() + self.settle
         takes = clock.warm(before, timed, self.warmup, self.seconds / 2)
         self._settle(clock, calls, settled, takes, before, timed)
+        clock.late = clock.behind = 0
         begun, look = time.perf_counter(), self.least
         while calls.taken < self.samples and not self._tired(clock, calls):
             left = begun + self.seconds * (PATIENCE if calls.taken < self.least else 1) - time.perf_counter()
