@@ -206,10 +206,12 @@ class Host(CudaClock):
 )  # fmt: skip
 def test_a_call_that_waited_for_its_host_is_made_again_and_where_all_do_that_is_said(stalls, late, behind):
     clock = Host(stalls)
-    calls = timing(least=60)._sample(clock, Watched(None, 0.9), lambda: None, lambda _: None)
+    card = Recording([SOUND])
+    calls = timing(least=60)._sample(clock, Watched(card, 0.9), lambda: None, lambda _: None)
     assert calls.taken >= 60 and bool(clock.late) == late and bool(clock.behind) == behind
     assert (max(calls.kept) == 1.0) != behind
     assert clock.made == calls.taken + clock.late
+    assert len(list(calls.measurements("forward"))) > 1  # one reading a batch, however often its calls are made again
 
 
 class Wanders:
@@ -292,7 +294,7 @@ def test_a_gpu_s_calls_that_waited_for_their_host_do_not_count_unseen(stall):
     sound, clock = CudaClock(), CudaClock()
     sound.warm(lambda: None, lambda _: ones * 2 * 2, 10, 1.0)
     expected = float(np.median(sound.time(lambda: None, lambda _: ones * 2 * 2, 40, lambda: None)))
-    assert (sound.late, sound.behind) == (0, 0)
+    assert sound.behind == 0
     clock.warm(lambda: None, timed, 10, 1.0)
     times = clock.time(lambda: None, timed, 40, lambda: None)
     assert clock.late > 0 and len(times) == 40
@@ -335,5 +337,5 @@ def test_what_a_late_host_has_done_to_a_time_is_said_of_it(door, tmp_path, monke
              "measure.least=40", "measure.samples=40", "measure.seconds=5")  # fmt: skip
     sound, stalled = (door(*words, "--config-dir", "conf", f"backend={name}").records[-1]["metrics"]
                       for name in ("sdpa_math", "stalls"))  # fmt: skip
-    assert "the host was late" not in sound["forward/time"]["note"]
+    assert "the host was late" not in sound["forward/time"]["note"]  # it may have been, but for a call or two
     assert stalled["forward/late"]["value"] > 20 and "noisy: the host was late with" in stalled["forward/time"]["note"]

@@ -16,7 +16,7 @@ LONGEST = 0.1  # s of a rest: what works for longer than its regulator looks bac
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
 AT_ONCE = 10  # calls queued together: the host gets further ahead with each
-SELDOM = 0.1  # of the calls of a burst may come late before the GPU is to wait longer for the next
+SELDOM = 0.1  # of the calls, and one, may be late before the GPU is to wait longer for those that follow
 MEDIAN = 1.25  # times as far as a mean, of normal deviates
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
@@ -40,7 +40,7 @@ class Clock(Protocol):
         """Make `count` calls that nobody times, fewer once `seconds` are over.  Returns how long each took, in s."""
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
-        """Milliseconds of `count` calls.  `meanwhile` is called once all are on their way."""
+        """Milliseconds of `count` calls.  `meanwhile` is called once, when they are on their way."""
 
 
 class WallClock:
@@ -74,6 +74,7 @@ class CudaClock:
         self._took = 0.0
         self._flush = None if hot else torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
         self._cushion, self._looks = CUSHION[0], True
+        self._made = self._missed = 0  # calls under this cushion, and the late ones among them
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
         """See also how long each takes, and the host at it."""
@@ -81,6 +82,7 @@ class CudaClock:
         if hosts:
             wanted = AHEAD * float(np.median(hosts))
             self._cushion, self._looks = min(max(CUSHION[0], wanted), CUSHION[1]), wanted <= CUSHION[1]
+            self._made = self._missed = 0
         return self._took
 
     @property
@@ -92,21 +94,24 @@ class CudaClock:
         while len(times) < count:
             begun = time.perf_counter()
             times += self._burst(before, timed, min(self.calls_at_once, count - len(times)), meanwhile)
+            meanwhile = _nothing
             pause(self.rest, time.perf_counter() - begun)
         return times
 
     def _burst(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         """Of up to `count` calls, those that count."""
         calls = self._queued(before, timed, count, meanwhile)
-        late = sum(each for _, each in calls) if self._looks else 0
-        often = late > SELDOM * count
-        if often and self._cushion == CUSHION[1]:
-            self.behind += late
+        if not self._looks:
             return [took for took, _ in calls]
-        if often:
-            self._cushion = min(2 * self._cushion, CUSHION[1])
+        late = sum(each for _, each in calls)
+        self._made, self._missed = self._made + count, self._missed + late
+        if self._missed > 1 + SELDOM * self._made:
+            if self._cushion == CUSHION[1]:
+                self.behind += late
+                return [took for took, _ in calls]
+            self._cushion, self._made, self._missed = min(2 * self._cushion, CUSHION[1]), 0, 0
         self.late += late
-        return [took for took, each in calls if not (each and self._looks)]
+        return [took for took, each in calls if not each]
 
     def _queued(
         self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]
@@ -128,6 +133,10 @@ class CudaClock:
         meanwhile()
         torch.cuda.synchronize()
         return [(start.elapsed_time(end), late) for start, end, late in calls]
+
+
+def _nothing() -> None:
+    pass
 
 
 def pause(rest: float, worked: float) -> None:

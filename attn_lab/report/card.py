@@ -23,9 +23,8 @@ def condition(study: Study) -> Iterator[Piece]:
     unwatched = dict.fromkeys(_note(row, "card/unwatched") for row in study.rows if "card/unwatched" in row.metrics)
     if unwatched:
         yield Text(study.say("unwatched", why="; ".join(unwatched)), "warning")
-    dropped = [f"{row.backend}, {row.shape_text}, {study.words[one]}: {_note(row, f'{one}/{why}')}"
-               for row in study.rows for one in PASSES for why in ("throttled", "late")
-               if row.number(f"{one}/{why}")]  # fmt: skip
+    dropped = [f"{row.backend}, {row.shape_text}, {study.words[one]}: {_note(row, f'{one}/throttled')}"
+               for row in study.rows for one in PASSES if row.number(f"{one}/throttled")]  # fmt: skip
     if dropped:
         yield Text(study.say("dropped_calls", count=len(dropped)))
         more = [study.say("more_rows", count=len(dropped) - MOST)] if len(dropped) > MOST else []
