@@ -172,6 +172,18 @@ def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray
     assert again.lines[:6] == before and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
 
 
+@pytest.mark.parametrize("threads", [None, "2"])
+def test_a_hand_of_ray_has_the_threads_that_a_worker_here_would_have(threads, ray, lab: Lab, monkeypatch):
+    """Ray gives a task one where its node says nothing, and the answers would count for no other launcher."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    given = {"OMP_NUM_THREADS": threads} if threads else {}
+    told = lab(*SIX, *ray.words, "shape.seq_len=16", **ray.token, **given)
+    assert told.code == 0 and told.statuses == ["ok"] * 2, told.out + told.err
+    before = told.lines
+    again = lab(*SIX, "shape.seq_len=16", **given)
+    assert again.lines == before and "2 of them before" in again.out, again.out
+
+
 def test_a_hand_that_can_have_no_machine_is_waited_for_aloud_and_ctrl_c_is_heeded(ray, tmp_path: Path):
     sweep = start(tmp_path, *SIX, *ray.words, "+hydra.launcher.remote.num_gpus=1", **ray.token)
     told = next(line for line in sweep.stdout if "waiting for" in line)

@@ -394,6 +394,7 @@ def test_rivals_stay_with_one_worker_and_several_share_the_rest(crew):
     told = crew("backend=naive,sdpa_math", "shape.seq_len=16,32,48,64", "probe=[accuracy]", "passes=[forward]",
                "hydra.launcher.count=2")  # fmt: skip
     assert told.code == 0 and Counter(told.statuses) == {"ok": 8}
+    assert "2 workers share this CPU, and disturb each other's times" in told.out
     workers: dict[str, set[str]] = {}
     for line in told.out.splitlines():
         if " CPU " in line and "/8 " in line:

@@ -1,11 +1,12 @@
 """Hands on a Ray cluster: each is a task that owns one GPU (on a cluster without, a CPU of a node)."""
 
 import logging
+import os
 import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from attn_lab.sweep.nursery import as_pythonpath
 
 CONNECT = 10  # seconds in which a cluster must answer
 GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends whoever waits for it
+THREADS = "OMP_NUM_THREADS"  # hands have it from where the sweep is started: an answer is for so many threads
+UNSET = ""  # passed on instead of nothing, of which Ray makes 1
 TOKEN = "the head's ~/.ray/auth_token here, too"
 
 
@@ -101,7 +104,7 @@ class OnRay:
         try:
             ray.init(
                 address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": as_pythonpath()}},
+                runtime_env={"env_vars": {"PYTHONPATH": as_pythonpath(), THREADS: os.environ.get(THREADS, UNSET)}},
             )  # fmt: skip
         except ray.exceptions.AuthenticationError as error:
             raise BadRequest(f"hydra.launcher.address: expected {TOKEN}; got {_first(str(error))}") from None
@@ -120,7 +123,7 @@ class OnRay:
 
     def start(self, words: Sequence[str], device: str) -> RayJob:
         asked = {"max_retries": 0, "num_returns": "streaming", **self._asked(device)}
-        return RayJob(ray.remote(**asked)(attend_aloud).remote(list(words), str(Path.cwd())), self._head)
+        return RayJob(ray.remote(**asked)(_attend).remote(list(words), str(Path.cwd())), self._head)
 
     def wanting(self, device: str) -> str:
         if self._head.silent:  # and might not answer this either
@@ -136,6 +139,12 @@ class OnRay:
     def _asked(self, device: str) -> dict[str, Any]:
         own = {"num_gpus": 1} if self._gpus(device) else {"scheduling_strategy": "SPREAD"}
         return {"num_cpus": 1, **own, **self._remote}
+
+
+def _attend(words: Sequence[str], cwd: str) -> Iterator[str]:
+    if os.environ.get(THREADS) == UNSET:
+        del os.environ[THREADS]
+    yield from attend_aloud(words, cwd)
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -146,6 +146,8 @@ class Run:
             gpus = [worker.machine.uuid for worker in workers if worker.machine.uuid]
             with held(gpus, self.interrupt.heed, self._say):
                 self.view = View(self.console, self.todo, self.abreast)
+                if self.abreast > 1 and self.machines[0].device == "cpu":
+                    self._say(f"{self.abreast} workers share this CPU, and disturb each other's times")
                 work(
                     workers, longest_first(dealt) if self.abreast > 1 else dealt,
                     origin=lambda case, worker: provenance_of(case, worker.machine, self.sweep, self.command),
