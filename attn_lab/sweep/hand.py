@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +43,6 @@ def attend(words: Sequence[str], cwd: str) -> str:
             fate = f"ended by {signal.Signals(-done.returncode).name}"
         raise RuntimeError(f"{host}: {told_by(done.stderr) or 'it said nothing'} ({fate})")
     return done.stdout
-
-
-def attend_aloud(words: Sequence[str], cwd: str) -> Iterator[str]:
-    """The same, which says first where it has begun."""
-    yield os.uname().nodename
-    yield attend(words, cwd)
 
 
 def told_by(output: str) -> str:

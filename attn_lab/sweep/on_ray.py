@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.hand import attend_aloud, told_by
+from attn_lab.sweep.hand import attend, told_by
 from attn_lab.sweep.nursery import as_pythonpath
 
 CONNECT = 10  # seconds in which a cluster must answer
@@ -52,7 +52,7 @@ class Head:
 
 
 class RayJob:
-    """`answers` are those of attend_aloud: where it is, and in the end what it printed."""
+    """`answers` are those of _attend: where it is, and in the end what it printed."""
 
     def __init__(self, answers: Any, head: Head):
         self._answers, self._head = answers, head
@@ -142,9 +142,11 @@ class OnRay:
 
 
 def _attend(words: Sequence[str], cwd: str) -> Iterator[str]:
+    """Says where it has begun, and then what came of it."""
+    yield os.uname().nodename
     if os.environ.get(THREADS) == UNSET:
         del os.environ[THREADS]
-    yield from attend_aloud(words, cwd)
+    yield attend(words, cwd)
 
 
 def _nodes() -> list[dict[str, Any]]:
