@@ -16,7 +16,7 @@ LONGEST = 0.1  # s of a rest: what works for longer than its regulator looks bac
 AHEAD = 1.5  # times what the host needs to queue a call: so long the GPU waits for it
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # 97.5 % of t by degrees of freedom, and beyond
 AT_ONCE = 10  # calls queued together: the host gets further ahead with each
-SELDOM = 0.1  # of the calls, and one, may be late before the GPU is to wait longer for those that follow
+SELDOM = 0.1  # of the calls, and one, may be late before the GPU is to wait longer; of those that count, before a mark
 MEDIAN = 1.25  # times as far as a mean, of normal deviates
 Before = Callable[[], Any]
 Timed = Callable[[Any], Any]
@@ -137,6 +137,11 @@ class CudaClock:
 
 def _nothing() -> None:
     pass
+
+
+def overtaken(clock: Clock, taken: int) -> str:
+    """Empty, or what is wrong with so many calls: the GPU had to wait for the host in more than a few that count."""
+    return f"the host was late with {clock.behind} of {taken} calls" if clock.behind > SELDOM * taken else ""
 
 
 def pause(rest: float, worked: float) -> None:

@@ -13,7 +13,17 @@ from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.probes._captured import Uncapturable, captured
-from attn_lab.probes._clock import L2_FLUSH_BYTES, Before, CudaClock, Timed, launches, pause, precision, summed
+from attn_lab.probes._clock import (
+    L2_FLUSH_BYTES,
+    Before,
+    CudaClock,
+    Timed,
+    launches,
+    overtaken,
+    pause,
+    precision,
+    summed,
+)
 
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
 BETWEEN = 3e-3  # ms from one kernel to the next in a stream, and around an event
@@ -54,29 +64,32 @@ class Kinds(Probe):
             for name in trial.passes:
                 for kind, take in (("hot", self._hot), ("graph", self._graph), ("host", self._host)):
                     try:
-                        times, note = take(trial, name), ""
+                        times, note = take(trial, name)
                     except Uncapturable as why:
                         times, note = [math.nan], f"cannot be captured: {why}"
                     yield Measurement(**summed(f"{name}/time_{kind}", times, note))
             yield from self._kernels(trial)
         yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
 
-    def _hot(self, trial: Trial, name: str) -> list[float]:
+    def _hot(self, trial: Trial, name: str) -> tuple[list[float], str]:
         return self._clocked(CudaClock(_rest(trial, name), hot=True), *trial.stages(name), self._count(trial, name))
 
-    def _graph(self, trial: Trial, name: str) -> list[float]:
+    def _graph(self, trial: Trial, name: str) -> tuple[list[float], str]:
         before, timed = captured(trial, name)
         try:
             return self._clocked(CudaClock(_rest(trial, name)), before, timed, self._count(trial, name))
         except torch.OutOfMemoryError as error:  # the graph has memory of its own
             raise Uncapturable("out of memory beside it") from error
 
-    def _host(self, trial: Trial, name: str) -> list[float]:
-        return launches(*trial.stages(name), self._count(trial, name))
+    def _host(self, trial: Trial, name: str) -> tuple[list[float], str]:
+        return launches(*trial.stages(name), self._count(trial, name)), ""
 
-    def _clocked(self, clock: CudaClock, before: Before, timed: Timed, count: int) -> list[float]:
+    def _clocked(self, clock: CudaClock, before: Before, timed: Timed, count: int) -> tuple[list[float], str]:
+        """The times, and what is wrong with them."""
         clock.warm(before, timed, min(count, 3), math.inf)
-        return clock.time(before, timed, count, lambda: None)
+        times = clock.time(before, timed, count, lambda: None)
+        mark = overtaken(clock, count)
+        return times, f"noisy: {mark}" * bool(mark)
 
     def _count(self, trial: Trial, name: str) -> int:
         known = trial.found.get(f"{name}/time")

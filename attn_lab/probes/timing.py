@@ -11,8 +11,8 @@ from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, precision, quantile, summed
-from attn_lab.probes._watched import FEW, Watched
+from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, overtaken, precision, quantile, summed
+from attn_lab.probes._watched import Watched
 
 PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed
@@ -85,9 +85,8 @@ class Timing(Probe):
             alone = [trial.found[each] for each in ("forward/time", "backward/time") if each in trial.found]
             gap = Gap(times, *(each.series for each in alone)) if name == "forward_backward" and alone[1:] else None
             others = list(card.others()) if card else []
-            marks = [gap.mark if gap else "", calls.mark, f"{', '.join(others)} on this GPU as well" * bool(others)]
-            if clock.behind > FEW * calls.taken:
-                marks.append(f"the host was late with {clock.behind} of {calls.taken} calls")
+            shared = f"{', '.join(others)} on this GPU as well" * bool(others)
+            marks = [gap.mark if gap else "", calls.mark, overtaken(clock, calls.taken), shared]
             note = f"noisy: {'; '.join(filter(None, marks))}" if any(marks) else ""
             seen = Measurement(**summed(f"{name}/time", times, note), series=times)
             yield seen
