@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_lab.report.card import late
 from attn_lab.report.read import Row, records
 from attn_lab.report.verdict import floor_of
 
 METRICS = ("forward/time", "backward/time", "forward_backward/time")
+UNSURE = 2.0  # %
 Pairs = Iterable[tuple[Row, Row]]
 
 
@@ -44,6 +46,10 @@ def rates(name: str, rows: Sequence[Row]) -> dict[str, float]:
     ok = sum(row.status == "ok" for row in rows)
     told = ", ".join(f"{60 * each:.1f} {what}" for what, each in found.items())
     print(f"! {name}: {ok} of {len(rows)} cases ok on {len(cards)} card(s); cases a minute: {told}")
+    certain = [row.number(f"{metric.partition('/')[0]}/precision") or 0.0 for row in rows for metric in METRICS]
+    unsure = f"{sum(each > UNSURE for each in certain)} of {len(certain)} medians are less certain than ±{UNSURE:g} %"
+    counted = "{late} calls were late, beside {calls} that count, in {passes} of {all} passes".format(**late(rows))
+    print(f"! {name}: {unsure}, the least ±{max(certain):.1f} %; {counted}")
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_lab.report.card import late
 from attn_lab.report.compare import digits
 from attn_lab.report.read import PASSES, Row, records
 from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
@@ -195,6 +196,10 @@ def state(folder: Path) -> Iterator[str]:
         if "card/unwatched" in row.metrics
     }
     yield from (f"\n{why}" for why in sorted(told))
+    counted = late([row for name in sorted(folder.glob("*/records.jsonl")) for row in ok(name.parent)])
+    if counted["late"]:
+        told = "{late} calls were late, beside {calls} that count, in {passes} of {all} passes".format(**counted)
+        yield f"\nIn all runs here {told}."
 
 
 def cost(folder: Path) -> Iterator[str]:

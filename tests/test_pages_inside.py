@@ -172,7 +172,8 @@ def test_the_card_s_state_is_told_and_what_was_dropped_for_it(tmp_path: Path) ->
             "high": clock + 10,
         }
         dropped = measured("forward/throttled", 20.0, "samples", "dropped: 20 of 200 calls (20 power brake)")
-        return {"forward/sm_clock": clocks, **dropped}
+        late = measured("forward/late", 3.0, "samples", "the host was late: 3 made again, 0 count all the same")
+        return {"forward/sm_clock": clocks, **dropped, **late}
 
     unwatched = measured("card/unwatched", 1.0, "", "pynvml is not installed")
     _, pages = told(tmp_path, record("naive", metrics=state(1900.0)), record("flash2", metrics=state(1700.0)),
@@ -181,6 +182,7 @@ def test_the_card_s_state_is_told_and_what_was_dropped_for_it(tmp_path: Path) ->
     assert (line["state"], line["lowest"], line["median"], line["highest"]) == ("SM clock", "1600", "1800", "1910")
     said = words(pages["provenance"])
     assert "pynvml is not installed" in said and said.count("20 of 200 calls (20 power brake)") == 2
+    assert "had queued them whole: 6, beside" in said and "in 2 of 9 passes" in said
     _, pages = told(tmp_path / "none", record())
     assert "were not recorded" in words(pages["provenance"])
 

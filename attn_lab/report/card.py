@@ -23,12 +23,23 @@ def condition(study: Study) -> Iterator[Piece]:
     unwatched = dict.fromkeys(_note(row, "card/unwatched") for row in study.rows if "card/unwatched" in row.metrics)
     if unwatched:
         yield Text(study.say("unwatched", why="; ".join(unwatched)), "warning")
+    if (counted := late(study.rows))["late"]:
+        yield Text(study.say("late_calls", **counted))
     dropped = [f"{row.backend}, {row.shape_text}, {study.words[one]}: {_note(row, f'{one}/throttled')}"
                for row in study.rows for one in PASSES if row.number(f"{one}/throttled")]  # fmt: skip
     if dropped:
         yield Text(study.say("dropped_calls", count=len(dropped)))
         more = [study.say("more_rows", count=len(dropped) - MOST)] if len(dropped) > MOST else []
         yield Bullets([(line, "") for line in [*dropped[:MOST], *more]])
+
+
+def late(rows: Sequence[Row]) -> dict[str, int]:
+    """How many calls a GPU began before their host had queued them whole (`late`, beside `calls` that count), and in
+    how many `passes` of `all`."""
+    passes = [(row, one) for row in rows for one in PASSES if f"{one}/time" in row.metrics]
+    counts = [int(row.number(f"{one}/late") or 0) for row, one in passes]
+    calls = sum(int(row.metrics[f"{one}/time"].get("samples") or 0) for row, one in passes)
+    return {"late": sum(counts), "calls": calls, "passes": sum(map(bool, counts)), "all": len(passes)}
 
 
 def _ranges(study: Study, what: str) -> Iterator[list[Cell]]:
