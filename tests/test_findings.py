@@ -151,6 +151,22 @@ def test_a_place_goes_by_its_name_and_by_what_else_sets_two_of_a_name_apart(tmp_
     assert named == {A100["name"], f"{H100['name']}, torch 2.11.0", f"{H100['name']}, torch 2.12.0"}
 
 
+def test_the_cards_of_a_sweep_are_one_place_and_those_of_others_are_not(tmp_path: Path) -> None:
+    """Shapes and rounds are dealt to whichever card is free; rivals of a round share one."""
+
+    def dealt(sweep: str, *cards: str, mask: str = "causal") -> list[dict[str, Any]]:
+        return [line(name, time, machine={**H100, "uuid": card}, sweep=sweep, seq_len=256 * (1 + index), mask=mask)
+                for index, card in enumerate(cards) for name, time in (("naive", 4.0), ("flash2", 1.0))]  # fmt: skip
+
+    together = findings(
+        rows(tmp_path / "one", *dealt("first", "A", "B", "A"), *dealt("resumed", "C", "B", mask="full"))
+    )
+    assert "apart" not in {each.key for each in together}
+    assert "Fastest forward at 5 settings: flash2" in " ".join(each.text for each in together)
+    told = findings(rows(tmp_path / "two", *dealt("first", "A", "B"), *dealt("another", "C", "D", mask="full")))
+    assert told[0].key == "apart" and "uuid A, B" in told[0].text and "uuid C, D" in told[0].text
+
+
 def test_a_package_that_only_one_backend_names_keeps_a_sweep_together(tmp_path: Path) -> None:
     """Two versions of flash-attn in two sweeps: naive, which does not name it, stays with its own sweep."""
     lines = [line(name, time, sweep=sweep, round=round, versions={"torch": "2.11.0",

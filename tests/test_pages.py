@@ -334,6 +334,13 @@ def test_a_noisy_number_is_marked_wherever_it_stands(tmp_path: Path, note: str) 
     assert notes == {note or None}
 
 
+def test_several_cards_of_a_sweep_are_no_mixture(tmp_path: Path) -> None:
+    lines = [record(name, machine={**H100, "uuid": card}, seq_len=length) for name in ("naive", "flash2")
+             for card, length in (("A", 512), ("B", 1024))]  # fmt: skip
+    _, pages = told(tmp_path, *lines)
+    assert "different machines" not in words(pages["overview"]) and "A, B" in words(pages["provenance"])
+
+
 def test_mixtures_are_said_and_machines_never_divided_by_one_another(tmp_path: Path) -> None:
     other = record("naive", machine={**H100, "name": "A100"}, versions={"torch": "2.12.0", "triton": "3"}, commit="f",
                    dirty=True)  # fmt: skip

@@ -1,19 +1,24 @@
 """Rows of several machines or package versions, taken apart: nothing is held against what ran elsewhere."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from attn_lab.report.machines import machines
 from attn_lab.report.read import Row
 
 
 def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """What may be compared, apart from what may not: one machine and one version of each package in every part.
+    """What may be compared, apart from what may not: one machine and one version of each package in every part
+    (the cards of a sweep are one machine).
 
     Each part goes by what sets it apart, nothing if there is but one.
     """
     seen: dict[str, dict[str, None]] = {}
     within: dict[tuple[str, str], set[str]] = {}  # a record names only its own backend's packages: its sweep knows more
-    about = [(row, _facts(row), _sweep(row)) for row in rows]
+    about = [
+        (row, _facts(row, machine), _sweep(row, machine)) for row, machine in zip(rows, machines(rows), strict=True)
+    ]
     for _, facts, sweep in about:
         for name, value in facts.items():
             seen.setdefault(name, {})[value] = None
@@ -38,11 +43,11 @@ def _place(apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Seque
     return ", ".join([rows[0].machine, *told])
 
 
-def _facts(row: Row) -> dict[str, str]:
-    machine = {f"machine.{name}": json.dumps(value) if not isinstance(value, str) else value
-               for name, value in row.provenance["machine"].items()}  # fmt: skip
-    return machine | {name: str(version) for name, version in row.packages.items()}
+def _facts(row: Row, machine: Mapping[str, Any]) -> dict[str, str]:
+    facts = {f"machine.{name}": json.dumps(value) if not isinstance(value, str) else value
+             for name, value in machine.items()}  # fmt: skip
+    return facts | {name: str(version) for name, version in row.packages.items()}
 
 
-def _sweep(row: Row) -> str:
-    return json.dumps([row.provenance.get("sweep"), row.provenance["machine"]], sort_keys=True, default=str)
+def _sweep(row: Row, machine: Mapping[str, Any]) -> str:
+    return json.dumps([row.provenance.get("sweep"), machine], sort_keys=True, default=str)

@@ -9,6 +9,7 @@ from attn_lab.report.card import condition
 from attn_lab.report.compare import digits
 from attn_lab.report.families import question_of
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
+from attn_lab.report.machines import machines
 from attn_lab.report.marks import mixtures
 from attn_lab.report.study import Experiment, Study
 
@@ -30,10 +31,11 @@ def render(study: Study) -> Iterator[Piece]:
 
 def warnings(study: Study) -> list[str]:
     """What a reader must know before the first number."""
-    machines = {json.dumps(row.provenance["machine"], sort_keys=True): row.machine for row in study.rows}
+    told = zip(study.rows, machines(study.rows), strict=True)
+    names = {json.dumps(machine, sort_keys=True): row.machine for row, machine in told}
     said = []
-    if len(machines) > 1:
-        said.append(study.say("machines_mixed", count=len(machines), names=", ".join(dict.fromkeys(machines.values()))))
+    if len(names) > 1:
+        said.append(study.say("machines_mixed", count=len(names), names=", ".join(dict.fromkeys(names.values()))))
     said += [study.say("versions_mixed", what=each) for each in mixtures(study.rows) if not each.startswith("machine.")]
     if any(row.provenance.get("dirty") for row in study.rows):
         said.append(study.words["dirty_runs"])
