@@ -152,7 +152,7 @@ def test_layer_is_right_on_gpu(name, shape):
 
 H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),
-    packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0", "xformers": "0.0.35"},
+    packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0"},
 )  # fmt: skip
 
 

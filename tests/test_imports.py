@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ATTENTION = {"flash_attn", "flash_attn_interface", "timm", "transformers", "xformers"}
+ATTENTION = {"flash_attn", "flash_attn_interface", "timm", "transformers"}
 LAB = {"hydra", "omegaconf", "wandb", "rich", "pandas", "altair", "jinja2", "pyarrow", "vl_convert"}
 ROOMS = ("core", "masks", "backends", "layer")  # what goes into a model
 
@@ -81,7 +81,7 @@ def test_what_goes_into_a_model_is_written_against_torch_alone(module: str) -> N
     file = ROOT.joinpath(*module.split("."))
     tree = ast.parse((file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text("utf-8"))
     nodes = tree.body if ".backends." in module else ast.walk(tree)
-    foreign = set(imported(nodes)) - sys.stdlib_module_names - {"torch", "attn_lab"}
+    foreign = set(imported(nodes)) - sys.stdlib_module_names - {"torch", "attn_lab", "platformdirs"}
     assert not foreign
 
 

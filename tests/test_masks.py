@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attn_lab.backends.naive import Naive
-from attn_lab.bench.oracle import oracle
 from attn_lab.core.machine import detect
 from attn_lab.core.mask import Mask, dense, has_empty_rows, kind, pair_count, query_positions
+from attn_lab.core.oracle import oracle
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import attn_lab.bench.oracle as module
-from attn_lab.bench.oracle import oracle
+import attn_lab.core.oracle as module
 from attn_lab.core.mask import Mask, dense
+from attn_lab.core.oracle import oracle
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.document import Document

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
@@ -40,7 +41,8 @@ class Flash2(Backend):
     kernels = {"forward": r"(?<!\w)flash::flash_fwd", "backward": r"(?<!\w)flash::flash_bwd"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        from flash_attn import flash_attn_func, flash_attn_varlen_func
+        with importing("flash2", "flash-attn"):
+            from flash_attn import flash_attn_func, flash_attn_varlen_func
 
         ends = request.mask.ends
         band = request.mask.band if ends is None else request.mask.inside
@@ -68,7 +70,8 @@ class Flash2(Backend):
         return attend_documents
 
     def split(self, request: Request, machine: Machine) -> Split:
-        from flash_attn import flash_attn_interface
+        with importing("flash2", "flash-attn"):
+            from flash_attn import flash_attn_interface
 
         left, right = request.mask.band  # type: ignore[misc]  # limits admit no mask without one
         is_causal = request.mask.band == CAUSAL

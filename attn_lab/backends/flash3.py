@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
@@ -46,8 +47,8 @@ class Flash3(Backend):
     }
     kernels = {"forward": r"flash::.*FlashAttnFwdSm90", "backward": r"flash::.*FlashAttnBwdSm90"}
 
-    def refusals(self, request: Request, machine: Machine) -> list[str]:
-        reasons = super().refusals(request, machine)
+    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
+        reasons = super().declared_refusals(request, machine)
         here = [name for name in FORWARD_ONLY if name in machine.packages]
         if request.needs_backward and here and not any(name in machine.packages for name in WHOLE):
             reasons.append(f"passes: {here[0]} is a forward-only build; asked {', '.join(request.passes)} "
@@ -55,7 +56,8 @@ class Flash3(Backend):
         return reasons
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        from flash_attn_interface import flash_attn_func
+        with importing("flash3", "flash_attn_interface"):
+            from flash_attn_interface import flash_attn_func
 
         options = _options(request)
 
@@ -66,7 +68,8 @@ class Flash3(Backend):
         return attend
 
     def split(self, request: Request, machine: Machine) -> Split:
-        from flash_attn_interface import _flash_attn_forward
+        with importing("flash3", "flash_attn_interface"):
+            from flash_attn_interface import _flash_attn_forward
 
         # Builds differ in what else it takes, and it has few defaults.
         takes = inspect.signature(_flash_attn_forward).parameters.values()

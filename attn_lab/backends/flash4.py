@@ -4,13 +4,20 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attn_lab.backends._joined import joined
 from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, Band
 from attn_lab.core.request import Request
+
+# On compute capability 9.0 version 4.0.0b36 returns a wrong gradient of q (of k and v, too, with grouped heads) where
+# head_dim, rounded up to a multiple of 16, is an odd multiple of 16; at 104 and 112 it does not compile without a mask.
+INCORRECT_HEAD_DIMS = (8, 16, 40, 48, 72, 80, 104, 112)
+NEVER_UNPADDED = (104, 112)
 
 LIMITS = Limits(
     dtypes=("float16", "bfloat16"),
@@ -27,11 +34,19 @@ LIMITS = Limits(
 @dataclass(frozen=True)
 class Flash4(Backend):
     limits = {"cuda": LIMITS}
-    split_limits = {"cuda": replace(LIMITS, masks=("full", "causal", "band"), empty_rows=False)}
+    split_limits = {
+        "cuda": replace(
+            LIMITS, masks=("full", "causal", "band"), empty_rows=False, incorrect_head_dims=INCORRECT_HEAD_DIMS
+        )
+    }
     kernels = {"forward": "flash_attncute.*fwd", "backward": "flash_attncute.*bwd"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
+        head_dim = request.shape.head_dim
+        if head_dim in (INCORRECT_HEAD_DIMS if request.needs_backward else NEVER_UNPADDED):
+            return self._padded(request, machine)
+        with importing("flash4", "flash-attn-4"):
+            from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
 
         if not self.split_refusals(request, machine):
             halves = self.split(request, machine)
@@ -60,8 +75,22 @@ class Flash4(Backend):
 
         return attend_documents
 
+    def _padded(self, request: Request, machine: Machine) -> Attend:
+        """With zeros up to the next multiple of 32: scores and outputs stay, the kernels work on more channels."""
+        shape = request.shape
+        head_dim, wider = shape.head_dim, -(-shape.head_dim // 32) * 32
+        inner = replace(request, shape=replace(shape, head_dim=wider), scale=request.softmax_scale)
+        attend = self.prepare(inner, machine)
+
+        def padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (pad(tensor, (0, wider - head_dim)) for tensor in (q, k, v))
+            return attend(q, k, v)[..., :head_dim]
+
+        return padded
+
     def split(self, request: Request, machine: Machine) -> Split:
-        import flash_attn.cute.interface  # noqa: F401  else missed in the middle of a step
+        with importing("flash4", "flash-attn-4"):
+            import flash_attn.cute.interface  # noqa: F401  else missed in the middle of a step
 
         options = (request.softmax_scale, *_window(request.mask.band))
 

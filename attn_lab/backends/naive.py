@@ -14,6 +14,7 @@ class Naive(Backend):
     limits = {"cuda": Limits(dropout=True), "cpu": Limits(dropout=True)}
     split_limits = {"cuda": Limits(), "cpu": Limits()}
     kernels = {"forward": "(?i)softmax", "backward": "(?i)softmax"}
+    overflows = ("float16",)  # scores are written in the input's dtype: past 65504 they are inf
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         return materialised(request, machine, softmax_dtype=None)

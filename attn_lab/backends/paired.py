@@ -35,7 +35,7 @@ class Paired(Backend):
     def kernels(self) -> Mapping[str, str]:  # type: ignore[override]
         return {"forward": self.forward.kernels["forward"], "backward": self.backward.kernels["backward"]}
 
-    def refusals(self, request: Request, machine: Machine) -> list[str]:
+    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
         ahead = replace(request, passes=("forward",))
         if request.needs_backward:
             into, back = self.forward.split_refusals(ahead, machine), self.backward.split_refusals(request, machine)

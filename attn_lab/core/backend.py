@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from attn_lab.core.certificate import certified_reasons
 from attn_lab.core.errors import Refused
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -50,9 +51,18 @@ class Backend(Protocol):
     split_limits: Mapping[str, Limits] = {}
     label: str | None = None  # what records call it, where its file's name does not tell it from others
     parts: "tuple[Backend, ...]" = ()  # others it is made of
+    overflows: tuple[str, ...] = ()  # dtypes in which a score may be too large to be written to memory
+    compiles: bool = False  # by torch.compile, which cannot begin while another graph is traced
 
     def refusals(self, request: Request, machine: Machine) -> list[str]:
-        """Every reason this request cannot be served; [] is a promise to run it.  Pure: imports and runs nothing."""
+        """Every reason this request cannot be served; [] is a promise to answer it rightly.
+
+        Pure: imports and runs nothing.  What is declared, less what a shipped certificate found incorrect.
+        """
+        return self.declared_refusals(request, machine) or certified_reasons(called(self), request, machine)
+
+    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
+        """The reasons among them that follow from what the backend declares alone."""
         return self.machine_refusals(machine) + _there(self.limits, machine).of_request(request)
 
     def machine_refusals(self, machine: Machine) -> list[str]:
@@ -70,7 +80,8 @@ class Backend(Protocol):
         if not self.split_limits:
             return [WHOLE]
         limits = _there(self.split_limits, machine)
-        return _of_machine(self.split_limits, machine) + limits.of_request(request)
+        reasons = _of_machine(self.split_limits, machine) + limits.of_request(request)
+        return reasons or certified_reasons(called(self), request, machine)
 
 
 def called(backend: Backend) -> str:

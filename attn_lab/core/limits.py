@@ -21,6 +21,7 @@ class Limits:
     dropout: bool = False
     head_dim: tuple[int, int] = (1, 2**20)  # smallest and largest
     head_dim_multiple: int = 1
+    incorrect_head_dims: tuple[int, ...] = ()  # sizes in that range at which the kernels are known to be wrong
     least_keys: int = 1  # smallest seq_len_kv
     backward_elements: int = 2**62  # most of a tensor, keys and values repeated for every head, that has a gradient
     capability: tuple[int, int] = (0, 0)  # least CUDA compute capability
@@ -40,6 +41,7 @@ class Limits:
             dropout=self.dropout and other.dropout,
             head_dim=(max(self.head_dim[0], other.head_dim[0]), min(self.head_dim[1], other.head_dim[1])),
             head_dim_multiple=lcm(self.head_dim_multiple, other.head_dim_multiple),
+            incorrect_head_dims=tuple(sorted({*self.incorrect_head_dims, *other.incorrect_head_dims})),
             least_keys=max(self.least_keys, other.least_keys),
             backward_elements=min(self.backward_elements, other.backward_elements),
             capability=max(self.capability, other.capability),
@@ -78,6 +80,9 @@ class Limits:
             reasons.append(f"head_dim: {least} to {most}; asked {shape.head_dim}")
         if shape.head_dim % self.head_dim_multiple:
             reasons.append(f"head_dim: multiples of {self.head_dim_multiple}; asked {shape.head_dim}")
+        if shape.head_dim in self.incorrect_head_dims:
+            wrong = ", ".join(map(str, self.incorrect_head_dims))
+            reasons.append(f"head_dim: its kernels are incorrect at {wrong}; asked {shape.head_dim}")
         if shape.seq_len_kv < self.least_keys:
             reasons.append(f"seq_len_kv: at least {self.least_keys}; asked {shape.seq_len_kv}")
         longest = max(shape.seq_len, shape.seq_len_kv)

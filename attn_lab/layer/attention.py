@@ -39,6 +39,9 @@ class Attention(nn.Module):
     qk_norm       RMS norm over each head of q and k, with weights, before rope
     dropout       share of attention weights dropped in training; not every backend has it
     bias          of both projections
+    verify        hold a small case of each new kind of request (head_dim, dtype, mask kind, grouped heads, gradients)
+                  against float64 before the backend answers it, unless a certificate has it or it was done before on
+                  this machine; ATTN_LAB_VERIFY=off turns it off for a process
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Attention(nn.Module):
         qk_norm: bool = False,
         dropout: float = 0.0,
         bias: bool = False,
+        verify: bool = True,
     ):
         super().__init__()
         sizes = Shape(
@@ -76,8 +80,9 @@ class Attention(nn.Module):
         self._as_projected = self.rope is None and not qk_norm  # q and k go to the backend as they come
         if plan is not None and backend != AUTO:
             raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
-        self._auto: BackendLike = AUTO if plan is None else Auto(plan)
-        self._serving = Serving(self._named(backend), mask_named(mask), dropout=dropout)
+        self.verify = verify
+        self._auto: BackendLike = AUTO if plan is None and verify else Auto(plan, verify=verify)
+        self._serving = Serving(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
         self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
         self._turns: dict[torch.device, Turn] = {}
         self._packing = Recall()
@@ -100,7 +105,7 @@ class Attention(nn.Module):
 
     @backend.setter
     def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
-        self._serving = Serving(self._named(backend), self.mask, dropout=self.dropout)
+        self._serving = Serving(self._named(backend), self.mask, dropout=self.dropout, verify=self.verify)
         self._known = {}
 
     def _named(self, backend: BackendLike | Sequence[BackendLike]) -> tuple[Backend, ...]:

@@ -17,6 +17,7 @@ from attn_lab.layer.bucket import Bucket, mask_words
 from attn_lab.layer.candidates import KNOWN, named, refusals, those_able
 from attn_lab.layer.kept import Kept
 from attn_lab.layer.plan import Plan, Ranking, shipped
+from attn_lab.layer.verification import verified_reasons
 
 SIZES = tuple(each.name for each in fields(Shape))
 ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
@@ -26,6 +27,7 @@ ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), em
 class Auto(Backend):
     """plan     a Plan or the file of one; None: the one shipped for this GPU, or else measurement
     any_gpu  follow a plan that was made on another GPU
+    verify   verify the first request of each kind (`layer/verification.py`)
 
     A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
     comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
@@ -34,6 +36,7 @@ class Auto(Backend):
 
     plan: Plan | str | PathLike[str] | None = None
     any_gpu: bool = False
+    verify: bool = True
 
     limits = {"cuda": ANYTHING, "cpu": ANYTHING}
     kernels = {}  # those of whoever it chooses
@@ -106,7 +109,10 @@ class Auto(Backend):
         known = kept.known(asked, one)
         if known and (taken := self._first(known, where, request, machine, passed_over)):
             return taken
-        able = those_able(request, machine, passed_over)
+        able = {name: backend for name, backend in those_able(request, machine, passed_over).items()
+                if not self._incorrect(name, backend, request, machine, passed_over)}  # fmt: skip
+        if not able:
+            raise Refused("auto", _told(passed_over))
         if len(able) == 1:
             where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
@@ -136,11 +142,23 @@ class Auto(Backend):
             try:
                 backend = named(name)
                 assert backend is not None
-                return replace(take(backend, request, machine), passed_over=passed_over)
+                taken = take(backend, request, machine)
+                if self._incorrect(name, backend, request, machine, passed_over):
+                    return None
+                return replace(taken, passed_over=passed_over)
             except Refused as late:
                 reasons = late.reasons
         passed_over[name] = reasons
         return None
+
+    def _incorrect(
+        self, name: str, backend: Backend, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> bool:
+        """Whether its kind of request is answered wrongly here; the reasons are then among those passed over."""
+        reasons = verified_reasons(backend, request, machine) if self.verify else []
+        if reasons:
+            passed_over[name] = reasons
+        return bool(reasons)
 
 
 def pass_of(request: Request) -> str:

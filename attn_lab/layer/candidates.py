@@ -10,7 +10,7 @@ from attn_lab.core.request import Request
 from attn_lab.layer.names import backends_named
 
 # In the order in which they are measured; of two that are level the first is taken.
-READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient", "xformers")
+READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient")
 # Only where nobody above can, for compiling it takes longer than a short measurement may.  And alone, so that it is not
 # raced: whoever traces holds torch.compile's lock, and a race in another thread would wait for it forever.
 COMPILED = ("flex",)

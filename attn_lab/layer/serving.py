@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
@@ -16,6 +16,8 @@ from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import CAUSAL, Mask
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
+from attn_lab.layer.overflow import finite_only
+from attn_lab.layer.verification import verified_reasons
 from attn_lab.masks.full import Full
 
 MOST = 256  # questions remembered: decoding asks a new one each token
@@ -44,11 +46,18 @@ class Serving:
     """
 
     def __init__(
-        self, backends: Sequence[Backend], mask: Mask, *, dropout: float = 0.0, scale: float | None = None
+        self,
+        backends: Sequence[Backend],
+        mask: Mask,
+        *,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        verify: bool = True,
     ) -> None:
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {dropout!r}")
         self.backends, self.mask, self.dropout, self.scale = tuple(backends), mask, dropout, scale
+        self.verify = verify
         self._drops = dropout > 0  # a constant to torch.compile, where a float need be none
         self.choices: dict[tuple[Any, ...], Choice] = {}
         self._prepared: dict[tuple[Any, ...], Attend] = {}
@@ -128,7 +137,7 @@ class Serving:
         here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with torch.inference_mode(False), torch.no_grad(), here:
             for backend in self.backends:
-                reasons, taken = _asked(backend, request, machine)
+                reasons, taken = _asked(backend, request, machine, self.verify)
                 if taken is not None:
                     passed_over |= taken.passed_over
                     return Choice(request, taken.by, passed_over, taken.why), taken.attend
@@ -142,12 +151,15 @@ def _called(backend: Backend) -> str:
     return backend.label or type(backend).__name__
 
 
-def _asked(backend: Backend, request: Request, machine: Machine) -> tuple[Sequence[str], Taken | None]:
+def _asked(backend: Backend, request: Request, machine: Machine, verify: bool) -> tuple[Sequence[str], Taken | None]:
     """Reasons, or the question taken."""
     reasons = backend.refusals(request, machine)
     if reasons:
         return reasons, None
     try:
-        return [], take(backend, request, machine)
+        taken = take(backend, request, machine)
     except Refused as late:  # what only its import could tell
         return late.reasons, None
+    if verify and (reasons := verified_reasons(taken.by, request, machine)):
+        return reasons, None
+    return [], replace(taken, attend=finite_only(taken.attend, taken.by, request))

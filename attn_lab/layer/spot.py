@@ -64,7 +64,7 @@ def outside(measure: Callable[[], Made], machine: Machine) -> Made:
     """
     cuda = machine.device == "cuda"
     if cuda and torch.cuda.is_current_stream_capturing():
-        raise BadRequest("backend='auto': expected a question asked before, in a CUDA graph's capture; got a new one "
+        raise BadRequest("attention: expected a request seen before, in a CUDA graph's capture; got a new one "
                          "(call the layer once before capturing)")  # fmt: skip
     cards = [torch.cuda.current_device()] if cuda else []
 

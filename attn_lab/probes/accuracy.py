@@ -9,13 +9,14 @@ from torch import Tensor
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Answer, Probe, Trial
 from attn_lab.core.errors import Wrong
+from attn_lab.core.tolerance import FLOAT32_SLACK, GRADIENT_FACTOR, OUT_FACTOR, allowed_errors, largest
 
 
 @dataclass(frozen=True)
 class Accuracy(Probe):
     """The rule of flash-attention's own tests: max|out - exact| <= 2 · max|plain - exact|, gradients 3 ·, plus what
-    rounding near `exact` costs.  `exact` is the oracle in fp64, `plain` the same mathematics in the case's dtype.
-    `accuracy/NAME` is error over allowed error: at most 1 passes.
+    rounding near `exact` costs, and never less than a few ulps (`core/tolerance.py`).  `exact` is the oracle in fp64,
+    `plain` the same mathematics in the case's dtype.  `accuracy/NAME` is error over allowed error: at most 1 passes.
 
     It asks twice: an answer may depend on the order in which threads add, but no further than the rule allows
     (`accuracy/repeat`), and what a step is given must have the bits that it was staged with.
@@ -25,9 +26,9 @@ class Accuracy(Probe):
     exp of a few ulp make the ratio of two largest errors wander (seen: 3.05, by torch's own CPU kernel).
     """
 
-    out_factor: float = 2.0
-    gradient_factor: float = 3.0
-    float32_slack: float = 2.0
+    out_factor: float = OUT_FACTOR
+    gradient_factor: float = GRADIENT_FACTOR
+    float32_slack: float = FLOAT32_SLACK
 
     def measure(self, trial: Trial) -> Iterator[Measurement]:
         first, again = self._answer(trial), self._answer(trial)
@@ -35,8 +36,8 @@ class Accuracy(Probe):
             raise Wrong(*(f"{name}: a step was given it to read, and wrote to it" for name in overwritten))
         reasons, repeats = [], []
         for name, (exact, allowed) in self._allowed(trial).items():
-            error = max(_largest(answer[name].double() - exact) for answer in (first, again))
-            apart = _largest(first[name].double() - again[name].double())
+            error = max(largest(answer[name].double() - exact) for answer in (first, again))
+            apart = largest(first[name].double() - again[name].double())
             repeats.append((apart / allowed, apart, name))
             yield Measurement(
                 name=f"accuracy/{name}", value=error / allowed, unit="of allowed",
@@ -67,13 +68,11 @@ class Accuracy(Probe):
         """By name: the exact answer, and the error allowed."""
         dtype = getattr(torch, trial.request.shape.dtype)
         exact, plain = trial.reference(torch.float64), trial.reference(dtype)
-        found = {}
-        for name, reference in exact.items():
-            factor = self.out_factor if name == "out" else self.gradient_factor
-            factor *= self.float32_slack if dtype == torch.float32 else 1
-            allowed = factor * _largest(plain[name].double() - reference) + _rounding(reference, dtype)
-            found[name] = reference, max(allowed, torch.finfo(dtype).tiny)  # exact zeros, as of one key alone
-        return found
+        allowed = allowed_errors(
+            exact, plain, dtype, out_factor=self.out_factor, gradient_factor=self.gradient_factor,
+            float32_slack=self.float32_slack,
+        )  # fmt: skip
+        return {name: (reference, allowed[name]) for name, reference in exact.items()}
 
 
 def _not_as_asked(trial: Trial, whole: Answer) -> list[str]:
@@ -84,13 +83,3 @@ def _not_as_asked(trial: Trial, whole: Answer) -> list[str]:
         for name, got in whole.items()
         if (got.shape, got.dtype) != (expected[name].shape, expected[name].dtype)
     ]
-
-
-def _largest(difference: Tensor) -> float:
-    return difference.abs().max().item()
-
-
-def _rounding(reference: Tensor, dtype: torch.dtype) -> float:
-    """What adding and taking away 0.3 in the case's dtype loses, twice (flash-attention, hopper/test_flash_attn.py)."""
-    low = reference.to(dtype)
-    return 2 * _largest((low + 0.3 - 0.3).double() - low.double())

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from attn_lab.bench.inputs import check_inputs, draw
-from attn_lab.bench.oracle import oracle
 from attn_lab.bench.trial import Answer, Subject, Trial
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import Machine
+from attn_lab.core.oracle import oracle
 from attn_lab.core.request import TRAIN_STEP, Request
 
 

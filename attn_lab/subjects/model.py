@@ -9,13 +9,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from attn_lab.bench.oracle import oracle
 from attn_lab.bench.spans import Spans
 from attn_lab.bench.trial import Answer, Subject, Trial
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
+from attn_lab.core.oracle import oracle
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.subjects._decoder import Decoder, cast, checkpointed, cotangent

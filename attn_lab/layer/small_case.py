@@ -1,0 +1,121 @@
+"""A small case of a request's kind, its output and gradients held against attention in float64."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attn_lab.core.backend import Backend, take
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import CAUSAL, FULL, Band, Mask
+from attn_lab.core.oracle import oracle
+from attn_lab.core.request import Request
+from attn_lab.core.shape import Shape
+from attn_lab.core.tolerance import allowed_errors, largest
+from attn_lab.layer.documents import Documents
+from attn_lab.masks.causal import Causal
+from attn_lab.masks.full import Full
+from attn_lab.masks.prefix_lm import PrefixLM
+
+SEQ_LEN, FEWER = 193, 67  # past one tile of 128 and no multiple of anything; fewer queries than keys
+GROUP = 8  # the most query heads a key/value head that a small case has
+
+
+def small_case_reason(backend: Backend, request: Request, machine: Machine) -> str:
+    """Why a small case of this request's kind is answered wrongly, or ""."""
+    try:
+        errors = small_case_errors(backend, small_request(request), machine)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  of another's kernel: a promise to run that does not hold
+        cause = " ".join(str(error).split())
+        return f"a small case of its kind does not run: {type(error).__name__}: {cause}"
+    wrong = [f"{name}: max error {error:.3g}; allowed {allowed:.3g}"
+             for name, (error, allowed) in errors.items() if not error <= allowed]  # fmt: skip
+    return "; ".join(wrong)
+
+
+def small_request(request: Request) -> Request:
+    """A request of the same kind of 2 × 193 tokens, without dropout.
+
+    Its mask is as near to the request's as such a length allows: windows shrink, documents become four.
+    """
+    shape, mask = request.shape, request.mask
+    group = min(shape.group_size, GROUP)
+    lengths = (SEQ_LEN, SEQ_LEN) if shape.offset == 0 else (FEWER, SEQ_LEN) if shape.offset > 0 else (SEQ_LEN, FEWER)
+    small = Shape(
+        batch_size=1 if mask.ends is not None else 2, seq_len=lengths[0], seq_len_kv=lengths[1], num_heads=2 * group,
+        num_kv_heads=2, head_dim=shape.head_dim, emb_dim=2 * group * shape.head_dim, dtype=shape.dtype,
+    )  # fmt: skip
+    return replace(request, shape=small, mask=_small_mask(mask), dropout=0.0, scale=None)
+
+
+def _small_mask(mask: Mask) -> Mask:
+    if mask.ends is not None:
+        inside = mask.inside if mask.inside[0] is None else (min(mask.inside[0], 20), mask.inside[1])
+        return Documents(ends=(50, 51, 130, SEQ_LEN), inside=inside)
+    if mask.band is None:
+        return PrefixLM(prefix=40)
+    left, right = mask.band
+    if mask.band in (FULL, CAUSAL):
+        return Full() if mask.band == FULL else Causal()
+    return NarrowBand(*(None if side is None else min(side, 40) for side in (left, right)))
+
+
+def small_case_errors(
+    backend: Backend, request: Request, machine: Machine, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Largest error and error allowed, by name ("out", "dq", "dk", "dv"), against attention in float64.
+
+    An output or gradient that is not finite has an infinite error.  Raises what the backend raises.
+    """
+    shape, dtype = request.shape, getattr(torch, request.shape.dtype)
+    generator = torch.Generator(machine.device).manual_seed(seed)
+
+    def drawn(seq: int, heads: int) -> Tensor:
+        size = (shape.batch_size, seq, heads, shape.head_dim)
+        return torch.randn(size, generator=generator, dtype=dtype, device=machine.device)
+
+    q = drawn(shape.seq_len, shape.num_heads)
+    k, v = (drawn(shape.seq_len_kv, shape.num_kv_heads) for _ in "kv")
+    cotangent = drawn(shape.seq_len, shape.num_heads)
+    attend = take(backend, request, machine).attend
+    batch, heads = (torch.arange(n, device=machine.device) for n in (shape.batch_size, shape.num_heads))
+    reference = oracle(request.mask, shape, batch, heads)
+
+    def answer(function: Callable[..., Tensor], to: torch.dtype) -> dict[str, Tensor]:
+        leaves = [each.detach().to(to).requires_grad_(request.needs_backward) for each in (q, k, v)]
+        with torch.enable_grad() if request.needs_backward else torch.no_grad():
+            out = function(*leaves)
+        found = {"out": out.detach()}
+        if request.needs_backward:
+            grads = torch.autograd.grad(out, leaves, cotangent.to(to))
+            found |= dict(zip(("dq", "dk", "dv"), grads, strict=True))
+        return found
+
+    got, exact, plain = answer(attend, dtype), answer(reference, torch.float64), answer(reference, dtype)
+    errors = {}
+    for name, allowed in allowed_errors(exact, plain, dtype).items():
+        error = largest(got[name].double() - exact[name])
+        errors[name] = (error if math.isfinite(error) else math.inf, allowed)
+    return errors
+
+
+@dataclass(frozen=True)
+class NarrowBand(Mask):
+    """A band: query - left <= key <= query + right; None is unlimited."""
+
+    left: int | None
+    right: int | None
+
+    @property
+    def band(self) -> Band:  # type: ignore[override]
+        return (self.left, self.right)
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        allowed = (query == query) & (key == key)
+        if self.left is not None:
+            allowed = allowed & (key >= query - self.left)
+        return allowed if self.right is None else allowed & (key <= query + self.right)
