@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -113,7 +114,8 @@ def request(mask=None, passes=PASSES, **shape) -> Request:
 def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
     layer = Attention(32, 4, plan=plan(), mask=SlidingWindow(window=9))
     layer(x())
-    assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in next(fresh.glob("measured-*.json")).read_text()
+    (file,) = fresh.glob("measured-*.json")
+    assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in file.read_text()
     decoding = Attention(32, 4, plan=plan())
     with torch.no_grad():
         cache = decoding.new_cache(2, 70)
@@ -168,7 +170,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
             Attention(32, 4)(x())
     kept._READ.clear()
     file.unlink()
-    fresh.rmdir()
+    shutil.rmtree(fresh)
     fresh.write_text("a file where the folder should be")
     layer = Attention(32, 4)
     with pytest.warns(UserWarning, match="what is measured on the spot is not kept"):
