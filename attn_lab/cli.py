@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
+    "certify": "attn_lab.certify.command:certify",
     "dashboard": "attn_lab.share.dashboard:dashboard",
     "diff": "attn_lab.report.diff:diff",
     "doctor": "attn_lab.sweep.doctor:doctor",

@@ -39,6 +39,7 @@ class Flash4(Backend):
             LIMITS, masks=("full", "causal", "band"), empty_rows=False, incorrect_head_dims=INCORRECT_HEAD_DIMS
         )
     }
+    compiles = True
     kernels = {"forward": "flash_attncute.*fwd", "backward": "flash_attncute.*bwd"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:

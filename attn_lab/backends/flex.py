@@ -26,7 +26,7 @@ class Flex(Backend):
     }
     # On a GPU kernels are named; on the CPU all there is to see is that a compiled graph ran, which is flex alone.
     kernels = {"forward": "flex_attention|CompiledFxGraph", "backward": "flex_attention_backward"}
-    compiles = True
+    compiles = needs_dynamo = True
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention

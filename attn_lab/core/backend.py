@@ -52,7 +52,8 @@ class Backend(Protocol):
     label: str | None = None  # what records call it, where its file's name does not tell it from others
     parts: "tuple[Backend, ...]" = ()  # others it is made of
     overflows: tuple[str, ...] = ()  # dtypes in which a score may be too large to be written to memory
-    compiles: bool = False  # by torch.compile, which cannot begin while another graph is traced
+    compiles: bool = False  # at the first call of a kind, for seconds
+    needs_dynamo: bool = False  # compiles by torch.compile, which cannot begin while another graph is traced
 
     def refusals(self, request: Request, machine: Machine) -> list[str]:
         """Every reason this request cannot be served; [] is a promise to answer it rightly.

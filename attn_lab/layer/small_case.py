@@ -1,7 +1,7 @@
 """A small case of a request's kind, its output and gradients held against attention in float64."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,11 @@ def small_case_reason(backend: Backend, request: Request, machine: Machine) -> s
     except Exception as error:  # noqa: BLE001  of another's kernel: a promise to run that does not hold
         cause = " ".join(str(error).split())
         return f"a small case of its kind does not run: {type(error).__name__}: {cause}"
+    return stated(errors)
+
+
+def stated(errors: Mapping[str, tuple[float, float]]) -> str:
+    """What is wrong in these errors, or ""."""
     wrong = [f"{name}: max error {error:.3g}; allowed {allowed:.3g}"
              for name, (error, allowed) in errors.items() if not error <= allowed]  # fmt: skip
     return "; ".join(wrong)
@@ -65,37 +70,50 @@ def _small_mask(mask: Mask) -> Mask:
 
 
 def small_case_errors(
-    backend: Backend, request: Request, machine: Machine, seed: int = 0
+    backend: Backend, request: Request, machine: Machine, seed: int = 0, *, packed: bool = False
 ) -> dict[str, tuple[float, float]]:
     """Largest error and error allowed, by name ("out", "dq", "dk", "dv"), against attention in float64.
 
     An output or gradient that is not finite has an infinite error.  Raises what the backend raises.
+
+    Args:
+        packed: q, k and v are views of one tensor (batch, seq, heads of all three, head_dim), as a projection leaves
+            them; a backend that takes such a tensor whole is given it whole.
     """
     shape, dtype = request.shape, getattr(torch, request.shape.dtype)
     generator = torch.Generator(machine.device).manual_seed(seed)
+    heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
 
     def drawn(seq: int, heads: int) -> Tensor:
         size = (shape.batch_size, seq, heads, shape.head_dim)
         return torch.randn(size, generator=generator, dtype=dtype, device=machine.device)
 
-    q = drawn(shape.seq_len, shape.num_heads)
-    k, v = (drawn(shape.seq_len_kv, shape.num_kv_heads) for _ in "kv")
+    if packed:
+        qkv = drawn(shape.seq_len, sum(heads))
+        q, k, v = qkv.split_with_sizes(heads, dim=2)
+    else:
+        q, k, v = (drawn(seq, n) for seq, n in zip((shape.seq_len, *2 * [shape.seq_len_kv]), heads, strict=True))
     cotangent = drawn(shape.seq_len, shape.num_heads)
     attend = take(backend, request, machine).attend
-    batch, heads = (torch.arange(n, device=machine.device) for n in (shape.batch_size, shape.num_heads))
-    reference = oracle(request.mask, shape, batch, heads)
+    every = (torch.arange(size, device=machine.device) for size in (shape.batch_size, shape.num_heads))
+    reference = oracle(request.mask, shape, *every)
 
-    def answer(function: Callable[..., Tensor], to: torch.dtype) -> dict[str, Tensor]:
-        leaves = [each.detach().to(to).requires_grad_(request.needs_backward) for each in (q, k, v)]
+    def answer(function: Callable[..., Tensor], to: torch.dtype, *given: Tensor) -> dict[str, Tensor]:
+        leaves = [each.detach().to(to).requires_grad_(request.needs_backward) for each in given]
         with torch.enable_grad() if request.needs_backward else torch.no_grad():
-            out = function(*leaves)
+            out = function(*leaves).view(cotangent.shape)
         found = {"out": out.detach()}
         if request.needs_backward:
             grads = torch.autograd.grad(out, leaves, cotangent.to(to))
+            grads = grads[0].split_with_sizes(heads, dim=2) if len(grads) == 1 else grads
             found |= dict(zip(("dq", "dk", "dv"), grads, strict=True))
         return found
 
-    got, exact, plain = answer(attend, dtype), answer(reference, torch.float64), answer(reference, dtype)
+    if packed and hasattr(attend, "packed"):
+        got = answer(lambda qkv: attend.packed(qkv, heads), dtype, qkv)
+    else:
+        got = answer(attend, dtype, q, k, v)
+    exact, plain = answer(reference, torch.float64, q, k, v), answer(reference, dtype, q, k, v)
     errors = {}
     for name, allowed in allowed_errors(exact, plain, dtype).items():
         error = largest(got[name].double() - exact[name])

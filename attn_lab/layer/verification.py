@@ -54,7 +54,7 @@ def verified_reasons(backend: Backend, request: Request, machine: Machine) -> li
             return []
     if kind in known.incorrect:
         return [known.incorrect[kind]]
-    if (torch.compiler.is_compiling() or _is_tracing()) and getattr(backend, "compiles", False):
+    if (torch.compiler.is_compiling() or _is_tracing()) and getattr(backend, "needs_dynamo", False):
         warnings.warn(f"attn_lab: {name} is not verified at {kind}: its kernels cannot be compiled while another "
                       "graph is traced (call the layer once before torch.compile)", stacklevel=2)  # fmt: skip
         return []
@@ -99,6 +99,11 @@ def _known(backend: Backend, machine: Machine) -> Findings:
 def _remember(backend: Backend, machine: Machine, kind: Kind, reason: str) -> None:
     versions = package_versions(backend, machine)
     fresh = Findings(versions, incorrect={kind: reason}) if reason else Findings(versions, frozenset([kind]))
+    keep_findings(backend, machine, fresh)
+
+
+def keep_findings(backend: Backend, machine: Machine, fresh: Findings) -> None:
+    """Add to what this process and the user's cache know of a backend; of a kind in both the newer counts."""
     with _WRITING:
         _FOUND[_key(backend, machine)] = _known(backend, machine).merged(fresh)
         if not _is_ours(backend):

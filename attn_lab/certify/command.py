@@ -1,0 +1,123 @@
+"""attn-lab certify: verify all that backends declare on this machine, print the map, and keep it as data."""
+
+import argparse
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from attn_lab.certify.grid import HEAD_DIMS, MASKS
+from attn_lab.certify.walk import Outcome, walk
+from attn_lab.core.backend import Backend, called
+from attn_lab.core.certificate import Certificate, Kind
+from attn_lab.core.machine import Machine, detect, software
+from attn_lab.layer.candidates import KNOWN
+from attn_lab.layer.names import AUTO, backend_names, backends_named
+from attn_lab.layer.verification import keep_findings
+
+PAIRS = tuple(name for name in KNOWN if "+" in name)
+
+
+def certify(words: Sequence[str]) -> int:
+    """Run the command.  Returns 1 if anything that is declared was found incorrect."""
+    parser = argparse.ArgumentParser("attn-lab certify", description=__doc__)
+    parser.add_argument("--backends", help="names, with commas between (default: all that this machine can run)")
+    parser.add_argument("--head-dims", help="head sizes, with commas between (default: 8, 16, … 256)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    parser.add_argument("--workers", type=int, help="processes that share the device (default: by its cores)")
+    parser.add_argument("-o", "--output", type=Path, help="a file to write the certificate to, beside the user's cache")
+    given = parser.parse_args(words)
+    machine = detect(given.device)
+    names = given.backends.split(",") if given.backends else [*backend_names(), *PAIRS]
+    chosen = [each for each in backends_named([name for name in names if name != AUTO])
+              if not each.machine_refusals(machine)]  # fmt: skip
+    head_dims = tuple(map(int, given.head_dims.split(","))) if given.head_dims else HEAD_DIMS
+    workers = given.workers or max(1, min(12, (os.cpu_count() or 1) - 1))
+    return run(chosen, machine, head_dims=head_dims, workers=workers, output=given.output)
+
+
+def run(
+    backends: Sequence[Backend], machine: Machine, *, head_dims: Sequence[int], workers: int, output: Path | None
+) -> int:
+    """Walk, print and keep.
+
+    Args:
+        workers: processes that share the device.
+        output: a file for the certificate; None: the user's cache alone.
+
+    Returns:
+        The exit code: 1 if anything declared is incorrect.
+    """
+    console, begin = Console(), time.perf_counter()
+    versions = " · ".join(f"{name} {version}" for name, version in software(machine).items())
+    console.print(Text(f"{machine.name} ({machine.device}) · {versions}"), soft_wrap=True)
+    certificate = Certificate(machine.name, software(machine), made=_made(machine))
+    wrong = 0
+    with console.status("") as status:
+
+        def progress(name: str, done: int, total: int) -> None:
+            status.update(f"{name}: {done} of {total} checks")
+
+        for backend, outcome in walk(backends, machine, head_dims=head_dims, workers=workers, progress=progress):
+            _print(console, called(backend), outcome, head_dims)
+            wrong += len(outcome.findings.incorrect) + sum(map(is_wrong, outcome.sizes.values()))
+            certificate = certificate.with_findings(called(backend), outcome.findings)
+            keep_findings(backend, machine, outcome.findings)
+            if output is not None:  # after each backend: an interrupted walk keeps what it has
+                certificate.write(output)
+    verified = sum(len(each.verified) for each in certificate.backends.values())
+    console.print(f"{verified} kinds verified, {wrong} declared but incorrect, in {time.perf_counter() - begin:.0f} s")
+    if output is not None:
+        console.print(f"certificate: {output}", soft_wrap=True)
+    return int(wrong > 0)
+
+
+def is_wrong(verdict: str) -> bool:
+    """Whether the outcome of a size is a fault: neither right nor unsupported."""
+    return bool(verdict) and not verdict.startswith("unsupported")
+
+
+def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[int]) -> None:
+    """A map: a row for each mask and dtype, a mark for each head size."""
+    found = outcome.findings
+    kinds = {*found.verified, *found.incorrect, *outcome.unsupported}
+    most = any(kind.gradients for kind in kinds)
+    cells: dict[tuple[str, str], dict[int, list[Kind]]] = {}
+    for kind in sorted(kinds, key=lambda each: (list(MASKS).index(each.mask), each)):
+        if kind.gradients == most:
+            cells.setdefault((kind.mask, kind.dtype), {}).setdefault(kind.head_dim, []).append(kind)
+    versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
+    console.print(Text.assemble((f"\n{name}", "bold"), f"  {versions}"))
+    header = f"{'head_dim':22}" + "".join(f"{head_dim:<4}" for head_dim in head_dims)
+    console.print(Text(header, style="dim"), soft_wrap=True)
+    for (mask, dtype), by_head_dim in cells.items():
+        line = Text(f"{mask + ' ' + dtype:22}")
+        for head_dim in head_dims:
+            line.append(*_mark(by_head_dim.get(head_dim, []), outcome))
+        console.print(line, soft_wrap=True)
+    for size, verdict in outcome.sizes.items():
+        console.print(Text(f"{size}: {verdict or 'right'}", style="red" if is_wrong(verdict) else ""), soft_wrap=True)
+    for kind, reason in sorted(found.incorrect.items()):
+        if kind.gradients == most:
+            console.print(Text(f"declared but incorrect: {kind}: {reason}", style="red"), soft_wrap=True)
+
+
+def _mark(kinds: Sequence[Kind], outcome: Outcome) -> tuple[str, str]:
+    """✗ if any kind is incorrect, ✓ if any is verified (the others are unsupported), – if none is supported."""
+    if any(kind in outcome.findings.incorrect for kind in kinds):
+        return "✗   ", "bold red"
+    if any(kind in outcome.findings.verified for kind in kinds):
+        return "✓   ", "green"
+    return ("–   ", "dim") if kinds else ("    ", "")
+
+
+def _made(machine: Machine) -> dict[str, str | None]:
+    folder = Path(__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"at": now, "commit": head.stdout.strip() or None, "driver": machine.driver}
