@@ -22,6 +22,7 @@ class Flash2(Backend):
             empty_rows=True,
             dropout=True,
             head_dim=(1, 256),
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
@@ -33,6 +34,7 @@ class Flash2(Backend):
             masks=("full", "causal", "band"),
             head_dim=(8, 256),
             head_dim_multiple=8,  # else the package pads q, k and v
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",

@@ -26,6 +26,7 @@ class Flash3(Backend):
             empty_rows=True,
             head_dim=(8, 256),
             head_dim_multiple=8,
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(9, 0),
             capability_below=(10, 0),
             packages=WHOLE + FORWARD_ONLY,
@@ -39,6 +40,7 @@ class Flash3(Backend):
             backward=False,
             head_dim=(8, 256),
             head_dim_multiple=8,
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(9, 0),
             capability_below=(10, 0),
             packages=WHOLE + FORWARD_ONLY,

@@ -27,6 +27,7 @@ class SdpaFlash(Backend):
             dropout=True,
             head_dim=(1, 256),
             backward_elements=MOST,
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
         ),
         "cpu": Limits(),
@@ -39,6 +40,7 @@ class SdpaFlash(Backend):
             head_dim=(8, 256),
             head_dim_multiple=8,
             backward_elements=MOST,
+            max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
         ),
         "cpu": Limits(),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[in
     most = any(kind.gradients for kind in kinds)
     cells: dict[tuple[str, str], dict[int, list[Kind]]] = {}
     for kind in sorted(kinds, key=lambda each: (list(MASKS).index(each.mask), each)):
-        if kind.gradients == most:
+        if kind.gradients == most or replace(kind, gradients=most) in outcome.unsupported:
             cells.setdefault((kind.mask, kind.dtype), {}).setdefault(kind.head_dim, []).append(kind)
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     console.print(Text.assemble((f"\n{name}", "bold"), f"  {versions}"))
@@ -103,15 +104,18 @@ def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[in
     for size, verdict in outcome.sizes.items():
         console.print(Text(f"{size}: {verdict or 'right'}", style="red" if is_wrong(verdict) else ""), soft_wrap=True)
     for kind, reason in sorted(found.incorrect.items()):
-        if kind.gradients == most:
+        if kind.gradients == most or replace(kind, gradients=True) not in found.incorrect:
             console.print(Text(f"declared but incorrect: {kind}: {reason}", style="red"), soft_wrap=True)
 
 
 def _mark(kinds: Sequence[Kind], outcome: Outcome) -> tuple[str, str]:
-    """✗ if any kind is incorrect, ✓ if any is verified (the others are unsupported), – if none is supported."""
+    """✗: some are incorrect; ✓: verified, or unsupported; f: the forward alone; –: none is supported."""
     if any(kind in outcome.findings.incorrect for kind in kinds):
         return "✗   ", "bold red"
-    if any(kind in outcome.findings.verified for kind in kinds):
+    verified = [kind for kind in kinds if kind in outcome.findings.verified]
+    if verified and not any(kind.gradients for kind in verified) and any(kind.gradients for kind in kinds):
+        return "f   ", "green"
+    if verified:
         return "✓   ", "green"
     return ("–   ", "dim") if kinds else ("    ", "")
 

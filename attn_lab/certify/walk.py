@@ -137,12 +137,16 @@ def _outcome(backend: Backend, machine: Machine, replies: Sequence[Sequence[Any]
         else:
             by_kind[kind].append(reply)
     verified, incorrect = set(), {}
-    for kind, several in sorted(by_kind.items()):
+    for walked, several in sorted(by_kind.items()):
+        kind = walked
         supported = [each for each in several if "unsupported" not in each]
         if not supported:
             outcome.unsupported[kind] = several[0]["unsupported"]
             continue
         forward = replace(kind, gradients=False)
+        if reasons := next((each["forward_only"] for each in supported if "forward_only" in each), None):
+            outcome.unsupported[kind] = reasons
+            kind = forward
         if wrong := [_verdict(each) for each in supported if _verdict(each)]:
             incorrect[kind] = wrong[0]
             outputs = [each.get("errors", {}).get("out") for each in supported]

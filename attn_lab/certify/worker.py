@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +21,18 @@ from attn_lab.layer.small_case import small_case_errors
 
 
 def run(backend: Backend, check: Check, machine: Machine) -> dict[str, Any]:
-    """Errors by name, each [largest, allowed]; or why it is unsupported; or what it raised."""
-    if reasons := backend.declared_refusals(check.request, machine):
-        return {"unsupported": reasons}
+    """Errors by name, each [largest, allowed]; or why it is unsupported; or what it raised.
+
+    A request that is served without gradients alone is checked without, and marked so.
+    """
+    request = check.request
+    if reasons := backend.declared_refusals(request, machine):
+        request = replace(request, passes=("forward",))
+        if backend.declared_refusals(request, machine):
+            return {"unsupported": reasons}
+    only = {} if request is check.request else {"forward_only": reasons}
     try:
-        return {"errors": small_case_errors(backend, check.request, machine, packed=check.packed)}
+        return {"errors": small_case_errors(backend, request, machine, packed=check.packed), **only}
     except Refused as late:
         return {"unsupported": late.reasons}
     except Exception as error:  # noqa: BLE001  whatever another's kernel raises is a finding

@@ -21,7 +21,9 @@ class Limits:
     dropout: bool = False
     head_dim: tuple[int, int] = (1, 2**20)  # smallest and largest
     head_dim_multiple: int = 1
-    incorrect_head_dims: tuple[int, ...] = ()  # sizes in that range at which the kernels are known to be wrong
+    excluded_head_dims: tuple[int, ...] = ()  # sizes in that range that are not served
+    forward_only_head_dims: tuple[int, ...] = ()  # sizes at which the backward is known to be incorrect
+    max_batch_size: int = 2**62  # batch elements, or documents packed in one
     least_keys: int = 1  # smallest seq_len_kv
     backward_elements: int = 2**62  # most of a tensor, keys and values repeated for every head, that has a gradient
     capability: tuple[int, int] = (0, 0)  # least CUDA compute capability
@@ -41,7 +43,9 @@ class Limits:
             dropout=self.dropout and other.dropout,
             head_dim=(max(self.head_dim[0], other.head_dim[0]), min(self.head_dim[1], other.head_dim[1])),
             head_dim_multiple=lcm(self.head_dim_multiple, other.head_dim_multiple),
-            incorrect_head_dims=tuple(sorted({*self.incorrect_head_dims, *other.incorrect_head_dims})),
+            excluded_head_dims=tuple(sorted({*self.excluded_head_dims, *other.excluded_head_dims})),
+            forward_only_head_dims=tuple(sorted({*self.forward_only_head_dims, *other.forward_only_head_dims})),
+            max_batch_size=min(self.max_batch_size, other.max_batch_size),
             least_keys=max(self.least_keys, other.least_keys),
             backward_elements=min(self.backward_elements, other.backward_elements),
             capability=max(self.capability, other.capability),
@@ -80,9 +84,17 @@ class Limits:
             reasons.append(f"head_dim: {least} to {most}; asked {shape.head_dim}")
         if shape.head_dim % self.head_dim_multiple:
             reasons.append(f"head_dim: multiples of {self.head_dim_multiple}; asked {shape.head_dim}")
-        if shape.head_dim in self.incorrect_head_dims:
-            wrong = ", ".join(map(str, self.incorrect_head_dims))
-            reasons.append(f"head_dim: its kernels are incorrect at {wrong}; asked {shape.head_dim}")
+        if shape.head_dim in self.excluded_head_dims:
+            excluded = ", ".join(map(str, self.excluded_head_dims))
+            reasons.append(f"head_dim: all but {excluded}; asked {shape.head_dim}")
+        if shape.head_dim in self.forward_only_head_dims and request.needs_backward:
+            incorrect = ", ".join(map(str, self.forward_only_head_dims))
+            reasons.append(f"head_dim: its gradients are incorrect at {incorrect}; asked {shape.head_dim}, with a "
+                           "backward (passes=[forward] would run)")  # fmt: skip
+        batch_size = shape.batch_size if request.mask.ends is None else len(request.mask.ends)
+        if batch_size > self.max_batch_size:
+            what = "batch_size" if request.mask.ends is None else "documents"
+            reasons.append(f"{what}: at most {self.max_batch_size}; asked {batch_size}")
         if shape.seq_len_kv < self.least_keys:
             reasons.append(f"seq_len_kv: at least {self.least_keys}; asked {shape.seq_len_kv}")
         longest = max(shape.seq_len, shape.seq_len_kv)
