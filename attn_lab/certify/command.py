@@ -16,6 +16,7 @@ from attn_lab.certify.grid import HEAD_DIMS, MASKS
 from attn_lab.certify.walk import Outcome, walk
 from attn_lab.core.backend import Backend, called
 from attn_lab.core.certificate import Certificate, Kind
+from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.layer.candidates import KNOWN
 from attn_lab.layer.names import AUTO, backend_names, backends_named
@@ -31,7 +32,7 @@ def certify(words: Sequence[str]) -> int:
     parser.add_argument("--head-dims", help="head sizes, with commas between (default: 8, 16, … 256)")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
     parser.add_argument("--workers", type=int, help="processes that share the device (default: by its cores)")
-    parser.add_argument("-o", "--output", type=Path, help="a file to write the certificate to, beside the user's cache")
+    parser.add_argument("-o", "--output", type=Path, help="a file to add the findings to, beside the user's cache")
     given = parser.parse_args(words)
     machine = detect(given.device)
     names = given.backends.split(",") if given.backends else [*backend_names(), *PAIRS]
@@ -49,7 +50,7 @@ def run(
 
     Args:
         workers: processes that share the device.
-        output: a file for the certificate; None: the user's cache alone.
+        output: a file that the findings are added to; None: the user's cache alone.
 
     Returns:
         The exit code: 1 if anything declared is incorrect.
@@ -57,7 +58,13 @@ def run(
     console, begin = Console(), time.perf_counter()
     versions = " · ".join(f"{name} {version}" for name, version in software(machine).items())
     console.print(Text(f"{machine.name} ({machine.device}) · {versions}"), soft_wrap=True)
-    certificate = Certificate(machine.name, software(machine), made=_made(machine))
+    certificate = Certificate(machine.name, software(machine))
+    if output is not None and output.exists():
+        certificate = Certificate.read(output)
+        if not certificate.holds_for(machine):
+            raise BadRequest(f"{output}: expected a certificate of {machine.name} with these versions; got one of "
+                             f"{certificate.gpu} with {dict(certificate.versions)}")  # fmt: skip
+    certificate = replace(certificate, made=_made(machine))
     wrong = 0
     with console.status("") as status:
 
@@ -65,7 +72,7 @@ def run(
             status.update(f"{name}: {done} of {total} checks")
 
         for backend, outcome in walk(backends, machine, head_dims=head_dims, workers=workers, progress=progress):
-            _print(console, called(backend), outcome, head_dims)
+            _print(console, called(backend), outcome, head_dims, time.perf_counter() - begin)
             wrong += len(outcome.findings.incorrect) + sum(map(is_wrong, outcome.sizes.values()))
             certificate = certificate.with_findings(called(backend), outcome.findings)
             keep_findings(backend, machine, outcome.findings)
@@ -83,7 +90,7 @@ def is_wrong(verdict: str) -> bool:
     return bool(verdict) and not verdict.startswith("unsupported")
 
 
-def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[int]) -> None:
+def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[int], seconds: float) -> None:
     """A map: a row for each mask and dtype, a mark for each head size."""
     found = outcome.findings
     kinds = {*found.verified, *found.incorrect, *outcome.unsupported}
@@ -93,7 +100,7 @@ def _print(console: Console, name: str, outcome: Outcome, head_dims: Sequence[in
         if kind.gradients == most or replace(kind, gradients=most) in outcome.unsupported:
             cells.setdefault((kind.mask, kind.dtype), {}).setdefault(kind.head_dim, []).append(kind)
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
-    console.print(Text.assemble((f"\n{name}", "bold"), f"  {versions}"))
+    console.print(Text.assemble((f"\n{name}", "bold"), f"  {versions}  ({seconds:.0f} s so far)"))
     header = f"{'head_dim':22}" + "".join(f"{head_dim:<4}" for head_dim in head_dims)
     console.print(Text(header, style="dim"), soft_wrap=True)
     for (mask, dtype), by_head_dim in cells.items():

@@ -46,16 +46,20 @@ def kinds(backend: Backend, machine: Machine, head_dims: tuple[int, ...] = HEAD_
     """Every kind with gradients (without, for a backend that has none) that the backend may declare.
 
     A backend that compiles its kernels at the first call, for seconds, is asked for fewer combinations: in float16 and
-    with fewer queries than keys for the causal mask alone, and of the rarer masks with grouped heads alone.  Kinds that
+    with fewer queries than keys for the causal mask alone, and of the rarer masks with grouped heads alone.  One that
+    compiles for each length has full and causal masks with grouped heads in one of the two, and no float32.  Kinds that
     are left out are verified at first use.
     """
     limits = backend.limits[machine.device]
     compiles = any(each.compiles for each in (backend, *backend.parts))
+    compiles_each_length = any(each.needs_dynamo for each in (backend, *backend.parts))
     axes = product(head_dims, limits.dtypes, MASKS, (False, True), (True, False))
     for head_dim, dtype, mask, grouped, square in axes:
         usual = dtype != "float16" and square
         common = mask in ("full", "causal")
         if compiles and not (usual and (common or grouped)) and not (mask == "causal" and grouped):
+            continue
+        if compiles_each_length and ((common and grouped == (mask == "causal") and usual) or dtype == "float32"):
             continue
         yield Kind(head_dim, dtype, mask, grouped, square, limits.backward)
 
