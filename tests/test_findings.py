@@ -13,12 +13,13 @@ from turns import TURNS, Lines, Said, at, metric, swept
 from written import A100, H100, line, rows, run
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
 from attn_lab.report.console import summary
 from attn_lab.report.findings import Finding, claims, findings
 from attn_lab.report.findings.finding import Words
 from attn_lab.report.findings.trends import exponent
 from attn_lab.report.language import LANGUAGES, catalogue
-from attn_lab.report.read import Row, records
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 FRAGMENTS = ("part.", "pass.", "verdict.", "ours.", "why.", "claim.")

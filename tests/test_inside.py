@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from attn_lab.sweep.kept import found
 from conftest import Lab
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -27,7 +28,6 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.bench.files import File, Shelf
 from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
@@ -38,11 +38,11 @@ from attn_lab.inside.phases import phases_of
 from attn_lab.inside.ranges import ranged
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
-from attn_lab.report.read import records
+from attn_lab.records.artifacts import ArtifactStore, File
+from attn_lab.records.reading import records
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
-from attn_lab.sweep.kept import found
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
@@ -125,7 +125,7 @@ def test_a_file_goes_into_the_folder_whole_or_not_at_all(tmp_path: Path) -> None
         return File("trace", path)
 
     run = tmp_path / "run"
-    shelf = Shelf(run, 1, 2)
+    shelf = ArtifactStore(run, 1, 2)
     entries: list[Any] = shelf.take("one", [left("a", b"first")])
     shelf.take("one", [left("a", b"second")])  # the same case, run again
     assert (run / entries[0]["path"]).read_bytes() == b"second"

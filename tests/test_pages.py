@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_report import H100, NASTY, SHOWN, TIMES, record, write
 
-from attn_lab.bench.record import Measurement
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.flags import mixtures
+from attn_lab.records.record import AXES, Measurement
 from attn_lab.report import export, families, html, markdown
 from attn_lab.report.charts import Figure, key
 from attn_lab.report.command import MOST_FILES, make
@@ -31,10 +32,8 @@ from attn_lab.report.findings import claims, findings
 from attn_lab.report.findings.places import places
 from attn_lab.report.fragment import Bullets, Facts, Fold, Heading, Picture, Piece, Table, Text
 from attn_lab.report.language import LANGUAGES, catalogue
-from attn_lab.report.marks import mixtures
 from attn_lab.report.pages import PAGES
 from attn_lab.report.pages.scaling import fit
-from attn_lab.report.read import AXES
 from attn_lab.report.study import MOST_FAMILIES, Study, read
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
@@ -566,7 +565,7 @@ def test_markup_in_records_stays_text_in_every_file(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_survives_markdown(text: str) -> None:
-    from attn_lab.report.read import printable
+    from attn_lab.records.printable import printable
 
     text = printable(text).strip()
     shown = READER.render(markdown.table(["a"], [[markdown.escape(text)]]))

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from attn_lab.bench.record import STATUSES, Measurement, Provenance, Record
+from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.reading import records
+from attn_lab.records.record import STATUSES, Measurement, Provenance, Record
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.console import summary
-from attn_lab.report.read import Broken, Row, records
 
 H100 = {
     "device": "cuda",

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from attn_lab.bench.inputs import INPUTS, draw
-from attn_lab.bench.record import Provenance, Record
 from attn_lab.core.machine import detect
 from attn_lab.loggers.jsonl import Jsonl
-from attn_lab.report.read import records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Provenance, Record
 from attn_lab.sweep import plants
 from attn_lab.sweep.ordinary import Ordinary
 from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from wandb_sweep import lines, record, swept
 
-from attn_lab.bench.record import Measurement, Record
-from attn_lab.bench.series import Series, series
+from attn_lab.records.axes import Series, series
+from attn_lab.records.record import Measurement, Record
 
 
 def cases_of(*shapes: dict[str, Any], backends: tuple[str, ...] = ("flash2",), **more: Any) -> list[Record]:

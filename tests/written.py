@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from attn_lab.bench.record import Provenance, Record
-from attn_lab.report.read import Row, records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Provenance, Record
+from attn_lab.records.record import Record as Row
 
 H100 = {
     "device": "cuda",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from attn_lab.report.read import AXES, PASSES, Row, finite
+from attn_lab.records.record import AXES, PASSES, finite
+from attn_lab.records.record import Record as Row
 
 BASELINE = "naive"
 WORDS = {"forward_backward": "step", "train_step": "train step"}
@@ -17,7 +18,7 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     ids: dict[Any, set[str]] = {}
     for row in rows:
         ids.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
-    return [replace(row, backend=f"{row.backend} {row.id}")
+    return [row.labelled(f"{row.backend} {row.id}")
             if len(ids[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
 
 
