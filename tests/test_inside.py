@@ -437,7 +437,7 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
     model = nn.Sequential(Attention(64, 4, backend="sdpa_flash", rope=10000.0), nn.LayerNorm(64), nn.Linear(64, 64))
     before = copy.deepcopy(vars(model[0]))
     looking = loop(model, 12, tmp_path / "mine", subject="toy")
-    (row,) = records(tmp_path / "mine").rows
+    (row,) = records(tmp_path / "mine").records
     assert row.status == "ok" and (row.backend, row.mask, row.subject) == ("sdpa_flash", "causal", "toy")
     assert [row.shape[axis] for axis in ("batch_size", "seq_len", "num_heads", "emb_dim")] == [2, 16, 4, 64]
     assert looking.record is not None and row.id == looking.record.case["id"] and looking.steps < 12
@@ -454,13 +454,13 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
 def test_a_loop_too_short_is_told_so_in_its_record_and_left_in_peace(tmp_path: Path) -> None:
     model = nn.Sequential(Attention(64, 4, backend="naive"))
     loop(model, 5, tmp_path, probes=["trace", "phases"])
-    (row,) = records(tmp_path).rows
+    (row,) = records(tmp_path).records
     assert row.status == "error" and row.reasons == ["phases: expected 7 steps; the loop had 5"]
     assert "train_step/kernels" in row.metrics
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
     with pytest.raises(ZeroDivisionError), profile(model, folder=tmp_path):
         _ = 1 / 0
-    assert records(tmp_path).rows[-1].reasons[0] == "ZeroDivisionError: division by zero"
+    assert records(tmp_path).records[-1].reasons[0] == "ZeroDivisionError: division by zero"
     with pytest.raises(BadRequest, match="expected probes, some of trace, phases, snapshot; got \\['tracer'\\]"):
         profile(model, ["tracer"])
 
@@ -475,7 +475,7 @@ def test_transformers_trainer_takes_it_as_a_callback(tmp_path: Path) -> None:
         save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[callback]).train()
-    (row,) = records(tmp_path / "mine").rows
+    (row,) = records(tmp_path / "mine").records
     assert row.status == "ok" and row.backend == "sdpa"
     assert {"phases/forward/attention", "phases/backward/mlp", "phases/backward/loss", "phases/optimizer"} < set(
         row.metrics

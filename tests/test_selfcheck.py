@@ -116,7 +116,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
         logger.write(Record(case={**case, "twin": twin, "shape": shape}, status="ok", provenance=origin,
                             metrics={METRIC: metric}, series={METRIC: list(times)}))  # fmt: skip
     logger.close()
-    return told(records(folder).rows, rounds)
+    return told(records(folder).records, rounds)
 
 
 @pytest.mark.parametrize(

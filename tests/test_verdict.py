@@ -198,7 +198,7 @@ def test_percentiles_stand_in_for_samples_that_were_not_kept(tmp_path: Path) -> 
     for kept in (True, False):
         lines = [line("a", {"forward": a}), line("b", {"forward": b})]
         found = rows(tmp_path / str(kept), *(each if kept else {**each, "kept": {}} for each in lines))
-        assert (found[0].series(FORWARD) is not None) is kept
+        assert (found[0].samples(FORWARD) is not None) is kept
         verdict = compare_times(found[:1], found[1:], FORWARD, TIGHT)
         assert verdict is not None
         widths.append(verdict.high - verdict.low)

@@ -30,7 +30,7 @@ def line(
     **fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One case's record as JSON; `fields` are of the shape or of the provenance, `options` of the backend."""
-    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__dataclass_fields__}
+    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__annotations__}
     shape = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048, "dtype": "float16", **fields}
     shape = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
              "head_dim": shape["emb_dim"] // shape["num_heads"], **shape}  # fmt: skip
@@ -92,4 +92,4 @@ def run(folder: Path, *lines: dict[str, Any] | str) -> Path:
 def rows(folder: Path, *lines: dict[str, Any] | str) -> list[Row]:
     found = records(run(folder, *lines))
     assert not found.broken
-    return found.rows
+    return found.records

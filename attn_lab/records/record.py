@@ -25,6 +25,7 @@ STATUSES: tuple[str, ...] = get_args(Status)
 PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
 AGAIN = " (again)"
+NO_METRIC = {"value": None, "unit": "", "low": None, "high": None, "samples": 1, "note": ""}
 LARGEST = 1e300  # a number beyond it is treated as absent: its square overflows
 
 
@@ -196,8 +197,9 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """The plain values of the record's line.  Numbers that are not finite become null."""
         case = {"question": self.question, "twin": self.twin, **self.case}
+        metrics = {name: {**NO_METRIC, **metric} for name, metric in self.metrics.items()}
         plain = {"schema": SCHEMA, "case": case, "status": self.status, "reasons": self.reasons,
-                 "metrics": self.metrics, "provenance": self.provenance, "artifacts": self.artifacts}  # fmt: skip
+                 "metrics": metrics, "provenance": self.provenance, "artifacts": self.artifacts}  # fmt: skip
         return {key: _finite(value) for key, value in plain.items()}
 
     def line(self) -> str:

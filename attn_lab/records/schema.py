@@ -10,7 +10,7 @@ import msgspec
 from attn_lab.records.artifacts import why_not_inside
 from attn_lab.records.broken import BrokenLines
 from attn_lab.records.printable import printable
-from attn_lab.records.record import ID_DIGITS, LARGEST, PASSES, SCHEMA, STATUSES, Record, digest
+from attn_lab.records.record import ID_DIGITS, LARGEST, NO_METRIC, PASSES, SCHEMA, STATUSES, Record, digest
 
 SMALLEST = 1e-100  # a time below it is none: ratios of such overflow
 HUGE = re.compile(r"\d{19}")  # what may be a whole number of more than 64 bits
@@ -112,15 +112,19 @@ def decode(line: bytes, folder: Path | None = None, broken: BrokenLines | None =
             raw = printable(raw)
         return record_of(raw, folder, broken)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("not a whole record: nested too deeply") from None
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError("not a whole record: not UTF-8") from None
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a whole record: {error}") from None
 
 
 def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None = None) -> Record:
     """The record of a line's plain values.  Raises ValueError for what does not validate."""
     if not isinstance(raw, dict):
-        raise ValueError("expected a record")
+        raise ValueError("not a whole record: expected an object")
     known = LIFTS.keys() | {SCHEMA}
     if not isinstance(raw.get("schema"), int) or raw["schema"] not in known:
         raise ValueError(f"schema {raw.get('schema')}, this reader knows {', '.join(map(str, sorted(known)))}")
@@ -130,7 +134,7 @@ def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None =
         line = msgspec.convert(raw, _Line)
         _check(line)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("not a whole record: nested too deeply") from None
     fields = {name: raw[name] for name in _Line.__struct_fields__}
     return Record(**fields, folder=folder, broken=broken)
 
@@ -166,13 +170,12 @@ def _from_1(raw: Mapping[str, Any]) -> dict[str, Any]:
         case["question"] = case.get("id")
     elif len(str(question)) < ID_DIGITS and (whole := digest(config)).startswith(str(question)):
         case["question"] = whole  # the same hash, cut later: the two schemas' questions can be compared
-    metrics = {name: {**DEFAULTS_1, **metric} if isinstance(metric, dict) else metric
+    metrics = {name: {**NO_METRIC, **metric} if isinstance(metric, dict) else metric
                for name, metric in _expect(raw, "metrics").items()}  # fmt: skip
     return {"artifacts": [], **raw, "schema": SCHEMA, "case": _renamed(case), "metrics": metrics,
             "provenance": provenance}  # fmt: skip
 
 
-DEFAULTS_1 = {"unit": "", "low": None, "high": None, "samples": 1, "note": ""}
 RENAMED_1: Mapping[str, Mapping[str, str]] = {}  # old → new, by what they are names of: "backend", "mask", "subject"
 LIFTS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
 
