@@ -14,6 +14,7 @@ from attn_lab.records.record import ID_DIGITS, LARGEST, NO_METRIC, PASSES, SCHEM
 
 SMALLEST = 1e-100  # a time below it is none: ratios of such overflow
 HUGE = re.compile(r"\d{19}")  # what may be a whole number of more than 64 bits
+NOT_WHOLE = "not a whole record"
 MOST = 2**53  # beyond it a whole number is none to every reader of JSON
 
 Count = Annotated[int, msgspec.Meta(gt=0, le=MOST)]
@@ -111,20 +112,16 @@ def decode(line: bytes, folder: Path | None = None, broken: BrokenLines | None =
         if "\\" in text or not text.isprintable():
             raw = printable(raw)
         return record_of(raw, folder, broken)
-    except RecursionError:
-        raise ValueError("not a whole record: nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("not a whole record: not UTF-8") from None
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a whole record: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError(NOT_WHOLE) from None
 
 
 def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None = None) -> Record:
     """The record of a line's plain values.  Raises ValueError for what does not validate."""
     if not isinstance(raw, dict):
-        raise ValueError("not a whole record: expected an object")
+        raise ValueError(NOT_WHOLE)
     known = LIFTS.keys() | {SCHEMA}
     if not isinstance(raw.get("schema"), int) or raw["schema"] not in known:
         raise ValueError(f"schema {raw.get('schema')}, this reader knows {', '.join(map(str, sorted(known)))}")
@@ -134,7 +131,7 @@ def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None =
         line = msgspec.convert(raw, _Line)
         _check(line)
     except RecursionError:
-        raise ValueError("not a whole record: nested too deeply") from None
+        raise ValueError(NOT_WHOLE) from None
     fields = {name: raw[name] for name in _Line.__struct_fields__}
     return Record(**fields, folder=folder, broken=broken)
 
