@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from attn_lab.sweep.kept import found
 from conftest import Lab
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,6 +39,7 @@ from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
+from attn_lab.records.store import find_case
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
@@ -343,7 +343,7 @@ def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(
     (record,) = told.records
     assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
     assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
-    who = case_under_nsight(found(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
+    who = case_under_nsight(find_case(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
     assert who.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
     kernels = ("cunn_SoftMaxForward", "void pytorch_flash::flash_bwd_dot", "void pytorch_flash::flash_fwd_kernel")
     assert [bool(re.search(filter_of(who), each)) for each in kernels] == [True, True, False]
@@ -501,7 +501,7 @@ def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(l
 
 def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_path: Path) -> None:
     told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[startup]", *SMALL[:2])
-    kept = found(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
+    kept = find_case(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
     (tmp_path / "case.json").write_text(json.dumps(packed(case_under_nsight(kept))))
     alone(tmp_path / "case.json", tmp_path / "record.jsonl")
     record = json.loads((tmp_path / "record.jsonl").read_text())
@@ -520,7 +520,12 @@ def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, t
     seen = [{"pass": name, "note": "", **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
     (tmp_path / "counters.json").write_text(json.dumps(seen))
     least = {"forward/least_bytes": {"value": 128.0}}
-    keep(found(before["case"]["id"], []), [File("counters", tmp_path / "counters.json")], dict(metrics(seen, least)), 1)
+    keep(
+        find_case(before["case"]["id"], []),
+        [File("counters", tmp_path / "counters.json")],
+        dict(metrics(seen, least)),
+        1,
+    )
     first, now = told.records
     assert first == before and {**now["metrics"], **before["metrics"]} == now["metrics"]
     assert now["metrics"]["nsight/forward/tensor_cores"]["value"] == 41.2

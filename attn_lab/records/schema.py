@@ -133,6 +133,7 @@ def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None =
     except RecursionError:
         raise ValueError(NOT_WHOLE) from None
     fields = {name: raw[name] for name in _Line.__struct_fields__}
+    fields["case"] = {**raw["case"], "shape": _whole(raw["case"]["shape"])}
     return Record(**fields, folder=folder, broken=broken)
 
 
@@ -148,6 +149,14 @@ def _check(line: _Line) -> None:
     for each in line.artifacts:
         if each.path is not None and (why := why_not_inside(each.path)):
             raise ValueError(f"artifact {each.path[:40]!r}: {why}")
+
+
+def _whole(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """A shape with the fields that follow from others, where it does not say them: a loop's has but the four axes."""
+    derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
+               "head_dim": max(shape["emb_dim"] // shape["num_heads"], 1), "dtype": ""}  # fmt: skip
+    said = {name: value for name, value in shape.items() if value is not None}
+    return {**said, **{name: value for name, value in derived.items() if name not in said}}
 
 
 def _no_huge_number(value: Any) -> None:

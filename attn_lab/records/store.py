@@ -70,16 +70,16 @@ class RunStore:
         self._appender.append(record.line().encode())
         return record
 
-    def records(self) -> Reading:
+    def records(self, broken: BrokenLines | None = None) -> Reading:
         """All records in the order they were written, those of unmerged shards included; [] where there is no file."""
-        broken = BrokenLines()
+        broken = BrokenLines() if broken is None else broken
         return Reading(list(read_file(self.path, broken)) if self.path.exists() else [], broken)
 
-    def find(self, prefix: str) -> list[Record]:
+    def find(self, prefix: str, broken: BrokenLines | None = None) -> list[Record]:
         """The newest record of each case whose id is, or begins with, `prefix` (at least 4 characters)."""
         if len(prefix) < LEAST_PREFIX:
             return []
-        return list({each.id: each for each in self.records().records if each.id.startswith(prefix)}.values())
+        return list({each.id: each for each in self.records(broken).records if each.id.startswith(prefix)}.values())
 
     def samples(self, record: Record) -> dict[str, list[float]]:
         """Raw samples by metric; {} where there are none, or where they cannot be read (counted in record.broken)."""
@@ -166,14 +166,16 @@ def find_case(prefix: str, folders: Sequence[str | Path] = ()) -> Record:
         if not (place / NAME).is_file():
             raise BadRequest(f"expected a run folder with a {NAME}; got {place}")
     places.sort(key=lambda place: (place / NAME).stat().st_mtime_ns)
+    broken = BrokenLines()
     try:
-        found = {each.id: each for place in places for each in RunStore(place).find(prefix)}
+        found = {each.id: each for place in places for each in RunStore(place).find(prefix, broken)}
     except OSError as error:
         raise BadRequest(f"expected a run folder with a {NAME} that can be read; got {error}") from None
     where = ", ".join(map(str, places)) or "runs/, where nothing is"
     if not found:
+        unread = f" ({broken.total} broken lines, the first {broken[0]})" if broken else ""
         raise BadRequest(f"expected the id of a case, or its first {LEAST_PREFIX} characters or more; got {prefix!r}, "
-                         f"which no record has in {where}")  # fmt: skip
+                         f"which no record has in {where}{unread}")  # fmt: skip
     if len(found) > 1:
         raise BadRequest(f"expected the id of one case; {prefix!r} begins those of {', '.join(sorted(found))}")
     return next(iter(found.values()))

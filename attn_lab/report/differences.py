@@ -108,6 +108,11 @@ def _of_case(a: Case, b: Case, floors: Mapping[str, Floor]) -> list[Difference]:
     return [Difference(kind, b.row, statuses=statuses, reason=_reason(b.row))]
 
 
+def _with(rounds: Sequence[Row], metric: str) -> Row:
+    """One of the rounds that has the metric: the same shape may have been asked of several passes."""
+    return next(row for row in rounds if metric in row.metrics)
+
+
 def _of_metric(a: Case, b: Case, metric: str, floor: Floor) -> Difference | None:
     """None where either has no such number, or their memory is that of different passes."""
     before, after = a.number(metric), b.number(metric)
@@ -119,9 +124,9 @@ def _of_metric(a: Case, b: Case, metric: str, floor: Floor) -> Difference | None
             return None
         change = after / before - 1
         kind = "same" if abs(change) <= MEMORY else "more memory" if change > 0 else "less memory"
-        return Difference(kind, b.row, metric, before, after, noisy=noisy)
+        return Difference(kind, _with(b.rounds, metric), metric, before, after, noisy=noisy)
     verdict = compare_times(b.rounds, a.rounds, metric, floor)
-    return verdict and Difference(verdict.word, b.row, metric, before, after, verdict, noisy=noisy)
+    return verdict and Difference(verdict.word, _with(b.rounds, metric), metric, before, after, verdict, noisy=noisy)
 
 
 def _timed(case: Case) -> list[str]:

@@ -20,8 +20,9 @@ from attn_lab.sweep.schema import register
 from hydra_plugins.attn_lab_sweeper import unpaired
 
 ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it has no twin
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-BACKEND = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\+[A-Za-z_][A-Za-z0-9_]*)*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}")
+BACKEND = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}(\+[A-Za-z_][A-Za-z0-9_]{,63})?")
+LONGEST = 500  # characters of a value
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]*")  # a text that Hydra takes as it stands
 
 
@@ -98,7 +99,7 @@ def _text(value: Any) -> str:
         return str(value)
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
-    if not isinstance(value, str) or "${" in value:
+    if not isinstance(value, str) or "${" in value or len(value) > LONGEST:
         raise _none(f"a value is {value!r}")
     if PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
         return value

@@ -22,6 +22,7 @@ from attn_lab.bench.case import Case
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.artifacts import File, artifact_path
+from attn_lab.records.printable import printable
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.sweep.again import composed
@@ -121,9 +122,13 @@ def case_under_nsight(record: Record) -> Case:
     config = record.provenance["config"]
     passes = PASSES[:1] if list(config.get("passes") or ()) == ["forward"] else PASSES
     names = {each: record.case[each] for each in ("backend", "mask", "subject")}
-    question = {**config, "probe": PROBE, "passes": passes}
+    question = {"twin": False, **config, "probe": PROBE, "passes": passes}
     check_targets(question)
-    return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
+    try:
+        return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
+    except Exception as error:  # noqa: BLE001  whatever a part of ours says to settings that are not its own
+        why = printable(" ".join(str(error).split())[:300])
+        raise BadRequest(f"nsight: expected a case that this version can build; {record.id}: {why}") from None
 
 
 def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:

@@ -39,7 +39,7 @@ def standings(folder: Path, cases: Sequence[Case], mode: str) -> list[Standing]:
 
 
 def _standing(case: Case, same: Row | None, alike: Row | None, mode: str) -> Standing:
-    if same is not None:
+    if same is not None and same.question == case.question:  # ids may collide: a digest is short
         if same.status in RESUME[mode]:
             return Standing(case, "done", same.status)
         return Standing(case, "todo", f"was {same.status}; resume={mode} runs it again")
