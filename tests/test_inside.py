@@ -126,12 +126,12 @@ def test_a_file_goes_into_the_folder_whole_or_not_at_all(tmp_path: Path) -> None
 
     run = tmp_path / "run"
     shelf = ArtifactStore(run, 1, 2)
-    entries: list[Any] = shelf.take("one", [left("a", b"first")])
-    shelf.take("one", [left("a", b"second")])  # the same case, run again
+    entries: list[Any] = shelf.add("one", [left("a", b"first")])
+    shelf.add("one", [left("a", b"second")])  # the same case, run again
     assert (run / entries[0]["path"]).read_bytes() == b"second"
     (run / "profile/two/b").mkdir(parents=True)  # where it is to go, nothing can be put
     with pytest.raises(OSError, match="profile/two/b"):
-        shelf.take("two", [left("b", b"third")])
+        shelf.add("two", [left("b", b"third")])
     assert [path.name for path in (run / "profile/two").iterdir()] == ["b"]
 
 

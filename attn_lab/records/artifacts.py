@@ -53,8 +53,8 @@ def why_not_inside(path: str) -> str:
     plain = PurePosixPath(path)
     if not path or plain.is_absolute() or ".." in plain.parts or "\0" in path:
         return "expected a path inside the run folder"
-    sizes = [len(part.encode(errors="replace")) for part in plain.parts]
-    if sum(sizes) > LONGEST_PATH or max(sizes) > LONGEST_NAME:
+    names = [len(part.encode(errors="replace")) for part in plain.parts]
+    if len(path.encode(errors="replace")) > LONGEST_PATH or max(names) > LONGEST_NAME:
         return f"expected a path of at most {LONGEST_PATH} bytes, each name of at most {LONGEST_NAME}"
     return ""
 
@@ -137,9 +137,12 @@ class ArtifactStore:
         return ""
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self._folder.glob("profile/*/*"):
-            with suppress(FileNotFoundError):
-                yield path, path.stat()
+        for folder, _, names in os.walk(self._folder / "profile"):  # a folder may be gone before it is looked into
+            for name in names:
+                if name.startswith(".") and name.endswith(".part"):
+                    continue  # another process is writing it
+                with suppress(FileNotFoundError):
+                    yield (path := Path(folder, name)), path.stat()
 
     def _move(self, source: Path, target: Path) -> None:
         part = target.with_name(f".{target.name}.{os.getpid()}.part")

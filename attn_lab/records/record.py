@@ -196,7 +196,7 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """The plain values of the record's line.  Numbers that are not finite become null."""
-        case = {"question": self.question, "twin": self.twin, **self.case}
+        case = {**self.case, "question": self.question, "twin": self.twin}
         metrics = {name: {**NO_METRIC, **metric} for name, metric in self.metrics.items()}
         plain = {"schema": SCHEMA, "case": case, "status": self.status, "reasons": self.reasons,
                  "metrics": metrics, "provenance": self.provenance, "artifacts": self.artifacts}  # fmt: skip

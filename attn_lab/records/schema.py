@@ -21,7 +21,7 @@ Count = Annotated[int, msgspec.Meta(gt=0, le=MOST)]
 Number = Annotated[float, msgspec.Meta(gt=-LARGEST, lt=LARGEST)]
 Whole = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
 Plain = Whole | Number | str | bool | None
-Identifier = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,64}$")]  # it becomes part of a path
+Identifier = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]  # it becomes part of a path
 
 
 class _Shape(msgspec.Struct):
@@ -154,7 +154,7 @@ def _check(line: _Line) -> None:
 def _whole(shape: Mapping[str, Any]) -> dict[str, Any]:
     """A shape with the fields that follow from others, where it does not say them: a loop's has but the four axes."""
     derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
-               "head_dim": max(shape["emb_dim"] // shape["num_heads"], 1), "dtype": ""}  # fmt: skip
+               "head_dim": max(shape["emb_dim"] // shape["num_heads"], 1)}  # fmt: skip
     said = {name: value for name, value in shape.items() if value is not None}
     return {**said, **{name: value for name, value in derived.items() if name not in said}}
 

@@ -103,7 +103,8 @@ def _text(value: Any) -> str:
         raise _none(f"a value is {value!r}")
     if PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
         return value
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it stands, but before a quote.
+    quoted = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"'{quoted}'"
 
 
