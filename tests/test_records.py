@@ -385,3 +385,27 @@ def test_a_fit_has_the_interval_of_its_degrees_of_freedom() -> None:
         half = stats.t.ppf(0.975, count - 2) * line_.stderr
         assert found is not None and math.isclose(found.value, line_.slope)
         assert math.isclose(found.high - found.value, half) and math.isclose(found.value - found.low, half)
+
+
+def numbers_of(table: Path) -> list[Any]:
+    """How many lines a tidy table has, and a hash of its numbers by case, whatever their names are."""
+    import csv
+    import hashlib
+
+    with table.open(newline="") as file:
+        lines = sorted("|".join(row[name] for name in ("id", "round", "value", "low", "high", "samples"))
+                       for row in csv.DictReader(file))  # fmt: skip
+    return [len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]]
+
+
+def test_the_tables_of_our_results_hold_the_numbers_that_schema_1_gave(tmp_path: Path) -> None:
+    """The golden numbers were taken from the tables of the last version that knew schema 1 alone."""
+    from attn_lab.report import tidy
+    from attn_lab.report.study import read
+
+    golden = json.loads((Path(__file__).parent / "golden/tables.json").read_text())
+    found = {}
+    for file in sorted(RESULTS.rglob("records.jsonl")):
+        tidy.write(read([file.parent], language="en", baseline="naive"), tmp_path)
+        found[str(file.parent.relative_to(RESULTS))] = numbers_of(tmp_path / "table.csv")
+    assert found == golden

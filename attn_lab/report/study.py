@@ -148,6 +148,8 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
             found = records(folder, same=lambda row: (experiment_of(row), row.id), broken=broken)
         except OSError as error:
             raise BadRequest(f"report: expected run folders, each with a records.jsonl; got {error}") from None
+        for row in found.records:
+            row.samples("")  # read now: what cannot be is among the broken lines before a page tells of them
         own = printable((place if place.is_dir() else place.parent).name) or "run"
         swept: dict[str, list[Row]] = {}
         for row in found.records:
