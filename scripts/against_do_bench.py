@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from attn_lab.bench.card import Card, Nvml, Unwatched
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
+from attn_lab.records.record import Measurement
 from attn_lab.sweep.ordinary import Ordinary
 
 ROUNDS = 7

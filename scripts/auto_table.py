@@ -4,17 +4,19 @@ import math
 import sys
 from itertools import groupby
 
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import noise_floor
+from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report import compare
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import floor_of, judge
 
 STEP = "forward_backward/time"
 OVER = "flash2"  # whom the geometric mean is told over
 
 
 def main(runs: list[str]) -> None:
-    rows = [row for row in records(runs).rows if row.subject == "kernel"]
-    floor = floor_of(rows, STEP)
+    rows = [row for row in records(runs).records if row.subject == "kernel"]
+    floor = noise_floor(rows, STEP)
     single = sorted((row for row in rows if not row.twin), key=compare.order)
     names = sorted({row.name for row in single} - {"auto"}, key=lambda name: ("+" in name, name))
     print(f"| shape | mask | {' | '.join(names)} | auto | took | auto against the best single |")
@@ -33,7 +35,7 @@ def main(runs: list[str]) -> None:
             print(f"! {where.shape_text} {where.mask}: nothing to compare; auto {[row.status for row in auto]}")
             continue
         best = min(alone, key=lambda name: times[name])
-        verdict = judge(auto, rounds[best], STEP, floor)
+        verdict = compare_times(auto, rounds[best], STEP, floor)
         assert verdict is not None
         took = str(auto[0].metrics["choice/rank"]["note"]).split(",")[0]
         least = min(times[name] for name in names if name in times)

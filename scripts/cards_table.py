@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.report.card import late
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import floor_of
 
 METRICS = ("forward/time", "backward/time", "forward_backward/time")
 UNSURE = 2.0  # %
@@ -73,7 +74,7 @@ def twins(rows: Sequence[Row]) -> Pairs:
 
 
 def main(names: Sequence[str]) -> None:
-    rows = {name: records(f"runs/{name}").rows for name in names}
+    rows = {name: records(f"runs/{name}").records for name in names}
     rate = {name: rates(name, rows[name]) for name in names}
     *alone, together = names
     for name in alone:
@@ -81,7 +82,7 @@ def main(names: Sequence[str]) -> None:
         print(f"! {together} against {name}: {told}")
     for metric in METRICS:
         for name in alone:
-            floor = floor_of(rows[name], metric).share
+            floor = noise_floor(rows[name], metric).share
             (own,) = {card(row) for row in rows[name]}
             beside = [row for row in rows[together] if card(row) == own]
             apart(metric, twins(rows[name]), f"{name}, its baseline twice", floor)

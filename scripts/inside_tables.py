@@ -14,9 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_lab.records.reading import records
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import noise_floor
+from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import digits
-from attn_lab.report.read import PASSES, Row, records
-from attn_lab.report.verdict import floor_of, judge
 from attn_lab.sweep.counters import brief_name
 
 LIMITS = {"trace": 3.0, "snapshot": 5.0}  # seconds a case that a probe may add
@@ -39,7 +42,7 @@ def main(folder: Path, *asked: str) -> None:
 
 def cost(folder: Path, said: list[str]) -> Iterator[str]:
     yield "## What looking takes, in seconds a case\n"
-    rows = [row for name in ("point", "on1", "on2") for row in records(folder / name).rows if row.status == "ok"]
+    rows = [row for name in ("point", "on1", "on2") for row in records(folder / name).records if row.status == "ok"]
     names = ("trace", "phases", "snapshot", "nvtx")
     yield from table(
         ["run", "backend", *names],
@@ -55,13 +58,13 @@ def cost(folder: Path, said: list[str]) -> Iterator[str]:
 def unmoved(folder: Path, said: list[str]) -> Iterator[str]:
     """The same sweep with and without hooks, in turns."""
     yield "## Hooks off and on, the same sweep in turns\n"
-    off, on = ([row for turn in "12" for row in records(folder / f"{which}{turn}").rows] for which in ("off", "on"))
+    off, on = ([row for turn in "12" for row in records(folder / f"{which}{turn}").records] for which in ("off", "on"))
     lines, words = [], []
     for name in dict.fromkeys(row.backend for row in off):
         mine, other = ([row for row in rows if row.backend == name] for rows in (on, off))
         for one in PASSES:
-            floor = floor_of([*off, *on], f"{one}/time")
-            verdict = judge(mine, other, f"{one}/time", floor)
+            floor = noise_floor([*off, *on], f"{one}/time")
+            verdict = compare_times(mine, other, f"{one}/time", floor)
             if verdict is None:
                 continue
             times = [[row.number(f"{one}/time") for row in rows] for rows in (other, mine)]
@@ -105,7 +108,7 @@ def compared(mine: Row, other: Row) -> list[str]:
 def memory(folder: Path, said: list[str]) -> Iterator[str]:
     yield "## The peak of memory, and how much of it is explained\n"
     rows = [row for name in ("point", "layer", "model") if (folder / name).exists()
-            for row in records(folder / name).rows if row.number("snapshot/explained") is not None]  # fmt: skip
+            for row in records(folder / name).records if row.number("snapshot/explained") is not None]  # fmt: skip
     lines = []
     for row in rows:
         found = content(row, "live.json")
@@ -122,7 +125,7 @@ def memory(folder: Path, said: list[str]) -> Iterator[str]:
 def phases(folder: Path, said: list[str]) -> Iterator[str]:
     yield "## Phases\n"
     for name in ("layer", "model"):
-        for row in records(folder / name).rows if (folder / name / "records.jsonl").exists() else []:
+        for row in records(folder / name).records if (folder / name / "records.jsonl").exists() else []:
             if row.number("phases/step") is None:
                 said.append(f"! phases of {name} {row.backend}: {row.status} {'; '.join(row.reasons)[:120]}")
                 continue
@@ -143,7 +146,7 @@ def phases(folder: Path, said: list[str]) -> Iterator[str]:
 
 def counters(folder: Path, said: list[str]) -> Iterator[str]:
     yield "## Nsight Compute\n"
-    rows = records(folder / "point").rows
+    rows = records(folder / "point").records
     columns = [(row, each) for row in rows for each in content(row, "counters.json") or []]
     names = list(dict.fromkeys(name for _, each in columns for name in each["counters"]))
     heads = [
@@ -177,7 +180,7 @@ def in_words(seen: Sequence[dict[str, Any]]) -> str:
 
 def kernels(folder: Path, said: list[str]) -> Iterator[str]:
     yield "## Kernels at the point, the attention's own marked ●\n"
-    for row in sorted(records(folder / "point").rows, key=lambda row: row.backend):
+    for row in sorted(records(folder / "point").records, key=lambda row: row.backend):
         found = content(row, "kernels.json")
         if not found:
             yield f"### {row.backend}: {row.status}\n\n{'; '.join(row.reasons)}\n"

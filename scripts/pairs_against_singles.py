@@ -9,9 +9,11 @@ import statistics
 from itertools import groupby
 from pathlib import Path
 
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import noise_floor
+from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import order
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import floor_of, judge
 
 
 def main() -> None:
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument("--metric", default="forward_backward/time")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    rows = records(asked.folder).rows
+    rows = records(asked.folder).records
     kept = []
     for setting, group in groupby(sorted(rows, key=order), key=lambda row: row.setting):
         told = compared(list(group), asked.metric)
@@ -34,7 +36,7 @@ def main() -> None:
 
 def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
     """Every backend that came out ok in all rounds, the fastest first; pairs and auto held against the best single."""
-    floor = floor_of(rows, metric)
+    floor = noise_floor(rows, metric)
     rounds: dict[str, list[Row]] = {}
     for row in rows:
         if not row.twin:
@@ -45,7 +47,7 @@ def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
     best = min(times.keys() - set(chosen), key=times.__getitem__, default=None)
     told: list[dict[str, object]] = []
     for name in sorted(times, key=times.__getitem__):
-        verdict = judge(rounds[name], rounds[best], metric, floor) if best and name in chosen else None
+        verdict = compare_times(rounds[name], rounds[best], metric, floor) if best and name in chosen else None
         said = (
             f"{verdict} of {best}'s speed: {verdict.word}; {floor}" if verdict else "the best single" * (name == best)
         )

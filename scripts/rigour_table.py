@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_lab.records.reading import records
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor, noise_floor
+from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.card import late
 from attn_lab.report.compare import digits
-from attn_lab.report.read import PASSES, Row, records
-from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 
 STEP = {"forward_backward": "step"}
 KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host", "time_sustained")
@@ -49,7 +52,7 @@ def noise(folder: Path) -> Iterator[str]:
 
 
 def _floor(rows: Sequence[Row], metric: str) -> str:
-    floor = floor_of(rows, metric)
+    floor = noise_floor(rows, metric)
     return floor.percent if floor.measured else "not measured"
 
 
@@ -67,14 +70,14 @@ def repeats(folder: Path) -> Iterator[str]:
     first, second = ({row.backend: row for row in single(folder / name)} for name in ("point-a", "point-b"))
     pairs = [(first[name], second[name]) for name in first if name in second]
     rows = [row for name in ("point-a", "point-b") for row in ok(folder / name)]
-    own = {one: floor_of(rows, f"{one}/time") for one in PASSES if any(row.number(f"{one}/time") for row in rows)}
+    own = {one: noise_floor(rows, f"{one}/time") for one in PASSES if any(row.number(f"{one}/time") for row in rows)}
     yield "## Two complete repeats of seed/point\n"
     yield f"{len(pairs)} backends, two processes one after the other. Same: the interval lies within twice the floor;"
     yield "apart: wholly beyond it; unclear: neither can be claimed. What has no samples is same within the floor.\n"
     counts, apart = _agreed(pairs, own)
     room = counts.pop(ROOM, Counter())
     told = ", ".join(f"{word(one)} {floor.percent}" for one, floor in own.items())
-    yield f"By the A/A floors of these two runs: {told}; but less than {100 * LEAST:g} % is never claimed.\n"
+    yield f"By the A/A floors of these two runs: {told}; but less than {100 * MIN_EFFECT:g} % is never claimed.\n"
     yield from table(["metrics", "same", "unclear", "apart", "of", "same, share", "not apart, share"])
     for group, each in [*counts.items(), ("all of a backend", sum(counts.values(), Counter()))]:
         total = each.total() or 1
@@ -97,8 +100,8 @@ def _agreed(
             x, y, group = a.number(metric), b.number(metric), _group(metric)
             if x is None or y is None or not x or group is None:
                 continue
-            floor = floors[one].claims if (one := metric.partition("/")[0]) in floors else LEAST
-            verdict = judge([a], [b], metric, Floor(floor, True)) if group == CLOCK else None
+            floor = floors[one].claims if (one := metric.partition("/")[0]) in floors else MIN_EFFECT
+            verdict = compare_times([a], [b], metric, Floor(floor, True)) if group == CLOCK else None
             if verdict is None:
                 within = abs(y / x - 1) <= {EXACT: ALIKE, ENERGY: 0.02}.get(group, floor)
                 found = "same" if within else "apart"
@@ -221,7 +224,7 @@ def selfcheck(folder: Path) -> Iterator[str]:
 
 
 def ok(folder: Path) -> list[Row]:
-    rows = [row for row in records(folder).rows if row.status == "ok"]
+    rows = [row for row in records(folder).records if row.status == "ok"]
     if not rows:
         raise FileNotFoundError(f"no case in {folder.name} came out ok")
     return rows

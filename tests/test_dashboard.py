@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from wandb_loopback import KEY, Loopback
-from wandb_sweep import environment, lines, offline, sweep, swept
+from wandb_sweep import environment, offline, sweep, swept
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces.*")  # of its own making
@@ -105,9 +106,9 @@ def test_a_backend_has_its_colour_whoever_else_is_there() -> None:
 
 def test_names_with_quotes_are_names() -> None:
     name = 'it\'s "a" sweep \\'
-    there = [line for line in lines(swept()) if line["case"]["backend"] == "flash2"]
+    there = [line for line in swept() if line.case["backend"] == "flash2"]
     for line in there:
-        line["case"]["backend"] = name
+        line.case["backend"] = name
     section = made({name: there})["section"]
     assert section["runSets"][0]["filters"]["filters"][0]["value"] == [name]
     (key,) = section["customRunColors"]
@@ -115,34 +116,36 @@ def test_names_with_quotes_are_names() -> None:
 
 
 def test_two_machines_are_never_one_line() -> None:
-    there = lines(swept())
+    there = swept()
     for line in there:
-        line["provenance"]["machine"]["name"], line["provenance"]["sweep"] = "A100", "another"
-    spec = made({"a sweep": lines(swept()), "another": there})
+        line.provenance["machine"]["name"], line.provenance["sweep"] = "A100", "another"
+    spec = made({"a sweep": swept(), "another": there})
     (runset,) = spec["section"]["runSets"]
     assert [each["name"] for each in runset["grouping"]] == ["machine.value.name", "case.value.backend"]
 
 
 def test_lines_that_meet_in_a_panel_are_said_to() -> None:
-    other = lines(swept())
+    other = swept()
     for line in other:
-        line["case"]["shape"]["batch_size"] = 1
-    sections = made({"one": lines(swept()), "two": other})["section"]["panelBankConfig"]["sections"]
+        line.case["shape"]["batch_size"] = 1
+    sections = made({"one": swept(), "two": other})["section"]["panelBankConfig"]["sections"]
     (over,) = (section["panels"] for section in sections if section["name"] == "Over seq_len")
     said = " (mean and range of 2 lines a backend: filter by shape or group)"
     assert over and all(panel["config"]["chartTitle"].endswith(said) for panel in over)
 
 
 def test_new_metrics_have_panels_once_they_are_measured() -> None:
-    measured = lines(swept())
+    measured = swept()
     for line in measured:
-        if line["status"] == "ok":
-            line["metrics"] |= {name: {"value": 0.5} for name in ("forward/of_ceiling", "train_step/tokens_per_second")}
-            line["metrics"]["forward/time_graph"] = {"value": None, "note": "cannot be captured"}
+        if line.status == "ok":
+            line.metrics.update(
+                {name: {"value": 0.5} for name in ("forward/of_ceiling", "train_step/tokens_per_second")}
+            )
+            line.metrics["forward/time_graph"] = {"value": None, "note": "cannot be captured"}
     told = json.dumps(made({"one": measured}))
     assert "forward share of the GEMM rate over seq_len" in told and "train step tokens/s over seq_len" in told
     assert "CUDA graph" not in told, "it has no value anywhere"
-    assert "GEMM" not in json.dumps(made({"one": lines(swept())}))
+    assert "GEMM" not in json.dumps(made({"one": swept()}))
 
 
 def test_a_push_saves_what_was_printed_and_a_second_replaces_it(place: Path, printed: str) -> None:
@@ -211,8 +214,8 @@ def made(sweeps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def colours(backends: list[str]) -> dict[str, str]:
     from attn_lab.share.workspace import workspace
 
-    line = lines(swept())[2]
-    cases = [{**line, "case": {**line["case"], "backend": name, "id": name}} for name in backends]
+    line = swept()[2]
+    cases = [replace(line, case={**line.case, "backend": name, "id": name}) for name in backends]
     found = workspace("x", {"one": cases}, [], entity="e", project="p")[0].runset_settings.group_colors
     return {str(name): str(colour) for name, colour in found.items()}
 

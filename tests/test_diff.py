@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import A100, line, rows, run
 
-from attn_lab.bench.record import STATUSES
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.record import STATUSES
 from attn_lab.report.diff import diff
 from attn_lab.report.differences import BROKEN, KINDS, Difference, differences
 

@@ -66,7 +66,7 @@ def test_the_layer_and_all_it_may_be_given_load_torch_alone(loaded: Loaded) -> N
 
 
 def test_reading_records_needs_no_torch(loaded: Loaded) -> None:
-    (after,) = loaded("import attn_lab.report.read")
+    (after,) = loaded("import attn_lab.records.store")
     assert not after & (LAB | ATTENTION | {"torch", "numpy"})
 
 

@@ -27,7 +27,6 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.bench.files import File, Shelf
 from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
@@ -38,11 +37,12 @@ from attn_lab.inside.phases import phases_of
 from attn_lab.inside.ranges import ranged
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
-from attn_lab.report.read import records
+from attn_lab.records.artifacts import ArtifactStore, File
+from attn_lab.records.reading import records
+from attn_lab.records.store import find_case
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
-from attn_lab.sweep.kept import found
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
@@ -125,13 +125,13 @@ def test_a_file_goes_into_the_folder_whole_or_not_at_all(tmp_path: Path) -> None
         return File("trace", path)
 
     run = tmp_path / "run"
-    shelf = Shelf(run, 1, 2)
-    entries: list[Any] = shelf.take("one", [left("a", b"first")])
-    shelf.take("one", [left("a", b"second")])  # the same case, run again
+    shelf = ArtifactStore(run, 1, 2)
+    entries: list[Any] = shelf.add("one", [left("a", b"first")])
+    shelf.add("one", [left("a", b"second")])  # the same case, run again
     assert (run / entries[0]["path"]).read_bytes() == b"second"
     (run / "profile/two/b").mkdir(parents=True)  # where it is to go, nothing can be put
     with pytest.raises(OSError, match="profile/two/b"):
-        shelf.take("two", [left("b", b"third")])
+        shelf.add("two", [left("b", b"third")])
     assert [path.name for path in (run / "profile/two").iterdir()] == ["b"]
 
 
@@ -343,7 +343,7 @@ def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(
     (record,) = told.records
     assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
     assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
-    who = case_under_nsight(found(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
+    who = case_under_nsight(find_case(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
     assert who.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
     kernels = ("cunn_SoftMaxForward", "void pytorch_flash::flash_bwd_dot", "void pytorch_flash::flash_fwd_kernel")
     assert [bool(re.search(filter_of(who), each)) for each in kernels] == [True, True, False]
@@ -437,7 +437,7 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
     model = nn.Sequential(Attention(64, 4, backend="sdpa_flash", rope=10000.0), nn.LayerNorm(64), nn.Linear(64, 64))
     before = copy.deepcopy(vars(model[0]))
     looking = loop(model, 12, tmp_path / "mine", subject="toy")
-    (row,) = records(tmp_path / "mine").rows
+    (row,) = records(tmp_path / "mine").records
     assert row.status == "ok" and (row.backend, row.mask, row.subject) == ("sdpa_flash", "causal", "toy")
     assert [row.shape[axis] for axis in ("batch_size", "seq_len", "num_heads", "emb_dim")] == [2, 16, 4, 64]
     assert looking.record is not None and row.id == looking.record.case["id"] and looking.steps < 12
@@ -454,13 +454,13 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
 def test_a_loop_too_short_is_told_so_in_its_record_and_left_in_peace(tmp_path: Path) -> None:
     model = nn.Sequential(Attention(64, 4, backend="naive"))
     loop(model, 5, tmp_path, probes=["trace", "phases"])
-    (row,) = records(tmp_path).rows
+    (row,) = records(tmp_path).records
     assert row.status == "error" and row.reasons == ["phases: expected 7 steps; the loop had 5"]
     assert "train_step/kernels" in row.metrics
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
     with pytest.raises(ZeroDivisionError), profile(model, folder=tmp_path):
         _ = 1 / 0
-    assert records(tmp_path).rows[-1].reasons[0] == "ZeroDivisionError: division by zero"
+    assert records(tmp_path).records[-1].reasons[0] == "ZeroDivisionError: division by zero"
     with pytest.raises(BadRequest, match="expected probes, some of trace, phases, snapshot; got \\['tracer'\\]"):
         profile(model, ["tracer"])
 
@@ -475,7 +475,7 @@ def test_transformers_trainer_takes_it_as_a_callback(tmp_path: Path) -> None:
         save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[callback]).train()
-    (row,) = records(tmp_path / "mine").rows
+    (row,) = records(tmp_path / "mine").records
     assert row.status == "ok" and row.backend == "sdpa"
     assert {"phases/forward/attention", "phases/backward/mlp", "phases/backward/loss", "phases/optimizer"} < set(
         row.metrics
@@ -501,7 +501,7 @@ def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(l
 
 def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_path: Path) -> None:
     told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[startup]", *SMALL[:2])
-    kept = found(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
+    kept = find_case(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
     (tmp_path / "case.json").write_text(json.dumps(packed(case_under_nsight(kept))))
     alone(tmp_path / "case.json", tmp_path / "record.jsonl")
     record = json.loads((tmp_path / "record.jsonl").read_text())
@@ -520,7 +520,12 @@ def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, t
     seen = [{"pass": name, "note": "", **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
     (tmp_path / "counters.json").write_text(json.dumps(seen))
     least = {"forward/least_bytes": {"value": 128.0}}
-    keep(found(before["case"]["id"], []), [File("counters", tmp_path / "counters.json")], dict(metrics(seen, least)), 1)
+    keep(
+        find_case(before["case"]["id"], []),
+        [File("counters", tmp_path / "counters.json")],
+        dict(metrics(seen, least)),
+        1,
+    )
     first, now = told.records
     assert first == before and {**now["metrics"], **before["metrics"]} == now["metrics"]
     assert now["metrics"]["nsight/forward/tensor_cores"]["value"] == 41.2

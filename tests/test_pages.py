@@ -22,19 +22,19 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_report import H100, NASTY, SHOWN, TIMES, record, write
 
-from attn_lab.bench.record import Measurement
 from attn_lab.core.errors import BadRequest
-from attn_lab.report import export, families, html, markdown
+from attn_lab.records.axes import along
+from attn_lab.records.flags import mixtures
+from attn_lab.records.record import AXES, Measurement
+from attn_lab.records.stats.fit import fit_exponent
+from attn_lab.report import export, html, markdown
 from attn_lab.report.charts import Figure, key
 from attn_lab.report.command import MOST_FILES, make
 from attn_lab.report.findings import claims, findings
 from attn_lab.report.findings.places import places
 from attn_lab.report.fragment import Bullets, Facts, Fold, Heading, Picture, Piece, Table, Text
 from attn_lab.report.language import LANGUAGES, catalogue
-from attn_lab.report.marks import mixtures
 from attn_lab.report.pages import PAGES
-from attn_lab.report.pages.scaling import fit
-from attn_lab.report.read import AXES
 from attn_lab.report.study import MOST_FAMILIES, Study, read
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
@@ -180,10 +180,8 @@ def test_axes_are_told_apart_and_nothing_is_left_out(tmp_path: Path) -> None:
     cases = [record(batch_size=batch) for batch in (8, 16)] + [record(emb_dim=size) for size in (1024, 4096)]
     cases += [record(mask="full"), record(num_heads=8, emb_dim=512, dtype="float32")]
     study, pages = told(tmp_path, *cases)
-    along = {
-        axis: [[row.shape[axis] for row in family] for family in families.along(study.cases, axis)] for axis in AXES
-    }
-    assert along == {"batch_size": [[8, 16]], "seq_len": [], "num_heads": [], "emb_dim": [[1024, 2048, 4096]]}
+    found = {axis: [[row.shape[axis] for row in family] for family in along(study.cases, axis)] for axis in AXES}
+    assert found == {"batch_size": [[8, 16]], "seq_len": [], "num_heads": [], "emb_dim": [[1024, 2048, 4096]]}
     assert "· full ·" in words(pages["figures"]) and "· float32 ·" in words(pages["figures"])
     assert list(drawn(pages["figures"]))[-2:] == ["figures-point", "figures-point-2"]
 
@@ -214,11 +212,11 @@ def test_the_stack_of_memory_adds_up_to_its_peak(tmp_path: Path) -> None:
 
 
 def test_growth_is_fitted_with_its_interval() -> None:
-    exact = fit([512, 1024, 2048, 4096], [3e-6 * size**2 for size in (512, 1024, 2048, 4096)])
-    assert exact is not None and str(exact) == "2.00 (2.00–2.00)" and exact.end == pytest.approx(2)
-    bent = fit([512, 1024, 2048, 4096], [1.0, 1.1, 2.0, 8.0])
-    assert bent is not None and bent.end == pytest.approx(2) and bent.low < bent.exponent < 1.5 and bent.high > 1.5
-    assert fit([512, 1024], [1, 2]) is None and fit([512] * 3, [1, 2, 3]) is None
+    exact = fit_exponent([512, 1024, 2048, 4096], [3e-6 * size**2 for size in (512, 1024, 2048, 4096)])
+    assert exact is not None and str(exact) == "2.00 (2.00–2.00)" and exact.last == pytest.approx(2)
+    bent = fit_exponent([512, 1024, 2048, 4096], [1.0, 1.1, 2.0, 8.0])
+    assert bent is not None and bent.last == pytest.approx(2) and bent.low < bent.value < 1.5 and bent.high > 1.5
+    assert fit_exponent([512, 1024], [1, 2]) is None and fit_exponent([512] * 3, [1, 2, 3]) is None
 
 
 def test_growth_is_told_in_words_and_not_of_two_places(tmp_path: Path) -> None:
@@ -566,7 +564,7 @@ def test_markup_in_records_stays_text_in_every_file(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_survives_markdown(text: str) -> None:
-    from attn_lab.report.read import printable
+    from attn_lab.records.printable import printable
 
     text = printable(text).strip()
     shown = READER.render(markdown.table(["a"], [[markdown.escape(text)]]))

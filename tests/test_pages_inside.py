@@ -138,9 +138,11 @@ def test_of_many_parts_the_largest_have_a_colour_and_the_rest_share_one(tmp_path
 
 
 def test_files_are_linked_only_if_they_lie_in_the_run_and_are_there(tmp_path: Path) -> None:
-    paths = ("profile/1/trace (1).json.gz", "../secret", "/etc/passwd", "profile/1/gone", "javascript:alert(1)", None)
-    run = write(tmp_path / "a run", with_files(record("naive"), *paths))
+    paths = ("profile/1/trace (1).json.gz", "profile/1/out", "profile/1/gone", "javascript:alert(1)", None)
+    leaving = [with_files(record(name), path) for name, path in (("flex", "../secret"), ("flash2", "/etc/passwd"))]
+    run = write(tmp_path / "a run", with_files(record("naive"), *paths), *leaving)
     (run / "profile/1").mkdir(parents=True)
+    (run / "profile/1/out").symlink_to(tmp_path / "secret")
     (run / "profile/1/trace (1).json.gz").write_text("{}")
     (tmp_path / "secret").write_text("")
     make([run], run / "report")
@@ -149,7 +151,9 @@ def test_files_are_linked_only_if_they_lie_in_the_run_and_are_there(tmp_path: Pa
     assert links == ["../profile/1/trace%20%281%29.json.gz"]
     assert "[trace (1).json.gz](../profile/1/trace%20%281%29.json.gz)" in (run / "report/report.md").read_text("utf-8")
     assert "big.json.gz left out" in page and "x.npz" not in page
-    (row,) = read([run], language="en", baseline="naive").rows
+    study = read([run], language="en", baseline="naive")
+    (row,) = study.rows
+    assert [str(each).rpartition(": ")[2] for each in study.broken] == ["expected a path inside the run folder"] * 2
     elsewhere = link(row, "profile/1/trace (1).json.gz", tmp_path / "else/where")
     assert elsewhere == "../../a%20run/profile/1/trace%20%281%29.json.gz"
 

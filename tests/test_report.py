@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from attn_lab.bench.record import STATUSES, Measurement, Provenance, Record
+from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.reading import records
+from attn_lab.records.record import STATUSES, Measurement, Provenance, Record
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.console import summary
-from attn_lab.report.read import Broken, Row, records
 
 H100 = {
     "device": "cuda",
@@ -36,7 +38,7 @@ def record(backend: str = "flash2", status: str = "ok", reasons: tuple[str, ...]
            times: tuple[float, ...] | None = None, round: int = 0, mask: str = "causal", id: str | None = None,
            **fields: Any) -> Record:  # fmt: skip
     """One case's record; `fields` are of the shape, of the provenance, or `metrics` to put over the usual ones."""
-    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__dataclass_fields__}
+    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__annotations__}
     extra = fields.pop("metrics", {})
     shape = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048, "dtype": "float16", **fields}
     shape = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
@@ -70,7 +72,7 @@ def write(folder: Path, *lines: Record | str) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Any:
-    return lambda *lines: records(write(tmp_path / "run", *lines)).rows
+    return lambda *lines: records(write(tmp_path / "run", *lines)).records
 
 
 def printed(rows: list[Row], width: int = 160, **options: Any) -> str:
@@ -86,12 +88,12 @@ def line_of(text: str, start: str) -> str:
 def test_broken_lines_are_named_and_cost_only_themselves(tmp_path: Path) -> None:
     whole = record().line()
     other = json.loads(whole)
-    lines = [whole, "{\n", "\n", whole[:100] + "\n", "[1]\n", "null\n", json.dumps({**other, "schema": 2}) + "\n",
+    lines = [whole, "{\n", "\n", whole[:100] + "\n", "[1]\n", "null\n", json.dumps({**other, "schema": 3}) + "\n",
              json.dumps({**other, "status": "fine"}) + "\n", "\\xff\n", record("naive").line().rstrip()]  # fmt: skip
     found = records(write(tmp_path, *lines))
-    assert [row.backend for row in found.rows] == ["flash2", "naive"]  # the last needs no newline to be whole
+    assert [row.backend for row in found.records] == ["flash2", "naive"]  # the last needs no newline to be whole
     assert [int(line.split(":")[1]) for line in found.broken] == [2, 4, 5, 6, 7, 8, 9]
-    assert "schema 2" in found.broken[4] and "'fine'" in found.broken[5]
+    assert "schema 3" in found.broken[4] and "'fine'" in found.broken[5]
     assert str(tmp_path / "records.jsonl") in found.broken[0]
 
 
@@ -107,13 +109,13 @@ def test_no_foreign_value_ends_the_reading(tmp_path: Path, path: str, value: Any
         inner = inner[name]
     inner[last] = value
     found = records(write(tmp_path, json.dumps(altered) + "\n", record("naive")))
-    assert found.rows[-1].backend == "naive"
-    printed(found.rows)
+    assert found.records[-1].backend == "naive"
+    printed(found.records)
 
 
 def test_of_many_broken_lines_the_first_are_named_and_all_counted(tmp_path: Path) -> None:
     found = records(write(tmp_path, *["{\n"] * 1000, record()))
-    assert found.broken.total == 1000 and len(found.rows) == 1
+    assert found.broken.total == 1000 and len(found.records) == 1
     assert len(found.broken) == Broken.MOST_NAMED + 1
     assert found.broken[-1] == f"… and {1000 - Broken.MOST_NAMED} more broken lines"
 
@@ -128,7 +130,7 @@ def test_lines_that_a_later_one_replaces_take_no_memory(tmp_path: Path) -> None:
         found = records(tmp_path / str(count))
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert len(found.rows) == 4
+        assert len(found.records) == 4
         return highest
 
     assert peak(500) < 2 * peak(5)
@@ -140,15 +142,15 @@ def test_a_rerun_replaces_and_a_sweep_is_selected(tmp_path: Path) -> None:
         id="same", times=(2.0, 1, 1, 1), sweep="b", started="2026-11-22T09:59:59+00:00"
     )  # the clock was set back
     write(tmp_path, old, record("naive", sweep="a"), new)
-    assert [row.number("forward/time") for row in records(tmp_path).rows if row.id == "same"] == [2.0]
-    assert [row.number("forward/time") for row in records(tmp_path, sweep="a").rows if row.id == "same"] == [1.0]
-    assert len(records(tmp_path, newest=False).rows) == 3
+    assert [row.number("forward/time") for row in records(tmp_path).records if row.id == "same"] == [2.0]
+    assert [row.number("forward/time") for row in records(tmp_path, sweep="a").records if row.id == "same"] == [1.0]
+    assert len(records(tmp_path, newest=False).records) == 3
 
 
 def test_between_folders_the_later_start_wins(tmp_path: Path) -> None:
     late = write(tmp_path / "late", record(id="same", times=(2.0, 1, 1, 1), started="2026-11-23T00:00:00+00:00"))
     early = write(tmp_path / "early", record(id="same"))
-    assert [row.number("forward/time") for row in records([late, early]).rows] == [2.0]
+    assert [row.number("forward/time") for row in records([late, early]).records] == [2.0]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_only_ok_cases_have_numbers(rows: Any, status: str) -> None:
 def test_numbers_that_are_none(rows: Any) -> None:
     metrics = {
         "forward/time": {"value": float("nan"), "unit": "ms"},
-        "backward/time": {"value": True},
+        "backward/time": {"value": None},
         "memory/peak": {},
     }
     (row,) = rows(record(metrics=metrics))
@@ -176,7 +178,7 @@ def test_numbers_that_are_none(rows: Any) -> None:
 
 
 def test_reading_loads_nothing_heavy() -> None:
-    code = ("import sys, attn_lab.report.read, attn_lab.report.compare, attn_lab.report.command; "
+    code = ("import sys, attn_lab.records.store, attn_lab.report.compare, attn_lab.report.command; "
             "heavy = {'torch', 'pandas', 'hydra', 'wandb', 'altair', 'jinja2', 'pyarrow'}; "
             "print(sorted(heavy & set(sys.modules)))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -230,7 +232,7 @@ def test_the_terminal_shows_the_records_numbers(rows: Any, width: int) -> None:
 def test_speedups_are_said_and_slower_is_called_slower(rows: Any) -> None:
     text = printed(rows(*map(record, TIMES))).split("Against naive")[1]
     assert line_of(text, "flash2").endswith(
-        "16×1024×32×2048 float16: forward 26.2× (26.0–26.4), backward 13.1× (13.0–13.2), step 16.5× (16.4–16.7) faster"
+        "16×1024×32×2048 float16: forward 26.2× (26.0–26.5), backward 13.1× (13.0–13.2), step 16.5× (16.4–16.7) faster"
         "; peak memory 7.7 % of naive's"
     )
     assert line_of(text, "lazy").endswith(
@@ -274,7 +276,7 @@ def test_nothing_ok_and_nothing_at_all(rows: Any) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_markup_and_escapes_in_records_are_shown_literally(rows: Any, encoding: str) -> None:
     cases = [record("naive"), record("[red]b\x1b[2J"), record("x", "error", (NASTY,))]
-    found = rows(*(replace(one, provenance=replace(one.provenance, machine={"name": "[i]GPU"})) for one in cases))
+    found = rows(*(replace(one, provenance={**one.provenance, "machine": {"name": "[i]GPU"}}) for one in cases))
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding=encoding) as file:
         summary(found, Console(file=file, width=200, force_terminal=False), broken=["[u]f:1"])

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from attn_lab.bench.inputs import INPUTS, draw
-from attn_lab.bench.record import Provenance, Record
 from attn_lab.core.machine import detect
 from attn_lab.loggers.jsonl import Jsonl
-from attn_lab.report.read import records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Provenance, Record
 from attn_lab.sweep import plants
 from attn_lab.sweep.ordinary import Ordinary
 from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
@@ -116,7 +116,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
         logger.write(Record(case={**case, "twin": twin, "shape": shape}, status="ok", provenance=origin,
                             metrics={METRIC: metric}, series={METRIC: list(times)}))  # fmt: skip
     logger.close()
-    return told(records(folder).rows, rounds)
+    return told(records(folder).records, rounds)
 
 
 @pytest.mark.parametrize(

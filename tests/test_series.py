@@ -1,13 +1,14 @@
 """Which cases make a line, and what a line holds: found from records alone, for W&B and whoever else draws."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
-from wandb_sweep import lines, record, swept
+from wandb_sweep import record, swept
 
-from attn_lab.bench.record import Measurement, Record
-from attn_lab.bench.series import Series, series
+from attn_lab.records.axes import Series, series
+from attn_lab.records.record import Measurement, Record
 
 
 def cases_of(*shapes: dict[str, Any], backends: tuple[str, ...] = ("flash2",), **more: Any) -> list[Record]:
@@ -19,7 +20,7 @@ def cases_of(*shapes: dict[str, Any], backends: tuple[str, ...] = ("flash2",), *
 
 
 def drawn(records: list[Record]) -> list[Series]:
-    return series(lines(records))
+    return series(records)
 
 
 def test_nothing_that_varies_draws_nothing() -> None:
@@ -55,38 +56,36 @@ def test_points_stand_in_the_order_of_the_axis() -> None:
 
 
 def test_a_round_that_failed_fails_its_point() -> None:
-    good = lines(cases_of({"batch_size": 1}, {"batch_size": 2}))
-    again = lines(cases_of({"batch_size": 1}, {"batch_size": 2}, round_=1))
+    good = cases_of({"batch_size": 1}, {"batch_size": 2})
+    again = cases_of({"batch_size": 1}, {"batch_size": 2}, round_=1)
     for place, line in enumerate(again):
-        line["case"]["id"] = f"again{place}"
+        line.case["id"] = f"again{place}"
     (one,) = series([*good, *again])
     assert [point["batch_size"] for point in one.points] == [1, 2]
-    again[1]["status"] = "wrong"
+    again[1] = replace(again[1], status="wrong")
     (one,) = series([*good, *again])
     assert [point["batch_size"] for point in one.points] == [1]
 
 
 def test_a_case_run_again_counts_once_and_the_newer() -> None:
-    first, second = lines(cases_of({"batch_size": 1}, {"batch_size": 2}))
-    newer = {**second, "metrics": {"forward/time": {"value": 9.0}}}
+    first, second = cases_of({"batch_size": 1}, {"batch_size": 2})
+    newer = replace(second, metrics={"forward/time": {"value": 9.0}})
     (one,) = series([first, second, newer])
     assert one.points[1]["forward/time"] == 9.0
 
 
 def test_one_backend_with_two_settings_is_two_lines_with_names_that_tell() -> None:
-    cases = lines(cases_of({"batch_size": 1}, {"batch_size": 2})) + lines(
-        cases_of({"batch_size": 1}, {"batch_size": 2})
-    )
+    cases = cases_of({"batch_size": 1}, {"batch_size": 2}) + cases_of({"batch_size": 1}, {"batch_size": 2})
     for place, line in enumerate(cases):
-        line["case"]["id"] = str(place)
-        line["provenance"]["config"]["backend"] = {"_target_": "x", "block": 64 if place < 2 else 128}
+        line.case["id"] = str(place)
+        line.provenance["config"]["backend"] = {"_target_": "x", "block": 64 if place < 2 else 128}
     assert [one.backend for one in series(cases)] == ["flash2 block=64", "flash2 block=128"]
 
 
 def test_a_masks_window_is_an_axis_and_never_pooled() -> None:
-    cases = lines(cases_of({}, {}, {}))
+    cases = cases_of({}, {}, {})
     for line, window in zip(cases, (64, 128, 256), strict=True):
-        line["provenance"]["config"]["mask"] = {"_target_": "x", "window": window}
+        line.provenance["config"]["mask"] = {"_target_": "x", "window": window}
     (one,) = series(cases)
     assert (one.axis, [point["mask.window"] for point in one.points]) == ("mask.window", [64, 128, 256])
     assert one.options["mask"] == {"_target_": "x"}
@@ -94,9 +93,9 @@ def test_a_masks_window_is_an_axis_and_never_pooled() -> None:
 
 def test_what_a_line_holds_fixed_is_in_its_configuration() -> None:
     shapes = [{"batch_size": size} for size in (1, 2)] * 2
-    cases = lines(cases_of(*shapes))
+    cases = cases_of(*shapes)
     for line, window in zip(cases, (64, 64, 128, 128), strict=True):
-        line["provenance"]["config"]["mask"] = {"window": window}
+        line.provenance["config"]["mask"] = {"window": window}
     held = sorted(one.options["mask"]["window"] for one in series(cases) if one.axis == "batch_size")
     assert held == [64, 128]
 

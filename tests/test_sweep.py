@@ -49,7 +49,7 @@ def test_a_fine_sweep_exits_0_and_says_where_its_records_are(swept):
 def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
     for record in swept.records:
         assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance", "artifacts"]
-        assert record["schema"] == 1 and record["reasons"] == []
+        assert record["schema"] == 2 and record["reasons"] == []
         case = record["case"]
         assert list(case) == ["id", "question", "backend", "mask", "subject", "round", "twin", "shape"]
         assert re.fullmatch("[0-9a-f]{8}", case["id"]) and re.fullmatch("[0-9a-f]{8}", case["question"])

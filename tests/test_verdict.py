@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from written import line, rows
 
-from attn_lab.report.read import Row
-from attn_lab.report.verdict import UNMEASURED, Floor, Verdict, floor_of, judge
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import UNMEASURED, Floor, noise_floor
+from attn_lab.records.stats.verdict import Verdict, compare_times
 
 FORWARD = "forward/time"
 TIGHT = Floor(0.01, True)
@@ -52,7 +53,7 @@ def test_the_interval_covers_the_truth(
 ) -> None:
     """Of 150 or 300 intervals called 95 %, 90 to 99.7 % hold the true ratio, whatever wanders from round to round."""
     made = experiments(tmp_path, count, rounds, shared, own, paired, taken, kept)
-    found = [judge(a, b, FORWARD, TIGHT) for a, b in made]
+    found = [compare_times(a, b, FORWARD, TIGHT) for a, b in made]
     covered = np.mean([each is not None and each.low <= 1.3 <= each.high for each in found])
     assert 0.90 <= covered <= 0.997
 
@@ -67,7 +68,7 @@ def test_what_drifts_between_rounds_cancels_only_within_a_sweep(tmp_path: Path) 
                  for who, true, sweep in (("a", 1.0, name), ("b", 1.1, other))]  # fmt: skip
         found = rows(tmp_path / other, *lines)
         a, b = ([row for row in found if row.backend == who] for who in "ab")
-        verdict = judge(a, b, FORWARD, TIGHT)
+        verdict = compare_times(a, b, FORWARD, TIGHT)
         assert verdict is not None and verdict.ratio == pytest.approx(1.1, abs=0.02)
         widths[other] = verdict.high - verdict.low, verdict.word
     assert widths["one"][0] < 0.1 and widths["one"][1] == "faster"
@@ -84,7 +85,7 @@ def test_swapping_the_two_mirrors_the_verdict(tmp_path: Path, rounds: int, kept:
             lines.append(line(who, {"forward": taken if kept else float(np.median(taken))}, round=round))
     found = rows(tmp_path, *lines)
     a, b = ([row for row in found if row.backend == who] for who in "ab")
-    one, other = judge(a, b, FORWARD, TIGHT), judge(b, a, FORWARD, TIGHT)
+    one, other = compare_times(a, b, FORWARD, TIGHT), compare_times(b, a, FORWARD, TIGHT)
     assert one is not None and other is not None
     assert (one.ratio, one.low, one.high) == pytest.approx((1 / other.ratio, 1 / other.high, 1 / other.low), rel=1e-12)
     assert {one.word, other.word} in ({"faster", "slower"}, {"same"}, {"unclear"})
@@ -101,10 +102,10 @@ def test_the_floor_is_what_twins_differ_by(tmp_path: Path) -> None:
     said = {}
     for apart in (1.03, 1.001):
         found = rows(tmp_path / str(apart), *lines(apart))
-        floor = floor_of(found, FORWARD)
+        floor = noise_floor(found, FORWARD)
         assert floor.measured and floor.share == pytest.approx(apart - 1, abs=0.002)
         a, b = ([row for row in found if row.backend == who] for who in "ab")
-        verdict = judge(a, b, FORWARD, floor)
+        verdict = compare_times(a, b, FORWARD, floor)
         said[apart] = verdict and verdict.word
     assert said == {1.03: "same", 1.001: "faster"}
 
@@ -119,7 +120,7 @@ def test_a_card_that_rested_is_no_fair_rival_within_a_percent_of_one_that_did_no
             lines = [line("a", 5.0, spread=0.001, metrics=rest),
                      line("b", 5.0 * apart, spread=0.001, metrics=rest if alike else {})]  # fmt: skip
             a, b = rows(tmp_path / f"{apart}{alike}", *lines)
-            verdict = judge([a], [b], FORWARD, Floor(0.001, True))
+            verdict = compare_times([a], [b], FORWARD, Floor(0.001, True))
             words[apart, alike] = verdict and verdict.word
     assert words == {(1.008, True): "faster", (1.008, False): "same", (1.02, True): "faster", (1.02, False): "faster"}
 
@@ -135,7 +136,7 @@ def test_the_next_twin_lies_within_the_floor(tmp_path: Path, settings: int, roun
                  round=round, twin=twin, seq_len=64 * (1 + place))
             for place in range(settings) for round in range(rounds) for twin in (True, False)
         ]  # fmt: skip
-        floor = floor_of(rows(tmp_path / str(trial), *lines), FORWARD)
+        floor = noise_floor(rows(tmp_path / str(trial), *lines), FORWARD)
         means = 0.01 * math.sqrt(2 / rounds) * generator.standard_normal(100)
         inside.append(np.mean(np.abs(means) < math.log1p(floor.share)))
     assert np.mean(inside) > 0.9
@@ -143,11 +144,11 @@ def test_the_next_twin_lies_within_the_floor(tmp_path: Path, settings: int, roun
 
 def test_twins_of_two_sweeps_are_not_each_others(tmp_path: Path) -> None:
     lines = [line("naive", 10.0, sweep="one"), line("naive", 15.0, twin=True, sweep="two")]
-    assert floor_of(rows(tmp_path, *lines), FORWARD) == Floor(UNMEASURED, False)
+    assert noise_floor(rows(tmp_path, *lines), FORWARD) == Floor(UNMEASURED, False)
 
 
 def test_without_twins_the_floor_says_so(tmp_path: Path) -> None:
-    floor = floor_of(rows(tmp_path, line("naive"), line("naive", round=1)), FORWARD)
+    floor = noise_floor(rows(tmp_path, line("naive"), line("naive", round=1)), FORWARD)
     assert floor == Floor(UNMEASURED, False) and "no A/A was run: under 10 %" in str(floor)
     assert str(Floor(0.0123, True)) == "A/A floor 1.2 %"
 
@@ -163,7 +164,7 @@ def test_words_at_their_boundaries(tmp_path: Path, ratio: float, spread: float, 
     a, b = rows(
         tmp_path, line("a", 10.0, spread=spread, samples=30), line("b", 10.0 * ratio, spread=spread, samples=30)
     )
-    verdict = judge([a], [b], FORWARD, Floor(0.10, True))
+    verdict = compare_times([a], [b], FORWARD, Floor(0.10, True))
     assert verdict is not None and verdict.low <= verdict.ratio <= verdict.high
     assert verdict.word == word, str(verdict)
 
@@ -172,7 +173,7 @@ def test_words_at_their_boundaries(tmp_path: Path, ratio: float, spread: float, 
 def test_a_loud_machine_makes_nothing_the_same(tmp_path: Path, floor: float, word: str) -> None:
     """1.25 times as fast, where the baseline differs from itself by half: neither faster nor the same."""
     a, b = rows(tmp_path, line("a", 10.0, spread=0.001), line("b", 12.5, spread=0.001))
-    verdict = judge([a], [b], FORWARD, Floor(floor, True))
+    verdict = compare_times([a], [b], FORWARD, Floor(floor, True))
     assert verdict is not None and verdict.word == word
 
 
@@ -197,8 +198,8 @@ def test_percentiles_stand_in_for_samples_that_were_not_kept(tmp_path: Path) -> 
     for kept in (True, False):
         lines = [line("a", {"forward": a}), line("b", {"forward": b})]
         found = rows(tmp_path / str(kept), *(each if kept else {**each, "kept": {}} for each in lines))
-        assert (found[0].series(FORWARD) is not None) is kept
-        verdict = judge(found[:1], found[1:], FORWARD, TIGHT)
+        assert (found[0].samples(FORWARD) is not None) is kept
+        verdict = compare_times(found[:1], found[1:], FORWARD, TIGHT)
         assert verdict is not None
         widths.append(verdict.high - verdict.low)
     assert widths[1] == pytest.approx(widths[0], rel=0.25) and widths[0] > 0.01
@@ -207,7 +208,7 @@ def test_percentiles_stand_in_for_samples_that_were_not_kept(tmp_path: Path) -> 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_single_sample_proves_nothing(tmp_path: Path, count: int) -> None:
     a, b = rows(tmp_path, line("a", 1.0, samples=count), line("b", 3.0))
-    verdict = judge([a], [b], FORWARD, TIGHT)
+    verdict = compare_times([a], [b], FORWARD, TIGHT)
     assert verdict is not None and verdict.ratio == pytest.approx(3)
     assert verdict.word == ("unclear" if count == 1 else "faster")
 
@@ -217,12 +218,12 @@ def test_single_samples_of_several_rounds_prove_what_the_rounds_do(tmp_path: Pat
              for who, time in (("a", 1.0 + 0.01 * round), ("b", 2.0))]  # fmt: skip
     found = rows(tmp_path, *lines)
     a, b = ([row for row in found if row.backend == who] for who in "ab")
-    verdict = judge(a, b, FORWARD, TIGHT)
+    verdict = compare_times(a, b, FORWARD, TIGHT)
     assert verdict is not None and verdict.word == "faster" and math.isfinite(verdict.high)
 
 
 def test_nothing_is_judged_where_one_side_has_no_time(tmp_path: Path) -> None:
     ok, failed, other = rows(tmp_path, line("a"), line("b", status="wrong"), line("c", {"backward": 1.0}))
-    assert judge([ok], [failed], FORWARD, TIGHT) is None
-    assert judge([ok], [other], FORWARD, TIGHT) is None
-    assert judge([], [ok], FORWARD, TIGHT) is None
+    assert compare_times([ok], [failed], FORWARD, TIGHT) is None
+    assert compare_times([ok], [other], FORWARD, TIGHT) is None
+    assert compare_times([], [ok], FORWARD, TIGHT) is None

@@ -44,7 +44,7 @@ def test_one_line_a_backend_with_the_numbers_of_the_records(folder: Path) -> Non
     assert sorted(runs) == [f"{name} over seq_len: b16 h32 e2048 causal kernel" for name in ("flash2", "naive")]
     for name, run in runs.items():
         backend = name.partition(" ")[0]
-        rounds = [line for line in lines(swept()) if line["case"]["backend"] == backend and "twin" not in line["case"]]
+        rounds = [line for line in lines(swept()) if line["case"]["backend"] == backend and not line["case"]["twin"]]
         expected = []
         for seq_len in (256, 512, 1024):
             first, second = (line for line in rounds if line["case"]["shape"]["seq_len"] == seq_len)

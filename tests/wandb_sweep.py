@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_lab.bench.record import Measurement, Provenance, Record
+from attn_lab.records.record import Measurement, Provenance, Record
 
 ROOT = Path(__file__).parents[1]
 SHAPE: dict[str, Any] = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048}
@@ -103,7 +103,7 @@ def record(
 DRIVER = """
 import json, os, subprocess, sys, time
 from pathlib import Path
-from attn_lab.bench.record import Provenance, Record
+from attn_lab.records.record import Provenance, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers import _wandb_server, wandb as room
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from attn_lab.bench.record import Provenance, Record
-from attn_lab.report.read import Row, records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Provenance, Record
+from attn_lab.records.record import Record as Row
 
 H100 = {
     "device": "cuda",
@@ -29,7 +30,7 @@ def line(
     **fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One case's record as JSON; `fields` are of the shape or of the provenance, `options` of the backend."""
-    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__dataclass_fields__}
+    given = {name: fields.pop(name) for name in list(fields) if name in Provenance.__annotations__}
     shape = {"batch_size": 16, "seq_len": 1024, "num_heads": 32, "emb_dim": 2048, "dtype": "float16", **fields}
     shape = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
              "head_dim": shape["emb_dim"] // shape["num_heads"], **shape}  # fmt: skip
@@ -91,4 +92,4 @@ def run(folder: Path, *lines: dict[str, Any] | str) -> Path:
 def rows(folder: Path, *lines: dict[str, Any] | str) -> list[Row]:
     found = records(run(folder, *lines))
     assert not found.broken
-    return found.rows
+    return found.records

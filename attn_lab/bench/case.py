@@ -1,7 +1,5 @@
 """One question, fully stated: which backend, asked what, stepped how, seen by which probes."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +9,7 @@ from attn_lab.bench.trial import Probe, Subject
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.request import Request
+from attn_lab.records.record import digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +69,12 @@ class Case:
 
     @cached_property
     def question(self) -> str:
-        """8 hex digits of a hash of the resolved configuration: what is asked, whoever and whenever asks it."""
+        """12 hex digits of a hash of the resolved configuration, and of nothing else."""
         return digest(self.config)
 
     @cached_property
     def id(self) -> str:
-        """8 hex digits of a hash of all that can change the answer: the question, and the basis."""
+        """12 hex digits of a hash of all that can change the answer: the question, and the basis."""
         return digest({"config": self.config, "basis": self.basis})
 
     @property
@@ -102,11 +101,6 @@ class Case:
 
 def _hooks(probe: Probe) -> bool:
     return getattr(probe, "hooks", False)  # a stranger's probe need not say
-
-
-def digest(value: Any) -> str:
-    """8 hex digits of a hash of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _expect(role: str, targets: Mapping[str, Any], part: object, *names: str) -> None:

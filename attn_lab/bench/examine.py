@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.files import File, scratch
-from attn_lab.bench.record import Measurement, Provenance, Record, Status
 from attn_lab.core.backend import take
 from attn_lab.core.errors import Refused, Wrong
 from attn_lab.core.machine import Machine
+from attn_lab.records.artifacts import File, scratch
+from attn_lab.records.record import Measurement, Provenance, Record, Status
 
 if sys.platform == "linux":
     import resource
@@ -31,7 +31,7 @@ def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callab
     `notice` is told the name of each probe as it begins.
     """
     found: list[Measurement | File] = []
-    status, reasons = _run(case, machine, found, scratch(provenance.sweep) / case.id, notice)
+    status, reasons = _run(case, machine, found, scratch(provenance["sweep"]) / case.id, notice)
     gc.collect()  # an error's frames and a graph's cycles may still hold tensors
     if TRIM is not None:
         TRIM(0)  # glibc keeps free what shapes of many sizes leave between each other: 15 % over a hundred of them

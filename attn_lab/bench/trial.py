@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from attn_lab.bench.files import File, scratch
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.spans import Spans
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import TRAIN_STEP, Request
+from attn_lab.records.artifacts import File, scratch
+from attn_lab.records.record import Measurement
 
 Answer = Mapping[str, Tensor]
 

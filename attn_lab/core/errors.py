@@ -2,6 +2,7 @@
 
 AttnLabError
 ├── BadRequest      the words are wrong: nothing was run (exit code 2)
+├── StorageError    a record cannot be written, or would be lost
 ├── Refused         a backend cannot serve this request; carries every reason
 └── Wrong           an answer or a launched kernel is not what was promised; carries every reason
 """
@@ -15,6 +16,10 @@ class AttnLabError(Exception):
 
 class BadRequest(AttnLabError):
     """The request itself is malformed.  Say what was expected, what came, and what to do."""
+
+
+class StorageError(AttnLabError):
+    """A record cannot be written: the disk is full, or its file was replaced, deleted or renamed."""
 
 
 class Refused(AttnLabError):

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_lab.bench.case import digest
-from attn_lab.bench.record import Provenance
 from attn_lab.core.machine import detect, software
 from attn_lab.layer.attention import Attention
+from attn_lab.records.record import Provenance, digest
 from attn_lab.sweep.provenance import now, source
 
 UNKNOWN = "unknown"

@@ -8,8 +8,6 @@ from types import TracebackType
 from torch import nn
 from torch.profiler import record_function
 
-from attn_lab.bench.files import File, scratch
-from attn_lab.bench.record import Logger, Measurement, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.hooks.about import About
 from attn_lab.inside.allocations import use_of
@@ -20,7 +18,9 @@ from attn_lab.inside.recording import PASS, profiling, wait
 from attn_lab.inside.told import of_kernels, of_memory, of_phases
 from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.probes.witness import ATTENTION_KERNELS
-from attn_lab.sweep.folder import RunFolder
+from attn_lab.records.artifacts import File, scratch
+from attn_lab.records.record import Logger, Measurement, Record
+from attn_lab.records.store import RunStore
 from attn_lab.sweep.provenance import new_sweep_id
 
 PROBES = ("trace", "phases", "snapshot")
@@ -71,8 +71,9 @@ class profile:
         return self._wait + sum(1 + self._of(name) for name in self._probes)
 
     def __enter__(self) -> "profile":
-        self._lock = RunFolder(self._folder)
-        self._lock.repair()
+        store = RunStore(self._folder)
+        self._lock = store.lock()
+        store.repair()
         self._about.listen()
         self._count = 0
         self._watching: Iterator[None] | None = self._watch()
@@ -97,7 +98,7 @@ class profile:
             self._about.close()
             self._keep([] if error is None else [f"{type(error).__name__}: {error}"])
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def _keep(self, reasons: list[str]) -> None:
         missing = [name for name in self._probes if name not in self._done]

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from attn_lab.bench.files import File
-from attn_lab.bench.record import Measurement
 from attn_lab.inside import allocations, kernels, phases
 from attn_lab.inside.allocations import Use
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.timeline import page
+from attn_lab.records.artifacts import File
+from attn_lab.records.record import Measurement
 
 MB = 2**20
 MOST = 10  # tensors told

@@ -4,19 +4,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attn_lab.bench.series import Line, Series, asked
+from attn_lab.records.axes import Series
+from attn_lab.records.record import Record
 
 LETTERS = {"batch_size": "b", "seq_len": "s", "num_heads": "h", "emb_dim": "e"}
 USUAL = {"dtype": "float16"}
 BARS = (*(f"{one}/time" for one in ("forward", "backward", "forward_backward", "train_step")), "memory/peak")
 
 
-def of_case(line: Line) -> str:
+def of_case(record: Record) -> str:
     """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
-    case = line["case"]
-    again = ["(again)"] if case.get("twin") else []
-    rounds = [f"round={case['round']}"] if case["round"] else []
-    return " ".join([case["backend"].removesuffix(" (again)"), *again, words(asked(line)), *rounds])
+    again = ["(again)"] if record.twin else []
+    rounds = [f"round={record.round}"] if record.round else []
+    return " ".join([record.name, *again, words(record.asked), *rounds])
 
 
 def of_series(one: Series) -> str:
@@ -29,13 +29,13 @@ def key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def at_point(line: Line) -> dict[str, str]:
+def at_point(record: Record) -> dict[str, str]:
     """For each metric that is drawn as bars, the key that holds it for this case's point alone.
 
     The panels of a W&B workspace share one set of runs: only by a key of its own can a panel show one point.
     """
-    point = re.sub(r"[^A-Za-z0-9]+", "_", words(asked(line)))
-    measured = [name for name in BARS if line["metrics"].get(name, {}).get("value") is not None]
+    point = re.sub(r"[^A-Za-z0-9]+", "_", words(record.asked))
+    measured = [name for name in BARS if record.metrics.get(name, {}).get("value") is not None]
     return {name: f"at/{point}/{name}" for name in measured}
 
 

@@ -1,18 +1,18 @@
 """Weights & Biases: every run is written offline; where a server can be used, a child process sends it on."""
 
-import json
 import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from attn_lab.bench.files import place
-from attn_lab.bench.record import Record
-from attn_lab.bench.series import Line, Series, noisy, series
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers import _wandb_names as names
 from attn_lab.loggers._wandb_session import MODES, Session, say
+from attn_lab.records.artifacts import artifact_path
+from attn_lab.records.axes import Series, series
+from attn_lab.records.flags import noisy
+from attn_lab.records.record import Record
 
 MOST_BYTES = 24 * 2**20  # of the report and its figures together, in the summary run
 
@@ -35,7 +35,7 @@ class Wandb:
             raise BadRequest(f"logger.wandb.mode: expected one of {', '.join(MODES)}; got {mode!r}")
         self._folder, self._sweep = Path(folder).resolve(), sweep
         self._rows: list[dict[str, Any]] = []
-        self._lines: list[Line] = []
+        self._lines: list[Record] = []
         self._since = time.time()
         self._origin: dict[str, Any] = {}
         self._session: Session | None = None
@@ -59,25 +59,25 @@ class Wandb:
         if not self._active:
             return
         try:
-            line = json.loads(record.line())  # what records.jsonl holds, number for number
+            line = record.as_json()  # what records.jsonl holds, number for number
             case, metrics = line["case"], line["metrics"]
             origin = {name: value for name, value in line["provenance"].items() if name != "config"}
             outcome = {"status": line["status"], "reasons": "; ".join(line["reasons"])}
-            outcome |= {"noisy": ", ".join(marks)} if (marks := noisy(line)) else {}
+            outcome |= {"noisy": ", ".join(marks)} if (marks := noisy(record)) else {}
             values = {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
             beside = {
                 f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()
                 if field != "value" and each not in (None, "")
             }  # fmt: skip
-            twin = bool(case.get("twin"))
-            bars = names.at_point(line) if record.status == "ok" and not twin else {}
+            twin = record.twin
+            bars = names.at_point(record) if record.status == "ok" and not twin else {}
             beside |= {key: values[name] for name, key in bars.items()}
             asked = {field: value for field, value in case.items() if field != "shape"}
             self._origin = self._origin or origin
             self._rows.append({**asked, **case["shape"], **outcome, **values})
-            self._lines.append(line)
+            self._lines.append(record)
             config = {**line["provenance"]["config"], **origin, "case": case}
-            with self._wandb.run(names.of_case(line), "twin" if twin else "case", config) as run:
+            with self._wandb.run(names.of_case(record), "twin" if twin else "case", config) as run:
                 if values:
                     run.log(values)  # the summary follows; W&B draws panels of what was logged only
                 run.summary.update({**outcome, **beside})
@@ -103,7 +103,7 @@ class Wandb:
 
         By paths within the run's folder, which a later `wandb-sync` is in, wherever the folder is by then.
         """
-        paths = [place(record.case["id"], file.path.name) for file in record.files]
+        paths = [artifact_path(record.id, file.path.name) for file in record.files]
         kept = [path for path in paths if (self._folder / path).is_file()]
         if not kept:
             return
@@ -117,7 +117,7 @@ class Wandb:
     def _draw(self, one: Series) -> None:
         """One backend's metrics over one axis: W&B draws lines over what was logged, never over a config's value."""
         axis, metrics = names.key(one.axis), list(dict.fromkeys(name for point in one.points for name in point))
-        shape = {name: one.held[name] for name in self._lines[0]["case"]["shape"] if name in one.held}
+        shape = {name: one.held[name] for name in self._lines[0].shape if name in one.held}
         case = {"backend": one.backend, "mask": one.held["mask"], "subject": one.held["subject"], "shape": shape}
         told = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
         config = {**one.options, **self._origin, "case": case, "series": told}

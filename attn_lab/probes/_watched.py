@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from attn_lab.bench.card import CAP, SLOWED, Card, State
-from attn_lab.bench.record import Measurement
 from attn_lab.probes._clock import between, precision
+from attn_lab.records.record import Measurement
 
 FEW = 0.1  # of the calls may be dropped before the rest is no longer to be trusted
 FIELDS = {"sm_clock": "MHz", "memory_clock": "MHz", "power": "W", "temperature": "°C"}

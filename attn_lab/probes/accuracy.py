@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Answer, Probe, Trial
 from attn_lab.core.errors import Wrong
 from attn_lab.core.tolerance import FLOAT32_SLACK, GRADIENT_FACTOR, OUT_FACTOR, allowed_errors, largest
+from attn_lab.records.record import Measurement
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.probes._clock import Clock, CudaClock, WallClock
+from attn_lab.records.record import Measurement
 
 REPEATS = {"cuda": 50, "cpu": 15}
 REST = 3.0  # as the passes that are held against it

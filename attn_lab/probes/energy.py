@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.probes._captured import Uncapturable, captured
+from attn_lab.records.record import Measurement
 
 BATCH = 0.02  # s of calls between two looks at the counter
 STILL = 100  # looks at which it has not moved: it moves every 20 to 100 ms, or never

@@ -9,7 +9,6 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.probes._captured import Uncapturable, captured
@@ -24,6 +23,7 @@ from attn_lab.probes._clock import (
     precision,
     summed,
 )
+from attn_lab.records.record import Measurement
 
 AGREES = 5.0  # %: what the profiler itself costs, and what a clock and a sum of kernels may differ by
 BETWEEN = 3e-3  # ms from one kernel to the next in a stream, and around an event

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
+from attn_lab.records.record import Measurement
 
 MB = 2**20
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, run
+from attn_lab.records.record import Measurement
 
 WARMUP = 2
 MB = 2**20

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from attn_lab.bench.files import File
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.inside.chrome import Trace
 from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.inside.told import of_phases
+from attn_lab.records.artifacts import File
+from attn_lab.records.record import Measurement
 
 L2_FLUSH_BYTES = 256 * 2**20  # as before a timed step: else what is read first is read faster than it was timed
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from attn_lab.bench.files import File
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.inside.allocations import Use, use_of
 from attn_lab.inside.chrome import Trace
@@ -16,6 +14,8 @@ from attn_lab.inside.history import history, lines_of
 from attn_lab.inside.ranges import parts
 from attn_lab.inside.recording import Stage, profiling, run
 from attn_lab.inside.told import of_memory
+from attn_lab.records.artifacts import File
+from attn_lab.records.record import Measurement
 
 MB = 2**20
 

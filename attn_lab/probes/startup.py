@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
+from attn_lab.records.record import Measurement
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from attn_lab.bench.card import Card, Nvml, Unwatched, Watch
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.probes._clock import Before, Clock, CudaClock, Timed, WallClock, overtaken, precision, quantile, summed
 from attn_lab.probes._watched import Watched
+from attn_lab.records.record import Measurement
 
 PATIENCE = 2.0  # times `seconds`: so long it waits for the `least` calls, where each takes very long
 AGREES = 5.0  # %: so close to their passes are 85 of the 87 steps longer than 1 ms in results/h100-2026-11-22-seed

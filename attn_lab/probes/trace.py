@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attn_lab.bench.files import File
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
 from attn_lab.inside.chrome import Trace as Seen
 from attn_lab.inside.recording import Stage, recorded
 from attn_lab.inside.told import of_kernels
+from attn_lab.records.artifacts import File
+from attn_lab.records.record import Measurement
 
 
 @dataclass(frozen=True)

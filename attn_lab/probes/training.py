@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.request import TRAIN_STEP
+from attn_lab.records.record import Measurement
 
 STEPS = 5
 

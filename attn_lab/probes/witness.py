@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import Wrong
+from attn_lab.records.record import Measurement
 
 ATTENTION_KERNELS = (
     r"flash::\w*flash_(fwd|bwd)|flash_attncute|flash::.*FlashAttn|fmha_cutlass|cudnn.*sdpa|flex_attention"

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report.compare import digits
 from attn_lab.report.fragment import Bullets, Cell, Head, Piece, Table, Text
-from attn_lab.report.read import PASSES, Row
 from attn_lab.report.study import Study
 
 STATE = ("sm_clock", "memory_clock", "power", "temperature")

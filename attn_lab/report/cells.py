@@ -1,11 +1,11 @@
 """How a number and a comparison stand in a table: no more digits than they bear, and marked where they must be."""
 
+from attn_lab.records.flags import noise
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.verdict import Verdict
 from attn_lab.report import compare
 from attn_lab.report.fragment import Cell
-from attn_lab.report.marks import noise
-from attn_lab.report.read import Row
 from attn_lab.report.study import Experiment, Study
-from attn_lab.report.verdict import Verdict
 
 
 def compared(study: Study, verdict: Verdict, mixed: list[str]) -> Cell:

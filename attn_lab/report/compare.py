@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from attn_lab.report.read import AXES, PASSES, Row, finite
+from attn_lab.records.axes import order as order
+from attn_lab.records.axes import text as text
+from attn_lab.records.axes import vary as vary
+from attn_lab.records.record import PASSES, finite
+from attn_lab.records.record import Record as Row
 
 BASELINE = "naive"
 WORDS = {"forward_backward": "step", "train_step": "train step"}
@@ -17,7 +21,7 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     ids: dict[Any, set[str]] = {}
     for row in rows:
         ids.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
-    return [replace(row, backend=f"{row.backend} {row.id}")
+    return [row.labelled(f"{row.backend} {row.id}")
             if len(ids[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
 
 
@@ -29,23 +33,9 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     return [_one(rounds) for rounds in cases.values()]
 
 
-def vary(rows: Sequence[Row]) -> list[str]:
-    """The names in `asked` that take more than one value."""
-    names = dict.fromkeys(name for row in rows for name in row.asked)
-    return [name for name in names if len({row.asked.get(name) for row in rows}) > 1]
-
-
 def several(rows: Sequence[Row]) -> list[str]:
     """Those of them of which there are two values, and not just rows with and without."""
     return [name for name in vary(rows) if len({row.asked.get(name) for row in rows} - {None}) > 1]
-
-
-def order(row: Row) -> tuple[Any, ...]:
-    """Sorts settings as people count: 512 before 2048, and fields that not every row has do not matter."""
-    asked = row.asked
-    leading = ["machine", "subject", "mask", "dtype", *AXES]
-    names = leading + sorted(set(asked) - set(leading))
-    return tuple((name, isinstance(asked.get(name), str), asked.get(name)) for name in names if name in asked)
 
 
 def speed(row: Row) -> tuple[Any, ...]:
@@ -82,12 +72,6 @@ def digits(value: float | None, significant: int = 3) -> str:
     rounded = float(f"{value:.{significant}g}")  # first, so that 9.999 is seen to be 10.0
     places = significant - 1 - math.floor(math.log10(abs(rounded))) if rounded else 0
     return f"{value:.{significant - 1}e}" if places > 8 else f"{value:.{max(places, 0)}f}"
-
-
-def text(row: Row, names: Sequence[str]) -> str:
-    """`seq_len 1024 · float16 · causal`: some of what was asked, numbers with their names, words by themselves."""
-    asked = [(name, row.asked[name]) for name in names if name in row.asked]
-    return " · ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in asked)
 
 
 def _timed(row: Row) -> list[str]:

@@ -7,11 +7,13 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
+from attn_lab.records.flags import NOISY, noise
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor, noise_floor
+from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
-from attn_lab.report.marks import NOISY, noise
-from attn_lab.report.read import PASSES, Row
-from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
 STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
@@ -122,7 +124,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
     if not any(row.status == "ok" for row in rows):
         _say(console, "\nNo case came out ok: there is nothing to compare.", "bold")
         return
-    floors = {one: floor_of(rows, f"{one}/time") for one in PASSES}
+    floors = {one: noise_floor(rows, f"{one}/time") for one in PASSES}
     single = [row for row in rows if not row.twin]
     names = [row.backend for row in single if row.status == "ok"]
     if any(name != baseline for name in names):
@@ -148,7 +150,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
             _hang(console, row.backend, max(map(len, names)), f"{label}: {told}")
     if any(name != baseline for name in names):
         measured = [f"{WORDS.get(one, one)} {floor.percent}" for one, floor in floors.items() if floor.measured]
-        quiet = f"; nor under {100 * LEAST:g} %" * any(floor.share < LEAST for floor in floors.values())
+        quiet = f"; nor under {100 * MIN_EFFECT:g} %" * any(floor.share < MIN_EFFECT for floor in floors.values())
         _say(
             console,
             f"A/A floor, under which nothing is claimed: {', '.join(measured)}{quiet}" if measured else f"{Floor()}",
@@ -160,7 +162,7 @@ def _said(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, F
     """`forward 9.1× (9.0–9.2), step 5.2× (5.1–5.3) faster`, `backward 0.99× (0.97–1.02) unclear`."""
     words: dict[str, list[str]] = {"faster": [], "same": [], "unclear": [], "slower": []}
     for one in PASSES:
-        if verdict := judge(rounds, baseline, f"{one}/time", floors[one]):
+        if verdict := compare_times(rounds, baseline, f"{one}/time", floors[one]):
             words[verdict.word].append(f"{WORDS.get(one, one)} {verdict}")
     return [f"{', '.join(passes)} {word}" for word, passes in words.items() if passes]
 

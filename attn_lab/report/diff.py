@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from attn_lab.bench.record import STATUSES
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.reading import records
+from attn_lab.records.record import STATUSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.report.diff_markdown import markdown
 from attn_lab.report.differences import BROKEN, METRICS, Difference, asked, both, common, differences
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import floor_of
 
 FAIL_ON = ("slower", "broken", "memory", "refused", "gone", *BROKEN)
 
@@ -39,7 +40,7 @@ def diff(words: Sequence[str]) -> int:
         raise BadRequest(f"diff: expected cases that both runs have; {_why_none(a_rows, b_rows)}")
     metrics = _metrics(given.metric, [*a_rows, *b_rows])
     found = differences(a_rows, b_rows, metrics)
-    floors = {metric: both(floor_of(a_rows, metric), floor_of(b_rows, metric))
+    floors = {metric: both(noise_floor(a_rows, metric), noise_floor(b_rows, metric))
               for metric in metrics if any(each.metric == metric and each.verdict for each in found)}  # fmt: skip
     runs = list(zip(given.runs, (a_rows, b_rows), strict=True))
     text = markdown(found, runs, floors, [*a_broken, *b_broken])

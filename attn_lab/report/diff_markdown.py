@@ -4,12 +4,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import Floor
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS, digits
 from attn_lab.report.differences import Difference, asked
 from attn_lab.report.markdown import code, escape, table
-from attn_lab.report.read import Row
-from attn_lab.report.verdict import Floor
 
 ROOM = 14_000  # characters of a table, of which there are four at most: a comment on GitHub takes 65,536
 MANY = 6  # times, of which the middle tells of the machine rather than of one of them

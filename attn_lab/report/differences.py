@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from attn_lab.records.flags import noise
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import UNMEASURED, Floor, noise_floor
+from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
-from attn_lab.report.marks import noise
-from attn_lab.report.read import PASSES, Row
 from attn_lab.report.variants import told_apart
-from attn_lab.report.verdict import UNMEASURED, Floor, Verdict, floor_of, judge
 
 BROKEN = ("wrong", "error", "crashed", "oom", "timeout")  # what an ok case must not become
 TIMES = tuple(f"{one}/time" for one in PASSES)
@@ -50,7 +52,7 @@ def differences(a_rows: Sequence[Row], b_rows: Sequence[Row], metrics: Sequence[
     """Every case of either run, the worst first.  The machines may differ: give runs of one machine each."""
     a_rows, b_rows = told_apart([a_rows, b_rows])
     before, after = _cases(a_rows), _cases(b_rows)
-    floors = {metric: both(floor_of(a_rows, metric), floor_of(b_rows, metric)) for metric in metrics}
+    floors = {metric: both(noise_floor(a_rows, metric), noise_floor(b_rows, metric)) for metric in metrics}
     found: list[Difference] = []
     for key in dict.fromkeys([*before, *after]):
         a, b = before.get(key), after.get(key)
@@ -106,6 +108,11 @@ def _of_case(a: Case, b: Case, floors: Mapping[str, Floor]) -> list[Difference]:
     return [Difference(kind, b.row, statuses=statuses, reason=_reason(b.row))]
 
 
+def _with(rounds: Sequence[Row], metric: str) -> Row:
+    """One of the rounds that has the metric: the same shape may have been asked of several passes."""
+    return next(row for row in rounds if metric in row.metrics)
+
+
 def _of_metric(a: Case, b: Case, metric: str, floor: Floor) -> Difference | None:
     """None where either has no such number, or their memory is that of different passes."""
     before, after = a.number(metric), b.number(metric)
@@ -117,9 +124,9 @@ def _of_metric(a: Case, b: Case, metric: str, floor: Floor) -> Difference | None
             return None
         change = after / before - 1
         kind = "same" if abs(change) <= MEMORY else "more memory" if change > 0 else "less memory"
-        return Difference(kind, b.row, metric, before, after, noisy=noisy)
-    verdict = judge(b.rounds, a.rounds, metric, floor)
-    return verdict and Difference(verdict.word, b.row, metric, before, after, verdict, noisy=noisy)
+        return Difference(kind, _with(b.rounds, metric), metric, before, after, noisy=noisy)
+    verdict = compare_times(b.rounds, a.rounds, metric, floor)
+    return verdict and Difference(verdict.word, _with(b.rounds, metric), metric, before, after, verdict, noisy=noisy)
 
 
 def _timed(case: Case) -> list[str]:

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from attn_lab.report.read import Row
+from attn_lab.records.artifacts import inside
+from attn_lab.records.record import Record as Row
 
 WHOLE = ("step", "of_timed")  # phases/NAME that are no parts
 DIRECTIONS = ("forward", "backward")
@@ -39,7 +40,7 @@ def files(row: Row) -> Iterator[Mapping[str, Any]]:
 
 def link(row: Row, path: object, report: Path | None) -> str:
     """From the report's folder to a file of the case.  "" unless it lies in the run's own folder, and is there."""
-    plain = PurePosixPath(str(path or ""))
-    if report is None or plain.is_absolute() or ".." in plain.parts or not (row.folder / plain).is_file():
+    file = inside(row.folder, path) if row.folder is not None and report is not None else None
+    if file is None or report is None:
         return ""
-    return quote(Path(os.path.relpath((row.folder / plain).absolute(), report.absolute())).as_posix())
+    return quote(Path(os.path.relpath(file.absolute(), report.absolute())).as_posix())

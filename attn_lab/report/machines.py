@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_lab.report.read import Row
+from attn_lab.records.record import Record as Row
 
 
 def machines(rows: Sequence[Row]) -> list[Mapping[str, Any]]:

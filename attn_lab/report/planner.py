@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 from attn_lab.core.errors import BadRequest
 from attn_lab.layer.bucket import Bucket, mask_words
 from attn_lab.layer.plan import Plan
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.report.compare import WORDS
 from attn_lab.report.ranking import PLANNED, entry_of
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import Floor, floor_of
 
 
 def plan_backends(words: Sequence[str]) -> int:
@@ -22,7 +23,7 @@ def plan_backends(words: Sequence[str]) -> int:
         found = records(given.runs)
     except OSError as error:
         raise BadRequest(f"plan-backends: expected run folders, each with a records.jsonl; got {error}") from None
-    plan, left_out = plan_of(found.rows)
+    plan, left_out = plan_of(found.records)
     try:
         plan.write(given.out)
     except OSError as error:
@@ -59,7 +60,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
             ", ".join(machines) or f"none ({', '.join(f'{n} × {why}' for why, n in left_out.items()) or 'no records'})"
         )
         raise BadRequest(f"plan-backends: expected verified records of one GPU, whose plan this is; got {got}")
-    floors = {one: floor_of(usable, f"{one}/time") for one in PLANNED}
+    floors = {one: noise_floor(usable, f"{one}/time") for one in PLANNED}
     buckets: dict[Bucket, dict[Any, dict[str, list[Row]]]] = {}
     for row in single:
         buckets.setdefault(_bucket(row), {}).setdefault(row.setting, {}).setdefault(row.name, []).append(row)

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attn_lab.layer.plan import Entry, Ranking
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor
+from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
-from attn_lab.report.read import Row
-from attn_lab.report.verdict import LEAST, Floor, Verdict, judge
 
 PLANNED = ("forward", "backward", "forward_backward")
 CLOSE = 0.02  # further apart they are never level, however loud the sweep was
@@ -45,11 +46,11 @@ def _ranking(one: str, names: Sequence[str], settings: Sequence[Rounds], floor: 
         return None
     ordered = sorted(times, key=lambda name: (times[name], name))
     fastest, *others = ordered
-    noise = min(max(floor.share if floor.measured else 0.0, LEAST), CLOSE)
+    noise = min(max(floor.share if floor.measured else 0.0, MIN_EFFECT), CLOSE)
 
     def verdict(first: str, other: str) -> Verdict | None:
         """At the setting where it leads least."""
-        verdicts = [judge(rounds[first], rounds[other], metric, floor) for rounds in settings]
+        verdicts = [compare_times(rounds[first], rounds[other], metric, floor) for rounds in settings]
         return min((each for each in verdicts if each), key=lambda each: each.ratio, default=None)
 
     level = [name for name in others if times[name] <= times[fastest] * (1 + noise)]

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.axes import Family, families
+from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.printable import printable
+from attn_lab.records.reading import records
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import Floor, noise_floor
+from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
-from attn_lab.report.families import Family, experiment_of, families
+from attn_lab.report.experiments import experiment_of
 from attn_lab.report.findings import Finding, held, laid_out, told
 from attn_lab.report.language import catalogue
-from attn_lab.report.read import PASSES, Broken, Row, printable, records
-from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
 
 MOST_FAMILIES = 16  # along one axis of one experiment that get figures: a grid has hundreds, which nobody looks at
 
@@ -47,7 +53,7 @@ class Experiment:
     def floor(self, one: str) -> Floor:
         """The noise of a pass in this experiment."""
         if one not in self._floors:
-            self._floors[one] = floor_of(self.rows, f"{one}/time")
+            self._floors[one] = noise_floor(self.rows, f"{one}/time")
         return self._floors[one]
 
     def verdict(self, row: Row, other: Row | None, one: str) -> Verdict | None:
@@ -57,7 +63,7 @@ class Experiment:
         key = (row.setting, row.backend, other.backend, one)
         if key not in self._verdicts:
             mine, others = self._rounds[row.setting, row.backend], self._rounds[other.setting, other.backend]
-            self._verdicts[key] = judge(mine, others, f"{one}/time", self.floor(one))
+            self._verdicts[key] = compare_times(mine, others, f"{one}/time", self.floor(one))
         return self._verdicts[key]
 
 
@@ -139,13 +145,14 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
     taken: dict[str | None, int] = {}
     for place, folder in {Path(folder).resolve(): folder for folder in folders}.items():
         try:
-            found = records(folder, same=lambda row: (experiment_of(row), row.id))
+            found = records(folder, same=lambda row: (experiment_of(row), row.id), broken=broken)
         except OSError as error:
             raise BadRequest(f"report: expected run folders, each with a records.jsonl; got {error}") from None
-        broken.note(found.broken[: Broken.MOST_NAMED], found.broken.total)
+        for row in found.records:
+            row.samples("")  # read now: what cannot be is among the broken lines before a page tells of them
         own = printable((place if place.is_dir() else place.parent).name) or "run"
         swept: dict[str, list[Row]] = {}
-        for row in found.rows:
+        for row in found.records:
             swept.setdefault(experiment_of(row) or own, []).append(row)
         for name, rows in swept.items():
             again = sum(each.name.partition(" #")[0] == name for each in experiments)

@@ -43,4 +43,16 @@ def write(study: Study, folder: Path) -> None:
     for name, values in metrics.items():
         tidy = tidy.append_column(name, pa.array(values, pa.float64() if name in PARTS[:4] else pa.string()))
     pyarrow.parquet.write_table(tidy, folder / "table.parquet", compression="zstd")
-    pyarrow.csv.write_csv(tidy, folder / "table.csv")
+    pyarrow.csv.write_csv(_without_formulas(tidy), folder / "table.csv")
+
+
+def _without_formulas(table: Any) -> Any:
+    """Texts that a spreadsheet would take for a formula get an apostrophe before them, as it asks for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            plain = pc.replace_substring_regex(table.column(place), pattern=r"^([=+@-])", replacement=r"'\1")
+            table = table.set_column(place, field.name, plain)
+    return table

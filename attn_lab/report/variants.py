@@ -1,9 +1,9 @@
 """Backends of one name that were run with several options of their own, told apart by those."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from attn_lab.report.read import AGAIN, Row
+from attn_lab.records.record import AGAIN
+from attn_lab.records.record import Record as Row
 
 
 def told_apart(runs: Sequence[Sequence[Row]]) -> list[list[Row]]:
@@ -18,7 +18,7 @@ def told_apart(runs: Sequence[Sequence[Row]]) -> list[list[Row]]:
 
 
 def _labelled(row: Row) -> Row:
-    return replace(row, backend=f"{row.name} {_options(row)}".strip() + AGAIN * row.twin)
+    return row.labelled(f"{row.name} {_options(row)}".strip() + AGAIN * row.twin)
 
 
 def _options(row: Row) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.verdict import Verdict
 from attn_lab.report import compare
-from attn_lab.report.read import Row
 from attn_lab.report.study import Experiment, Study
-from attn_lab.report.verdict import Verdict
 
 
 class Winner(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_lab.bench.series import Line
 from attn_lab.core.errors import BadRequest
-from attn_lab.report.read import records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record
 from attn_lab.share.server import one_line, reach
 from attn_lab.share.words import Words
 
@@ -54,7 +54,7 @@ def dashboard(words: Sequence[str]) -> int:
     return 0
 
 
-def _sweeps(folders: Sequence[Path]) -> dict[str, list[Line]]:
+def _sweeps(folders: Sequence[Path]) -> dict[str, list[Record]]:
     try:
         rows, broken = records(folders, newest=False)
     except OSError as error:
@@ -63,9 +63,9 @@ def _sweeps(folders: Sequence[Path]) -> dict[str, list[Line]]:
         print(f"dashboard: not read: {line}", file=sys.stderr)
     if not rows:
         raise BadRequest(f"dashboard: expected records; got none in {', '.join(map(str, folders))}")
-    sweeps: dict[str, list[Line]] = {}
+    sweeps: dict[str, list[Record]] = {}
     for row in rows:
-        sweeps.setdefault(str(row.provenance.get("sweep")), []).append(row.line)
+        sweeps.setdefault(row.provenance["sweep"], []).append(row)
     return sweeps
 
 

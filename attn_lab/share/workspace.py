@@ -11,8 +11,10 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from attn_lab import conf
-from attn_lab.bench.series import AXES, Line, Series, asked, noisy, series
 from attn_lab.loggers import _wandb_names as names
+from attn_lab.records.axes import Series, series
+from attn_lab.records.flags import noisy
+from attn_lab.records.record import AXES, Record
 
 PASSES = {"forward": "forward", "backward": "backward", "forward_backward": "step", "train_step": "train step"}
 PER_PASS = {
@@ -35,7 +37,7 @@ COLOURS = (
 
 
 def workspace(
-    name: str, sweeps: Mapping[str, Sequence[Line]], figures: Iterable[str], *, entity: str, project: str
+    name: str, sweeps: Mapping[str, Sequence[Record]], figures: Iterable[str], *, entity: str, project: str
 ) -> tuple[ws.Workspace, list[str]]:
     """The workspace, with ids that follow from its name and project; and the points left without bars.
 
@@ -83,11 +85,11 @@ def _over(axis: str, drawn: Sequence[Series], limit: int) -> ws.Section:
     return section
 
 
-def _bars(lines: Sequence[Line], limit: int) -> tuple[list[Any], list[str]]:
+def _bars(lines: Sequence[Record], limit: int) -> tuple[list[Any], list[str]]:
     points: dict[str, dict[str, str]] = {}
-    for line in sorted(lines, key=lambda line: [line["case"]["shape"][axis] for axis in AXES]):
-        if line["status"] == "ok" and not line["case"].get("twin"):
-            points.setdefault(names.words(asked(line)), {}).update(names.at_point(line))
+    for line in sorted(lines, key=lambda line: [line.shape[axis] for axis in AXES]):
+        if line.status == "ok" and not line.twin:
+            points.setdefault(names.words(line.asked), {}).update(names.at_point(line))
     titles = _metrics(names.BARS)
     panels = [
         wr.BarPlot(
@@ -99,11 +101,11 @@ def _bars(lines: Sequence[Line], limit: int) -> tuple[list[Any], list[str]]:
     return panels, list(points)[POINTS:]
 
 
-def _runs(lines: Sequence[Line], drawn: Sequence[Series]) -> ws.RunsetSettings:
-    machines = sorted({asked(line)["machine"] for line in lines})
-    backends = sorted({line["case"]["backend"] for line in lines} | {one.backend for one in drawn})
+def _runs(lines: Sequence[Record], drawn: Sequence[Series]) -> ws.RunsetSettings:
+    machines = sorted({line.machine for line in lines})
+    backends = sorted({line.case["backend"] for line in lines} | {one.backend for one in drawn})
     colours = _colours(backends)
-    shown = [f"{one}/time" for one in PASSES if any(f"{one}/time" in line["metrics"] for line in lines)] + list(MEMORY)
+    shown = [f"{one}/time" for one in PASSES if any(f"{one}/time" in line.metrics for line in lines)] + list(MEMORY)
     marks = ["noisy"] if any(map(noisy, lines)) else []
     paths = [f"config:{_path(axis)}" for axis in dict.fromkeys([*AXES, *_axes(drawn)])]
     several = len(machines) > 1  # two GPUs are never one line
@@ -121,15 +123,15 @@ def _runs(lines: Sequence[Line], drawn: Sequence[Series]) -> ws.RunsetSettings:
     )  # fmt: skip
 
 
-def _filter(made: ws.Workspace, sweeps: Iterable[str], lines: Sequence[Line], drawn: Sequence[Series]) -> None:
+def _filter(made: ws.Workspace, sweeps: Iterable[str], lines: Sequence[Record], drawn: Sequence[Series]) -> None:
     """Only these sweeps; and by shape and status filters that are off, each there to be switched on.
 
     An axis's own series have no one value on it: what asks for one value shows those cases, and no such line.
     """
     on = {("run", "group"): sorted(sweeps), ("run", "jobType"): ["series", "case", "summary"]}
-    off: dict[tuple[str, str], list[Any]] = {("summary", "status"): sorted({line["status"] for line in lines})}
+    off: dict[tuple[str, str], list[Any]] = {("summary", "status"): sorted({line.status for line in lines})}
     for axis in dict.fromkeys([*AXES, *_axes(drawn)]):
-        there = {line["case"]["shape"].get(axis, asked(line).get(axis)) for line in lines}
+        there = {line.shape.get(axis, line.asked.get(axis)) for line in lines}
         off["config", _path(axis)] = sorted(there - {None})
     filters: list[dict[str, Any]] = []
     for disabled, wanted in ((False, on), (True, off)):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.records.record import Record
 from attn_lab.sweep.board import Board, Order
 from attn_lab.sweep.engine import Engine, Job
 from attn_lab.sweep.view import View

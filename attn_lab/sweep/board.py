@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Provenance, Record
-from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.records.record import Record
+from attn_lab.records.store import RunStore
 from attn_lab.sweep.build import packed, unpacked
-
-SHARDS = "shards"  # where report/read.py finds what no sweep has taken over into records.jsonl
 
 
 class Order(NamedTuple):
@@ -62,19 +60,13 @@ class Board:
         last = max(self.path.glob(f"[0-9]*.{who}"))
         last.rename(last.with_suffix(".todo"))
 
-    def shard(self, who: str) -> Jsonl:
+    def shard(self, who: str) -> RunStore:
         """Where `who` keeps its records: a file that nobody else writes to."""
-        (self.run / SHARDS).mkdir(exist_ok=True)
-        return _Shard(self.run, f"{SHARDS}/{self.path.name}.{who}.jsonl", self.order.limits)
+        return RunStore(self.run, **self.order.limits).shard(f"{self.path.name}.{who}")
 
     def answers(self, read: dict[Path, int]) -> Iterator[tuple[str, Record]]:
         """Who has answered what since; `read` is how far each shard was read, and is carried on."""
-        for file in sorted((self.run / SHARDS).glob(f"{self.path.name}.*.jsonl")):
-            with file.open("rb") as lines:
-                lines.seek(read.get(file, 0))
-                while (line := lines.readline()).endswith(b"\n"):
-                    read[file] = lines.tell()
-                    yield file.name.split(".")[-2], _record(json.loads(line))
+        return RunStore(self.run).follow_shards(self.path.name, read)
 
     def note(self, who: str, case: Case, probe: str) -> None:
         part = self.path / f".{who}"
@@ -108,20 +100,7 @@ class Board:
 
     def clear(self) -> None:
         """All answers were taken over: leave nothing."""
-        for file in (self.run / SHARDS).glob(f"{self.path.name}.*.jsonl"):
-            file.unlink()
+        RunStore(self.run).drop_shards(self.path.name)
         shutil.rmtree(self.path, ignore_errors=True)  # a hand that was told to end may yet write
-        for folder in (self.path.parent, self.run / SHARDS):
-            with suppress(OSError):  # others' are in it
-                os.rmdir(folder)
-
-
-class _Shard(Jsonl):
-    def __init__(self, run: Path, name: str, limits: Mapping[str, Any]):
-        self.name = name
-        super().__init__(folder=run, sweep="", **limits)  # what is left over of the sweep, others may be at
-
-
-def _record(line: dict[str, Any]) -> Record:
-    kept = {name: value for name, value in line.items() if name != "schema"}
-    return Record(**{**kept, "provenance": Provenance(**kept["provenance"])})
+        with suppress(OSError):  # others' are in it
+            os.rmdir(self.path.parent)

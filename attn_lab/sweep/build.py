@@ -35,13 +35,8 @@ def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] |
     """
     if unknown := unknown_keys(config):
         raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}")
-    question: dict[str, Any] = {}
-    for key in Config.__dataclass_fields__:
-        if key not in NOT_THE_QUESTION:
-            node = config[key]
-            question[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    question, timeout = question_of(config)
     question["device"] = here(config.device)[0].device
-    timeout = question["measure"].pop("timeout")  # may keep an answer from coming, never change it
     made = {} if made is None else made
 
     def part(key: str, settings: Any) -> Any:
@@ -51,6 +46,17 @@ def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] |
         return made[known]
 
     return _assembled(question, {name: choices[name] for name in NAMES}, timeout, part)
+
+
+def question_of(config: DictConfig) -> tuple[dict[str, Any], float]:
+    """The part of a composed configuration that is asked, as plain values, and the case's timeout in seconds."""
+    question: dict[str, Any] = {}
+    for key in Config.__dataclass_fields__:
+        if key not in NOT_THE_QUESTION:
+            node = config[key]
+            question[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    timeout = question["measure"].pop("timeout")  # may keep an answer from coming, never change it
+    return question, timeout
 
 
 def packed(case: Case) -> dict[str, Any]:

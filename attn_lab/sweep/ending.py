@@ -5,8 +5,10 @@ from pathlib import Path
 
 from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.reading import Reading, records
+from attn_lab.records.record import Record as Row
 from attn_lab.report.command import make
-from attn_lab.report.read import Broken, Reading, Row, records
 
 FAILED = ("wrong", "error", "timeout", "crashed")
 SLOWEST = 3

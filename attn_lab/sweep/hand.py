@@ -125,7 +125,7 @@ def _answered(board: "Board", who: str, worker: "Worker", batch: "Sequence[Case]
                 if 0 in connection.wait([*worker.sources, 0], max(worker.remaining, 0)):
                     return False  # nobody ever writes there: who attended to this has ended
                 record = worker.look()
-            shard.write(record)
+            shard.append(record)
     finally:
         shard.close()
     return True

@@ -8,9 +8,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from attn_lab.bench.record import Logger
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.folder import unusable
+from attn_lab.records.lock import unusable
+from attn_lab.records.record import Logger
 
 
 def opened(settings: DictConfig, folder: Path, sweep: str) -> Iterable[Logger]:

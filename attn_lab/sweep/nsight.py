@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,16 +19,18 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.files import File, Shelf, place
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.artifacts import File, artifact_path
+from attn_lab.records.printable import printable
+from attn_lab.records.record import Record
+from attn_lab.records.store import RunStore, find_case
 from attn_lab.sweep.again import composed
 from attn_lab.sweep.build import packed, unpacked
 from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.explain import explained
-from attn_lab.sweep.folder import RunFolder
-from attn_lab.sweep.kept import Kept, found
-from attn_lab.sweep.show import counters_table
+from attn_lab.sweep.file_tables import counters_table
+from attn_lab.sweep.trusted import check_targets
 
 TOOLS = {"ncu": ("Nsight Compute", "/opt/nvidia/nsight-compute/*/ncu"),
          "nsys": ("Nsight Systems", "/opt/nvidia/nsight-systems/*/bin/nsys")}  # fmt: skip
@@ -55,7 +57,7 @@ def nsight(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     overrides = [word for word in given.cases if "=" in word]
     tool = _tool(given.tool)
-    chosen = [found(word, given.runs) for word in given.cases if word not in overrides]
+    chosen = [find_case(word, given.runs) for word in given.cases if word not in overrides]
     chosen += [_run_first(overrides)] if overrides else []
     for each in chosen:  # all of them, before the first is looked at
         _check(each)
@@ -64,7 +66,7 @@ def nsight(words: Sequence[str]) -> int:
     return 0
 
 
-def _run_first(overrides: list[str]) -> Kept:
+def _run_first(overrides: list[str]) -> Record:
     """The record of the case these words ask for, from a sweep of its own: verified, and timed without anybody near."""
     try:
         case, folder = composed(overrides)
@@ -72,17 +74,14 @@ def _run_first(overrides: list[str]) -> Kept:
         raise explained(error) from None
     subprocess.run([sys.executable, "-m", "attn_lab", *overrides, "again=false", "report.at_end=false"],
                    env=os.environ | {"PYTHONPATH": _path()})  # fmt: skip
-    return found(case.id, [folder])
+    return find_case(case.id, [folder])
 
 
-def _check(kept: Kept) -> None:
-    case, machine = kept.record["case"], kept.record["provenance"]["machine"]
-    if kept.record["status"] != "ok":
-        raise BadRequest(
-            f"nsight: expected a case that came out ok; got {case['id']}, which is {kept.record['status']}"
-        )
-    if machine.get("device") != "cuda":
-        raise BadRequest(f"nsight: expected a case that ran on a CUDA GPU; got {case['id']}, on {machine.get('name')}")
+def _check(record: Record) -> None:
+    if record.status != "ok":
+        raise BadRequest(f"nsight: expected a case that came out ok; got {record.id}, which is {record.status}")
+    if record.provenance["machine"].get("device") != "cuda":
+        raise BadRequest(f"nsight: expected a case that ran on a CUDA GPU; got {record.id}, on {record.machine}")
 
 
 def _tool(name: str) -> str:
@@ -93,9 +92,9 @@ def _tool(name: str) -> str:
     return here
 
 
-def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
+def _look(record: Record, name: str, tool: str, keep_mb: float) -> None:
     console = Console()
-    case, case_id = case_under_nsight(kept), kept.record["case"]["id"]
+    case = case_under_nsight(record)
     with tempfile.TemporaryDirectory(prefix="attn-lab-nsight-") as work:
         folder = Path(work)
         with console.status(f"{case.label} under {name}"):
@@ -107,20 +106,29 @@ def _look(kept: Kept, name: str, tool: str, keep_mb: float) -> None:
             (folder / "counters.json").write_text(json.dumps(seen, indent=1), encoding="utf-8")
             files.append(File("counters", folder / "counters.json"))
         least = json.loads((folder / "record.jsonl").read_text(encoding="utf-8"))["metrics"]
-        keep(kept, files, dict(metrics(seen, least)), keep_mb)
-    console.print(Text(f"{case.label}: {kept.folder / place(case_id, report.name)}"), soft_wrap=True)
+        said = keep(record, files, dict(metrics(seen, least)), keep_mb)
+    console.print(Text(f"{case.label}: {record.folder}/{artifact_path(record.id, report.name)}"), soft_wrap=True)
+    for line in said:
+        console.print(Text(line), soft_wrap=True)
     if seen:
         console.print(counters_table(seen))
 
 
-def case_under_nsight(kept: Kept) -> Case:
-    """The case as it was asked, seen by the one probe that marks its passes."""
-    record = kept.record
-    config = record["provenance"]["config"]
-    passes = PASSES[:1] if list(config["passes"]) == ["forward"] else PASSES
-    names = {each: record["case"][each] for each in ("backend", "mask", "subject")}
-    question = {**config, "probe": PROBE, "passes": passes}
-    return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
+def case_under_nsight(record: Record) -> Case:
+    """The case as it was asked, seen by the one probe that marks its passes.
+
+    Raises BadRequest for a record whose configuration names anything but parts of attn_lab.
+    """
+    config = record.provenance["config"]
+    passes = PASSES[:1] if list(config.get("passes") or ()) == ["forward"] else PASSES
+    names = {each: record.case[each] for each in ("backend", "mask", "subject")}
+    question = {"twin": False, **config, "probe": PROBE, "passes": passes}
+    check_targets(question)
+    try:
+        return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
+    except Exception as error:  # noqa: BLE001  whatever a part of ours says to settings that are not its own
+        why = printable(" ".join(str(error).split())[:300])
+        raise BadRequest(f"nsight: expected a case that this version can build; {record.id}: {why}") from None
 
 
 def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:
@@ -190,17 +198,16 @@ def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
     return [{"pass": name, "note": note, **asdict(row)} for name, row in passes]
 
 
-def keep(kept: Kept, files: Sequence[File], counted_now: Mapping[str, Any], keep_mb: float) -> None:
-    """The record once more, with what was counted: a later line of the same case is the newer."""
-    folder = RunFolder(kept.folder)
-    try:
-        folder.repair()
-        case_id = kept.record["case"]["id"]
-        entries = Shelf(kept.folder, keep_mb, 64 * keep_mb).take(case_id, files)
-        names = {entry["path"] for entry in entries}
-        before = [each for each in kept.record["artifacts"] if each["path"] not in names]
-        record = {**kept.record, "metrics": {**kept.record["metrics"], **counted_now}, "artifacts": [*before, *entries]}
-        with (kept.folder / "records.jsonl").open("ab") as file:
-            file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-    finally:
-        folder.close()
+def keep(record: Record, files: Sequence[File], counted_now: Mapping[str, Any], keep_mb: float) -> list[str]:
+    """The record once more, with what was counted: a later line of the same case is the newer.
+
+    Returns lines on what did not fit.  No other case's files are removed.
+    """
+    assert record.folder is not None
+    with RunStore(record.folder, file_mb=keep_mb, prune=False) as store, store.lock():
+        store.repair()
+        names = {artifact_path(record.id, file.path.name) for file in files}
+        before = [each for each in record.artifacts if each["path"] not in names]
+        metrics = {**record.metrics, **counted_now}
+        store.append(replace(record, metrics=metrics, artifacts=before, files=files))
+        return store.notices

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from attn_lab import __version__
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Provenance
 from attn_lab.core.backend import Backend
 from attn_lab.core.machine import Machine, software
+from attn_lab.records.record import Provenance
 
 HOUSE = Path(__file__).resolve().parents[1]
 TOOLS = ("hydra-core", "omegaconf", "wandb")

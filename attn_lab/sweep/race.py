@@ -12,8 +12,10 @@ import torch
 from attn_lab.bench.case import Case
 from attn_lab.core.errors import Wrong
 from attn_lab.loggers.jsonl import Jsonl
-from attn_lab.report.read import Row, records
-from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.noise_floor import Floor, noise_floor
+from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.sweep.ordinary import Ordinary
 
 METRIC = "forward/time"
@@ -65,9 +67,9 @@ def race(path: Ordinary, seconds: float) -> Race:
 
 def told(rows: Sequence[Row], rounds: int) -> Race:
     """What the rows of so many rounds say."""
-    floor = floor_of(rows, METRIC)
+    floor = noise_floor(rows, METRIC)
     mine = {name: [row for row in rows if row.backend == name] for name in (SOUND, FIVE, TENTH)}
-    five, tenth = (judge(mine[name], mine[SOUND], METRIC, floor) for name in (FIVE, TENTH))
+    five, tenth = (compare_times(mine[name], mine[SOUND], METRIC, floor) for name in (FIVE, TENTH))
     assert five and tenth  # each has a time, or there would be no row
     return Race(rounds, floor, five, tenth)
 
@@ -92,7 +94,7 @@ def _run(path: Ordinary, cases: list[Case], folder: Path, end: float) -> Race:
             rounds += 1
             over = time.perf_counter() > end
             if rounds >= LEAST_ROUNDS and (over or rounds % LOOK == 0):
-                found = told(records(folder).rows, rounds)
+                found = told(records(folder).records, rounds)
                 if over or found.noise < RESOLVED:
                     return found
     finally:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
-from attn_lab.report.read import Row, records
+from attn_lab.records.reading import records
+from attn_lab.records.record import Record as Row
 from attn_lab.sweep.provenance import TOOLS
 
 RESUME = {  # by resume=…, the outcomes that are not run again
@@ -31,14 +32,14 @@ def check_resume(mode: str) -> None:
 
 def standings(folder: Path, cases: Sequence[Case], mode: str) -> list[Standing]:
     """Where each case stands, in order.  A folder that is not there has answered nothing."""
-    rows = records(folder, newest=False).rows if (folder / "records.jsonl").is_file() else []
+    rows = records(folder, newest=False).records if (folder / "records.jsonl").is_file() else []
     by_id = {row.id: row for row in rows}  # later lines are newer
     by_question = {row.question: row for row in rows}
     return [_standing(case, by_id.get(case.id), by_question.get(case.question), mode) for case in cases]
 
 
 def _standing(case: Case, same: Row | None, alike: Row | None, mode: str) -> Standing:
-    if same is not None:
+    if same is not None and same.question == case.question:  # ids may collide: a digest is short
         if same.status in RESUME[mode]:
             return Standing(case, "done", same.status)
         return Standing(case, "todo", f"was {same.status}; resume={mode} runs it again")

@@ -13,17 +13,19 @@ from rich.console import Console
 
 from attn_lab.bench.case import Case
 from attn_lab.bench.examine import examine
-from attn_lab.bench.record import Logger, Record
-from attn_lab.core.errors import BadRequest
+from attn_lab.core.errors import BadRequest, StorageError
+from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.reading import Reading
+from attn_lab.records.record import Logger, Record
+from attn_lab.records.record import Record as Row
+from attn_lab.records.store import RunStore
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
-from attn_lab.report.read import Broken, Reading, Row
 from attn_lab.sweep import afar
 from attn_lab.sweep.board import Order
 from attn_lab.sweep.build import build
 from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
 from attn_lab.sweep.engine import Engine, engine
-from attn_lab.sweep.folder import RunFolder
 from attn_lab.sweep.gpus import held, here, look_by
 from attn_lab.sweep.interrupt import Interrupt
 from attn_lab.sweep.loggers import opened
@@ -55,7 +57,7 @@ class Run:
         self.todo: list[Case] = []
         self.made = 0
         self.probing, self.abreast = 0.0, 1
-        self.folder: RunFolder | None = None
+        self.folder: RunStore | None = None
         self.loggers: list[Logger] = []
         self.view: View | None = None
         self.engine: Engine | None = None  # what has cases examined elsewhere
@@ -95,7 +97,8 @@ class Run:
         if self.looking:
             self.standings = standings(self.path, self.cases, config.resume)
             return []
-        self.folder = RunFolder(self.path)
+        self.folder = RunStore(self.path)
+        self._lock = self.folder.lock()
         if torn := self.folder.repair():
             self._say(torn)
         self.standings = standings(self.path, self.cases, config.resume)
@@ -114,8 +117,7 @@ class Run:
         try:
             self.loggers += opened(settings, self.path, self.sweep)
         except BadRequest:
-            assert self.folder is not None
-            self.folder.take_back()
+            self._lock.discard()
             self.folder = None
             raise
 
@@ -175,11 +177,8 @@ class Run:
         try:
             for logger in self.loggers:
                 logger.write(record)
-        except OSError as error:  # Hydra would go on with the next case; nothing it finds could be kept
-            raise NoRoom(
-                f"{error.filename or self.path}: expected room for a record; got {error.strerror}; "
-                f"{self.kept} of {len(self.cases)} cases are kept"
-            ) from None
+        except StorageError as error:  # Hydra would go on with the next case; nothing it finds could be kept
+            raise NoRoom(f"{error}; {self.kept} of {len(self.cases)} cases are kept") from None
         self.made += 1
         self.probing += record.metrics.get("harness/probes", {}).get("value", 0.0)
         self.view.record(worker, case, record)

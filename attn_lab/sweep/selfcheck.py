@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Record, Status
 from attn_lab.core.errors import BadRequest, Wrong
 from attn_lab.core.machine import detect, software
-from attn_lab.report.verdict import Verdict
+from attn_lab.records.record import Record, Status
+from attn_lab.records.stats.verdict import Verdict
 from attn_lab.sweep.ordinary import Ordinary
 from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
 

@@ -1,6 +1,5 @@
 """attn-lab show CASE_ID [RUNS…]: everything that is known of one case, and the command that asks it once more."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.artifacts import inside
+from attn_lab.records.printable import printable
+from attn_lab.records.reading import records
+from attn_lab.records.record import PASSES, Record
+from attn_lab.records.stats.noise_floor import noise_floor
+from attn_lab.records.stats.verdict import compare_times
+from attn_lab.records.store import find_case
 from attn_lab.report import compare
-from attn_lab.report.read import PASSES, Row, printable, records
-from attn_lab.report.verdict import floor_of, judge
 from attn_lab.sweep.again import command
-from attn_lab.sweep.counters import brief_name
-from attn_lab.sweep.kept import Kept, found
+from attn_lab.sweep.file_tables import columns, file_tables
 
-MOST = 6  # kernels of a pass
 MB = 2**20
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
 
@@ -27,48 +29,39 @@ def show(words: Sequence[str]) -> int:
     if not words or words[0].startswith("-"):
         raise BadRequest(f"show: expected the id of a case, and run folders to look in (runs/ otherwise); "
                          f"got {' '.join(words) or 'nothing'}")  # fmt: skip
-    kept = found(words[0], [Path(word) for word in words[1:]])
-    kept = Kept(kept.folder, printable(kept.record))
+    record = find_case(words[0], [Path(word) for word in words[1:]])
     console = Console()
-    for title, piece in _pieces(kept):
+    for title, piece in _pieces(record):
         if title:
             console.print(Text(f"\n{title}", "bold"))
         console.print(piece, soft_wrap=isinstance(piece, Text))
     return 0
 
 
-def _pieces(kept: Kept) -> Iterator[tuple[str, Table | Text]]:
-    record = kept.record
-    yield "", _head(kept)
-    yield "asked", _pairs(_flat("", record["provenance"]["config"]))
-    yield "measured", _metrics(record["metrics"])
-    if record["status"] == "ok" and (rivals := list(_rivals(kept))):
+def _pieces(record: Record) -> Iterator[tuple[str, Table | Text]]:
+    yield "", _head(record)
+    yield "asked", _pairs(_flat("", record.provenance["config"]))
+    yield "measured", _metrics(record)
+    if record.status == "ok" and (rivals := list(_rivals(record))):
         yield "against rivals", Text("\n".join(rivals))
-    for kind, name, told in (("kernels", "kernels.json", _kernels), ("phases", "phases.json", _phases),
-                             ("live", "live.json", _memory), ("counters", "counters.json", _counters)):  # fmt: skip
-        if content := _content(kept, kind, name):
-            yield from told(content)
-    if record["artifacts"]:
-        yield "files", _files(kept)
+    yield from file_tables(record)
+    if record.artifacts:
+        yield "files", _files(record)
     try:
         yield "the same again", Text(command(record))
     except BadRequest as error:
         yield "the same again", Text(str(error), "yellow")
 
 
-def _head(kept: Kept) -> Text:
-    case, origin = kept.record["case"], kept.record["provenance"]
-    machine = origin["machine"]
-    again = " (again)" if case.get("twin") else ""
-    status = kept.record["status"]
-    shape = case["shape"]
+def _head(record: Record) -> Text:
+    origin, shape, status = record.provenance, record.shape, record.status
     sizes = "×".join(str(shape[axis]) for axis in ("batch_size", "seq_len", "num_heads", "emb_dim"))
-    name = f"{case['backend']}{again} {sizes} {shape['dtype']} {case['mask']} {case['subject']} round {case['round']} "
-    head = Text.assemble((f"{case['id']} ", "dim"), (name, "bold"), (status, COLOURS.get(status, "red")))
+    name = f"{record.backend} {sizes} {shape.get('dtype', '')} {record.mask} {record.subject} round {record.round} "
+    head = Text.assemble((f"{record.id} ", "dim"), (name, "bold"), (status, COLOURS.get(status, "red")))
     versions = " · ".join(f"{name} {value}" for name, value in origin["versions"].items() if name != "source")
-    lines = [*kept.record["reasons"], f"{machine.get('name')} · {versions}",
+    lines = [*record.reasons, f"{record.machine} · {versions}",
              f"commit {origin['commit']}{' (dirty)' * origin['dirty']} · {origin['started']} · sweep {origin['sweep']}",
-             f"{kept.folder}/records.jsonl"]  # fmt: skip
+             printable(f"{record.folder}/records.jsonl")]  # fmt: skip
     return head.append("\n" + "\n".join(lines), "not bold")
 
 
@@ -88,92 +81,39 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Table:
-    table = _table("metric", "value", "unit", "p05–p95", "samples", "note", right=(1, 4))
-    for name, each in metrics.items():
-        between = "" if each["low"] is None else f"{compare.digits(each['low'])}–{compare.digits(each['high'])}"
+def _metrics(record: Record) -> Table:
+    table = columns("metric", "value", "unit", "p05–p95", "samples", "note", right=(1, 4))
+    for name, each in record.metrics.items():
+        low, high = each["low"], each["high"]
+        between = "" if low is None or high is None else f"{compare.digits(low)}–{compare.digits(high)}"
         table.add_row(name, compare.digits(each["value"]), each["unit"], between, str(each["samples"]), each["note"])
     return table
 
 
-def _rivals(kept: Kept) -> Iterator[str]:
+def _rivals(mine: Record) -> Iterator[str]:
     """Verdicts on the longest pass it was timed in, fastest rival first."""
-    rows = records(kept.folder).rows
-    own = [row for row in rows if row.id == kept.record["case"]["id"]]
-    metric = next((f"{name}/time" for name in reversed(PASSES) if own and own[0].number(f"{name}/time")), None)
+    assert mine.folder is not None
+    metric = next((f"{name}/time" for name in reversed(PASSES) if mine.number(f"{name}/time")), None)
     if metric is None:
         return
-    mine = own[0]
-    floor = floor_of(rows, metric)
-    others: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.setting == mine.setting and row.backend != mine.backend and row.number(metric):
-            others.setdefault(row.backend, []).append(row)
+    found, broken = records(mine.folder)
+    floor = noise_floor(found, metric)
+    others: dict[str, list[Record]] = {}
+    for each in found:
+        if each.setting == mine.setting and each.backend != mine.backend and each.number(metric):
+            others.setdefault(each.backend, []).append(each)
     for name, rival in sorted(others.items(), key=lambda each: each[1][0].number(metric) or 0):
-        same = [row for row in rows if row.setting == mine.setting and row.backend == mine.backend]
-        if verdict := judge(same, rival, metric, floor):
+        same = [each for each in found if each.setting == mine.setting and each.backend == mine.backend]
+        if verdict := compare_times(same, rival, metric, floor):
             yield f"{metric}: {verdict} the speed of {name}: {verdict.word}"
     yield str(floor)
+    yield from (f"not read: {line}" for line in broken)
 
 
-def _content(kept: Kept, kind: str, name: str) -> Any:
-    for each in kept.record["artifacts"]:
-        path = kept.folder / str(each["path"])
-        if each["kind"] == kind and each["path"] and path.name == name and path.is_file():
-            return printable(json.loads(path.read_text(encoding="utf-8")))
-    return None
-
-
-def _kernels(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    for name, one in content.items():
-        table = _table("", "kernel", "ms", "share", "count", "occupancy", right=(2, 3, 4, 5))
-        for each in one["kernels"][:MOST]:
-            occupancy = "" if each["occupancy"] is None else f"{each['occupancy']:g} %"
-            table.add_row("●" if each["attention"] else "", each["name"][:90], compare.digits(each["ms"]),
-                          f"{each['share']:.1f} %", f"{each['count']:g}", occupancy)  # fmt: skip
-        yield f"kernels, {name}: {compare.digits(one['ms'])} ms", table
-
-
-def _phases(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    for name, one in content.items():
-        table = _table("phase", "", "ms", "share", right=(2, 3))
-        for each in one["phases"]:
-            table.add_row(each["name"], each["direction"], compare.digits(each["ms"]), f"{each['share']:.1f} %")
-        yield f"phases of a {name}: {compare.digits(one['ms'])} ms", table
-
-
-def _memory(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    table = _table("MB", "share", "part", "operator", "made by", right=(0, 1))
-    for each in content["largest"]:
-        share = f"{100 * each['bytes'] / content['peak']:.1f} %"
-        table.add_row(compare.digits(each["bytes"] / MB), share, each["part"], each["operator"], each["line"])
-    yield f"largest at the peak of {compare.digits(content['peak'] / MB)} MB", table
-
-
-def _counters(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Table]]:
-    yield "Nsight Compute", counters_table(content)
-
-
-def counters_table(content: Sequence[Mapping[str, Any]]) -> Table:
-    """A column for each kernel that was counted."""
-    table = _table("counter", *(f"{each['pass']} {brief_name(each['name'])}" for each in content), right=())
-    for name in dict.fromkeys(name for each in content for name in each["counters"]):
-        values = [each["counters"].get(name) for each in content]
-        table.add_row(name, *("–" if each is None else compare.digits(each) for each in values))
-    return table
-
-
-def _files(kept: Kept) -> Table:
-    table = _table("kind", "MB", "file", right=(1,))
-    for each in kept.record["artifacts"]:
-        path = kept.folder / str(each["path"])
-        there = str(path) if path.is_file() else f"{path} (removed)"
+def _files(record: Record) -> Table:
+    table = columns("kind", "MB", "file", right=(1,))
+    for each in record.artifacts:
+        path = inside(record.folder or Path(), each["path"])
+        there = printable(str(path)) if path else f"{record.folder}/{each['path']} (removed)"
         table.add_row(each["kind"], f"{each['size'] / MB:.3f}", there if each["path"] else each.get("note", ""))
-    return table
-
-
-def _table(*heads: str, right: Sequence[int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
     return table

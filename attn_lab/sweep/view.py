@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Record
+from attn_lab.records.record import Record
 
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
 PASSES = {"train_step": "train step", "forward_backward": "step", "forward": "forward", "backward": "backward"}

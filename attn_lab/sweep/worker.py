@@ -8,8 +8,8 @@ from multiprocessing import connection
 from typing import Any
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Measurement, Provenance, Record, Status
 from attn_lab.core.machine import Machine
+from attn_lab.records.record import Measurement, Provenance, Record, Status
 from attn_lab.sweep.build import packed
 from attn_lab.sweep.nursery import CONTEXT
 from attn_lab.sweep.serve import serve

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.record import Provenance, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.records.record import Provenance, Record
 from attn_lab.sweep.gpus import visible
 from attn_lab.sweep.view import View
 from attn_lab.sweep.worker import Worker

@@ -6,12 +6,12 @@ from typing import Any
 
 import altair as alt
 
+from attn_lab.records.axes import Family
+from attn_lab.records.flags import noise
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
-from attn_lab.report.families import Family
 from attn_lab.report.inside import Phase
-from attn_lab.report.marks import noise
-from attn_lab.report.read import Row
 from attn_lab.report.study import Study
 
 BAR = 22  # pixels

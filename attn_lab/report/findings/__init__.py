@@ -11,6 +11,7 @@ backend was run they are untested, and say which was.
 
 from collections.abc import Sequence
 
+from attn_lab.records.record import Record as Row
 from attn_lab.report.compare import BASELINE
 from attn_lab.report.findings.conduct import apart, conduct
 from attn_lab.report.findings.costs import costs
@@ -20,7 +21,6 @@ from attn_lab.report.findings.nine import examined
 from attn_lab.report.findings.places import places
 from attn_lab.report.findings.trends import trends
 from attn_lab.report.findings.winners import winners
-from attn_lab.report.read import Row
 
 __all__ = ["Finding", "claims", "findings", "held", "laid_out", "told"]
 

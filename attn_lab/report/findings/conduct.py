@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from attn_lab.bench.record import STATUSES
+from attn_lab.records.flags import noise
+from attn_lab.records.record import PASSES, STATUSES
+from attn_lab.records.stats.noise_floor import MIN_EFFECT
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
-from attn_lab.report.marks import noise
-from attn_lab.report.read import PASSES
-from attn_lab.report.verdict import LEAST
 
 CLAUSE = 90  # characters of a reason that a sentence has room for
 
@@ -63,7 +62,7 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
     if known:
         told = words.all(f"{words(f'pass.{one}')} {floor.percent}" for one, floor in known.items())
         numbers = {one: floor.share for one, floor in known.items()}
-        least = words.percent(LEAST)
+        least = words.percent(MIN_EFFECT)
         yield words.finding("noise.floor", "overview", numbers, floors=told, baseline=measured.baseline, least=least)
     unknown = {one: floor for one, floor in floors.items() if not floor.measured}
     if unknown:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
-from attn_lab.report.read import PASSES, Row
 
 
 def costs(measured: Measured, words: Words) -> Iterator[Finding]:

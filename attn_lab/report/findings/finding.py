@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from attn_lab.records.stats.verdict import WIDEST, decimals, rough
 from attn_lab.report.compare import digits
 from attn_lab.report.language import catalogue
-from attn_lab.report.verdict import ANYTHING, decimals, rough
 
 
 class Finding(NamedTuple):
@@ -81,7 +81,7 @@ class Words:
             return self.number(span.ratio) + unit
         if math.isinf(span.high):
             return self("part.no_interval", value=digits(span.ratio, 2) + unit)
-        if span.high > ANYTHING * span.low:
+        if span.high > WIDEST * span.low:
             ratio, low, high = map(rough, span[:3])
             return self("part.interval", value=ratio + unit, low=low, high=high)
         most = max(2 - math.floor(math.log10(span.ratio)), 0)

@@ -4,14 +4,16 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
+from attn_lab.records.axes import families
+from attn_lab.records.flags import noise
+from attn_lab.records.record import AXES, PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.bootstrap import FEW
+from attn_lab.records.stats.noise_floor import Floor, noise_floor
+from attn_lab.records.stats.verdict import Verdict, Word, compare_times, threshold
 from attn_lab.report import compare
-from attn_lab.report.draws import FEW
-from attn_lab.report.families import families
 from attn_lab.report.findings.finding import Span
-from attn_lab.report.marks import noise
-from attn_lab.report.read import AXES, PASSES, Row
 from attn_lab.report.variants import told_apart
-from attn_lab.report.verdict import Floor, Verdict, Word, edge, floor_of, judge
 
 Setting = Hashable
 
@@ -70,7 +72,7 @@ class Measured:
 
     def floor(self, one: str) -> Floor:
         if one not in self._floors:
-            self._floors[one] = floor_of(self.everything, f"{one}/time")
+            self._floors[one] = noise_floor(self.everything, f"{one}/time")
         return self._floors[one]
 
     def word(self, setting: Setting, mine: str, other: str, one: str) -> Word:
@@ -80,7 +82,7 @@ class Measured:
         a judge's millisecond goes to those that are near, and to those of few samples or of two rounds.
         """
         rows = self.cases[setting][mine], self.cases[setting][other]
-        beyond = 1 + edge(rows[:1], rows[1:], f"{one}/time", self.floor(one))
+        beyond = 1 + threshold(rows[:1], rows[1:], f"{one}/time", self.floor(one))
         (low, high), (least, most) = ([row.number(f"{one}/time", part) for part in ("low", "high")] for row in rows)
         samples = min(row.number(f"{one}/time", "samples") or 0 for row in rows)
         if samples > max(FEW) and 2 not in {len(self.rounds[setting, name]) for name in (mine, other)}:
@@ -107,13 +109,13 @@ class Measured:
         key = (setting, mine, other, one)
         if key not in self._verdicts:
             rounds, others = (self.rounds.get((setting, backend), []) for backend in (mine, other))
-            self._verdicts[key] = judge(rounds, others, f"{one}/time", self.floor(one))
+            self._verdicts[key] = compare_times(rounds, others, f"{one}/time", self.floor(one))
         return self._verdicts[key]
 
     def change(self, backend: str, first: Setting, last: Setting, one: str) -> Span | None:
         """How many times its time at the first setting a backend takes at the last."""
         before, after = (self.rounds.get((setting, backend), []) for setting in (first, last))
-        verdict = judge(before, after, f"{one}/time", self.floor(one))
+        verdict = compare_times(before, after, f"{one}/time", self.floor(one))
         return Span(*verdict[:3], self.noisy(one, (first, backend), (last, backend))) if verdict else None
 
     def where(self, row: Row) -> str:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attn_lab.records.record import Record as Row
 from attn_lab.report.machines import machines
-from attn_lab.report.read import Row
 
 
 def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from attn_lab.records.record import AXES, PASSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.findings.measured import Measured, Setting
-from attn_lab.report.read import AXES, PASSES, Row
 
 FLASH = "flash2"
 POINT: Mapping[str, Any] = {

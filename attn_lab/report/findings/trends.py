@@ -1,46 +1,22 @@
 """How time grows along a swept axis, and where along it two backends change places."""
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
-from typing import NamedTuple
 
-import numpy as np
-
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
+from attn_lab.records.stats.fit import Exponent, fit_exponent
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measured import Measured
-from attn_lab.report.read import PASSES, Row
 
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}  # 97.5 %, by degrees of freedom
 BENT = 1.0  # an exponent whose interval is wider than this is none: the curve is bent, or has too few points
 
 
-class Exponent(NamedTuple):
-    """time ~ axis^value over all points, with the 95 % interval of the fit; `last`: between the two largest alone."""
-
-    value: float
-    low: float
-    high: float
-    last: float
-    points: int
-
-
 def exponent(rows: Sequence[Row], axis: str, metric: str) -> Exponent | None:
-    """A straight line through the logs of one backend's times; None of fewer than three points.
-
-    Its interval is that of how straight the points lie: a bent curve has a wide one, and follows no power.
-    """
+    """The power of the axis by which one backend's times grow; None of fewer than three points."""
     pairs = sorted((float(row.shape[axis]), time) for row in rows if (time := row.number(metric)))
-    if len({place for place, _ in pairs}) < 3 or len(pairs) != len({place for place, _ in pairs}):
-        return None
-    x, y = np.log(np.array(pairs)).T
-    slope, start = np.polyfit(x, y, 1)
-    freedom = len(pairs) - 2
-    error = math.sqrt(float(((y - start - slope * x) ** 2).sum()) / freedom / float(((x - x.mean()) ** 2).sum()))
-    half = STUDENT.get(freedom, 2.26) * error
-    last = (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return Exponent(float(slope), float(slope - half), float(slope + half), float(last), len(pairs))
+    return fit_exponent([place for place, _ in pairs], [time for _, time in pairs])
 
 
 def trends(measured: Measured, words: Words) -> Iterator[Finding]:

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from attn_lab.records.record import Record as Row
 from attn_lab.report.findings.finding import Finding, Span, Words
 from attn_lab.report.findings.measured import Measured, Setting
-from attn_lab.report.read import Row
 
 
 class Pair(NamedTuple):

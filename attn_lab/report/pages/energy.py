@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from attn_lab.records.axes import Family
+from attn_lab.records.record import PASSES
 from attn_lab.report import compare
 from attn_lab.report.cells import number
 from attn_lab.report.charts import Figure, bars, curves
-from attn_lab.report.families import Family
 from attn_lab.report.fragment import Cell, Fold, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.read import PASSES
 from attn_lab.report.study import Study
 
 title = "page_energy"

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+from attn_lab.records.axes import Family
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.cells import number
 from attn_lab.report.charts import Figure, Panel, dots, rounded
-from attn_lab.report.families import Family
 from attn_lab.report.fragment import Bullets, Cell, Fold, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.read import PASSES, Row
 from attn_lab.report.study import Study
 
 title = "page_kinds"

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from attn_lab.records.axes import Family
 from attn_lab.report import compare
 from attn_lab.report.cells import share
 from attn_lab.report.charts.bars import STACK, of_stack, parts_of
-from attn_lab.report.families import Family
 from attn_lab.report.fragment import Cell, Fold, Head, Heading, Picture, Piece, Table, Text
 from attn_lab.report.study import Experiment, Study
 

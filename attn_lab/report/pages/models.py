@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from attn_lab.records.axes import Family
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.cells import number, share, speedup
 from attn_lab.report.charts import Figure, bars, curves
-from attn_lab.report.families import Family
 from attn_lab.report.fragment import Cell, Facts, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.read import Row
 from attn_lab.report.study import Experiment, Study
 
 title = "page_models"

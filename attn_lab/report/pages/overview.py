@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from attn_lab.records.flags import chosen, mixtures
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.cells import compared, number
-from attn_lab.report.families import question_of
+from attn_lab.report.experiments import question_of
 from attn_lab.report.fragment import Bullets, Cell, Facts, Fold, Head, Piece, Table, Text
-from attn_lab.report.marks import chosen, mixtures
 from attn_lab.report.pages.provenance import warnings
-from attn_lab.report.read import Row
 from attn_lab.report.study import Study
 from attn_lab.report.winners import Winner, winners
 

@@ -4,13 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from attn_lab.bench.record import STATUSES
+from attn_lab.records.flags import mixtures
+from attn_lab.records.record import STATUSES
 from attn_lab.report.card import condition
 from attn_lab.report.compare import digits
-from attn_lab.report.families import question_of
+from attn_lab.report.experiments import question_of
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
 from attn_lab.report.machines import machines
-from attn_lab.report.marks import mixtures
 from attn_lab.report.study import Experiment, Study
 
 title = "page_provenance"

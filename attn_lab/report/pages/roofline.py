@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from attn_lab.records.record import PASSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
 from attn_lab.report.fragment import Cell, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.read import PASSES, Row
 from attn_lab.report.study import Experiment, Study
 
 title = "page_roofline"

@@ -1,46 +1,16 @@
 """The scaling page: how time grows along each axis, as an exponent with its interval."""
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
+from attn_lab.records.axes import Family
+from attn_lab.records.record import PASSES
+from attn_lab.records.stats.fit import LEAST_POINTS, Exponent, fit_exponent
 from attn_lab.report.charts import Figure, Panel, dots, rounded
-from attn_lab.report.families import Family
 from attn_lab.report.fragment import Cell, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.read import PASSES
 from attn_lab.report.study import Study
 
 title = "page_scaling"
-LEAST = 3  # places on the axis: two make a line, and no interval
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # t at 97.5 %, for 1 … 10 degrees
-
-
-class Fit(NamedTuple):
-    """time ~ axis^exponent; low, high: its 95 % interval; `end`: the exponent between the two largest places."""
-
-    exponent: float
-    low: float
-    high: float
-    end: float
-    places: int
-
-    def __str__(self) -> str:
-        return f"{self.exponent:.2f} ({self.low:.2f}–{self.high:.2f})"
-
-
-def fit(places: Sequence[float], times: Sequence[float]) -> Fit | None:
-    """The least-squares line through the logarithms; None for fewer than LEAST different places."""
-    if len(set(places)) < LEAST:
-        return None
-    x, y = [math.log(place) for place in places], [math.log(time) for time in times]
-    count, middle = len(x), sum(x) / len(x)
-    spread = sum((each - middle) ** 2 for each in x)
-    slope = sum((a - middle) * b for a, b in zip(x, y, strict=True)) / spread
-    start = sum(y) / count - slope * middle
-    left = sum((b - start - slope * a) ** 2 for a, b in zip(x, y, strict=True))
-    error = math.sqrt(left / (count - 2) / spread)
-    width = error * (STUDENT[count - 3] if count - 3 < len(STUDENT) else 2.1)
-    return Fit(slope, slope - width, slope + width, (y[-1] - y[-2]) / (x[-1] - x[-2]), count)
 
 
 def render(study: Study) -> Iterator[Piece]:
@@ -56,10 +26,10 @@ def render(study: Study) -> Iterator[Piece]:
                 yield Picture(_figure(study, family, fits))
                 yield _table(study, family, fits)
     if not told:
-        yield Text(study.say("no_scaling", least=LEAST))
+        yield Text(study.say("no_scaling", least=LEAST_POINTS))
 
 
-def _fits(study: Study, family: Family) -> dict[tuple[str, str], Fit]:
+def _fits(study: Study, family: Family) -> dict[tuple[str, str], Exponent]:
     """By backend and pass."""
     assert family.axis is not None
     found = {}
@@ -67,14 +37,14 @@ def _fits(study: Study, family: Family) -> dict[tuple[str, str], Fit]:
         for one in PASSES:
             seen = sorted((row.shape[family.axis], time) for row in family.rows
                           if row.backend == name and (time := row.number(f"{one}/time")) and time > 0)  # fmt: skip
-            if made := fit([place for place, _ in seen], [time for _, time in seen]):
+            if made := fit_exponent([place for place, _ in seen], [time for _, time in seen]):
                 found[name, one] = made
     return found
 
 
-def _figure(study: Study, family: Family, fits: dict[tuple[str, str], Fit]) -> Figure:
+def _figure(study: Study, family: Family, fits: dict[tuple[str, str], Exponent]) -> Figure:
     values: list[dict[str, Any]] = [
-        {"backend": name, "pass": one, "value": rounded(each.exponent), "low": rounded(each.low),
+        {"backend": name, "pass": one, "value": rounded(each.value), "low": rounded(each.low),
          "high": rounded(each.high), "said": str(each)}
         for (name, one), each in fits.items()
     ]  # fmt: skip
@@ -88,11 +58,11 @@ def _figure(study: Study, family: Family, fits: dict[tuple[str, str], Fit]) -> F
     return Figure(f"scaling-{family.anchor}", axis, study.say("alt_scaling", axis=family.axis), panels, values, names)
 
 
-def _table(study: Study, family: Family, fits: dict[tuple[str, str], Fit]) -> Table:
+def _table(study: Study, family: Family, fits: dict[tuple[str, str], Exponent]) -> Table:
     rows = [
-        [Cell(name), Cell(study.words[one]), Cell(f"time ~ {family.axis}^{each.exponent:.2f}", each.exponent),
-         Cell(f"{each.low:.2f}–{each.high:.2f}", each.high - each.low), Cell(f"{each.end:.2f}", each.end),
-         Cell(str(each.places), each.places)]
+        [Cell(name), Cell(study.words[one]), Cell(f"time ~ {family.axis}^{each.value:.2f}", each.value),
+         Cell(f"{each.low:.2f}–{each.high:.2f}", each.high - each.low), Cell(f"{each.last:.2f}", each.last),
+         Cell(str(each.points), each.points)]
         for (name, one), each in fits.items()
     ]  # fmt: skip
     heads = [

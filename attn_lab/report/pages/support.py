@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from attn_lab.bench.record import STATUSES
+from attn_lab.records.record import STATUSES
+from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Piece, Table, Text
-from attn_lab.report.read import Row
 from attn_lab.report.study import Study
 
 title = "page_support"

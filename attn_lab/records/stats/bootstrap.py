@@ -1,4 +1,4 @@
-"""What the samples of a time leave open: draws of its median, from one row and over the rounds of several."""
+"""What the samples of a time leave open: draws of its median, from one record and over the rounds of several."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_lab.report.read import Row
+from attn_lab.records.record import Record
 
 DRAWS = 2000
 FEW = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326}  # so many samples, and their mean range in standard deviations
 MEDIAN = 1.2  # a median of few wanders more than their mean
-FINE = 25
-KEPT = 512  # rows whose draws are kept: one is compared with many, and soon after each other
+CACHED = 512  # records whose draws are cached: one is compared with many, and soon after each other
+MIDDLES = (np.arange(DRAWS) + 0.5) / DRAWS  # the shares at which a distribution's quantiles stand for its draws
 Draws = NDArray[np.float64]
 
 
@@ -50,34 +50,34 @@ def _width(draws: Draws) -> float:
     return high - low
 
 
-def medians(rows: Sequence[Row], metric: str, order: Iterator[int]) -> dict[Any, tuple[float, Draws]]:
-    """By sweep and round: the log of a row's median, and DRAWS bootstrap draws of that.
+def medians(records: Sequence[Record], metric: str, order: Iterator[int]) -> dict[Any, tuple[float, Draws]]:
+    """By sweep and round: the log of a record's median, and DRAWS bootstrap draws of that.
 
     `order` counts the rows of one comparison: draws of two must not rise together.
     """
     found: dict[Any, tuple[float, Draws]] = {}
-    for row in rows:
-        value = row.number(metric)
+    for record in records:
+        value = record.number(metric)
         if value and value > 0:
-            draws = _rising(row, metric)[_shuffled(next(order))]
-            found[row.provenance.get("sweep"), row.round] = (math.log(value), draws)
+            draws = _rising(record, metric)[_shuffled(next(order))]
+            found[record.provenance["sweep"], record.round] = (math.log(value), draws)
     return found
 
 
-@lru_cache(maxsize=KEPT)
-def _rising(row: Row, metric: str) -> Draws:
-    """Draws of the log of a row's median, in rising order; NaN where nothing tells their spread.
+@lru_cache(maxsize=CACHED)
+def _rising(record: Record, metric: str) -> Draws:
+    """Draws of the log of a record's median, in rising order; NaN where their spread is unknown.
 
     The k-th smallest of n uniform numbers has a beta distribution: with k in the middle, its draws pushed through the
     samples' quantiles are the bootstrap of their median, without drawing n numbers a time.  Fewer than six hold their
     median between them less than nineteen times in twenty: those get Student's interval.
     """
-    series = row.series(metric)
-    count = len(series) if series is not None else int(row.number(metric, "samples") or 1)
+    series = record.samples(metric)
+    count = len(series) if series is not None else int(record.number(metric, "samples") or 1)
     if count in FEW:
-        return math.log(row.number(metric) or math.nan) + _few(row, metric, count) * students(count - 1)
+        return math.log(record.number(metric) or math.nan) + _few(record, metric, count) * students(count - 1)
     if count > 1:
-        through = _from_samples(series, count) if series is not None else _from_percentiles(row, metric, count)
+        through = _from_samples(series, count) if series is not None else _from_percentiles(record, metric, count)
         return np.log(through)
     return np.full(DRAWS, math.nan)
 
@@ -88,25 +88,31 @@ def _shuffled(place: int) -> NDArray[np.intp]:
     return np.random.default_rng(place).permutation(DRAWS)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHED)
 def students(freedom: float) -> Draws:
-    """Draws of Student's t, in rising order: of many the middle of each FINE, for its tails are long."""
-    return np.sort(np.random.default_rng(0).standard_t(freedom, size=DRAWS * FINE))[FINE // 2 :: FINE]
+    """Draws of Student's t, in rising order: its quantiles at DRAWS equal shares."""
+    from scipy.special import stdtrit
+
+    draws: Draws = stdtrit(freedom, MIDDLES)
+    return draws
 
 
 @cache
 def _ranks(count: int) -> Draws:
-    """Where the median of `count` samples may lie among them, in rising order: drawing it anew for each row is slow."""
-    return np.sort(np.random.default_rng(count).beta((count + 1) / 2, (count + 1) / 2, size=DRAWS))
+    """Where the median of `count` samples may lie among them, in rising order."""
+    from scipy.special import betaincinv
+
+    draws: Draws = betaincinv((count + 1) / 2, (count + 1) / 2, MIDDLES)
+    return draws
 
 
-def _few(row: Row, metric: str, count: int) -> float:
+def _few(record: Record, metric: str, count: int) -> float:
     """The standard error of the log of a few samples' median; NaN without a spread."""
-    series = row.series(metric)
+    series = record.samples(metric)
     if series is not None:
         deviation = float(np.log(series).std(ddof=1))
     else:
-        low, high = (row.number(metric, part) or math.nan for part in ("low", "high"))
+        low, high = (record.number(metric, part) or math.nan for part in ("low", "high"))
         deviation = math.log(high / low) / 0.9 / FEW[count]  # p05 to p95 is nine tenths of so few samples' range
     return MEDIAN * deviation / math.sqrt(count)
 
@@ -116,10 +122,10 @@ def _from_samples(series: Draws, count: int) -> Draws:
     return through
 
 
-def _from_percentiles(row: Row, metric: str, count: int) -> Draws:
+def _from_percentiles(record: Record, metric: str, count: int) -> Draws:
     """Quantiles where the samples were not kept: as a normal law has them through p05, median and p95; else NaN."""
-    middle = row.number(metric) or math.nan
-    low, high = (row.number(metric, part) or math.nan for part in ("low", "high"))
+    middle = record.number(metric) or math.nan
+    low, high = (record.number(metric, part) or math.nan for part in ("low", "high"))
     quarter = 0.41  # a normal law's quartiles lie this far between its median and its p05 and p95
     known = [low, middle - quarter * (middle - low), middle, middle + quarter * (high - middle), high]
     through: Draws = np.interp(_ranks(count), (0.05, 0.25, 0.5, 0.75, 0.95), known)
