@@ -10,8 +10,9 @@ from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
 from attn_lab.core.backend import Attend, Backend, Split
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, dense
+from attn_lab.core.mask import CAUSAL, KINDS, dense
 from attn_lab.core.request import Request
+from attn_lab.core.shape import DTYPES
 
 FLASH = "_scaled_dot_product_flash_attention"
 MOST = 2**31 - 1  # past it torch 2.11 has gradients that are not finite, and says nothing
@@ -29,7 +30,7 @@ class SdpaFlash(Backend):
             backward_elements=MOST,
             capability=(8, 0),
         ),
-        "cpu": Limits(),
+        "cpu": Limits(dtypes=DTYPES, masks=KINDS),
     }
     split_limits = {
         "cuda": Limits(
@@ -60,7 +61,7 @@ class SdpaFlash(Backend):
 
 
 def _on_cuda(request: Request) -> Split:
-    is_causal, scale, shape = request.mask.band == CAUSAL, request.softmax_scale, request.shape
+    is_causal, scale = request.mask.band == CAUSAL, request.softmax_scale
     ops = torch.ops.aten
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,12 +75,12 @@ def _on_cuda(request: Request) -> Split:
         dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
         random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
         dq, dk, dv = ops._scaled_dot_product_flash_attention_backward.default(
-            dout, q, k, v, out, lse, None, None, shape.seq_len, shape.seq_len_kv, 0.0, is_causal, random, random,
+            dout, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, is_causal, random, random,
             scale=scale,
         )  # fmt: skip
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
-    return Split(forward, backward)
+    return Split(forward, backward, any_size=True)
 
 
 def _on_cpu(request: Request) -> Split:
@@ -107,4 +108,4 @@ def _on_cpu(request: Request) -> Split:
         )
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
-    return Split(forward, backward)
+    return Split(forward, backward, any_size=added is None)
