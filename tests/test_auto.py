@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -113,7 +114,7 @@ def request(mask=None, passes=PASSES, **shape) -> Request:
 def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
     layer = Attention(32, 4, plan=plan(), mask=SlidingWindow(window=9))
     layer(x())
-    assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in next(fresh.iterdir()).read_text()
+    assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in next(fresh.glob("*.json")).read_text()
     decoding = Attention(32, 4, plan=plan())
     with torch.no_grad():
         cache = decoding.new_cache(2, 70)
@@ -127,9 +128,9 @@ def test_documents_and_windows_of_another_length_are_measured_once_a_bucket(fres
     packed = torch.randn(1, 64, 32)
     whole = layer(packed, cu_seqlens=[0, 30, 64])
     torch.testing.assert_close(whole[:, :30], layer(packed[:, :30]), atol=1e-5, rtol=1e-4)
-    before = next(fresh.iterdir()).read_text()
+    before = next(fresh.glob("*.json")).read_text()
     layer(packed, cu_seqlens=[0, 10, 64])
-    assert next(fresh.iterdir()).read_text() == before and '"mask": "Documents"' in before
+    assert next(fresh.glob("*.json")).read_text() == before and '"mask": "Documents inside=(None, 0)"' in before
 
 
 def test_without_a_plan_it_is_measured_once_and_kept_for_the_next_process(fresh):
@@ -149,7 +150,7 @@ print(layer.choices[-1].why)
     ]  # fmt: skip
     (file,) = fresh.glob("measured-*.json")
     assert told[0] == told[1] and "ms, " in told[0] and file.name in told[0]
-    (file,) = fresh.iterdir()
+    (file,) = fresh.glob("*.json")
     ((bucket, entry),) = Plan.read(file).entries.items()
     assert bucket == POINT and entry.passes["forward_backward"].first in told[0]
     assert set(entry.passes["forward_backward"].ms) == {"sdpa_flash", "sdpa_math", "naive_fp32"}
@@ -159,7 +160,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
     fresh.mkdir(parents=True)
     layer = Attention(32, 4)
     layer(x())
-    (file,) = fresh.iterdir()
+    (file,) = fresh.glob("*.json")
     for broken in (b"{", b"\xff\xfe"):
         file.write_bytes(broken)
         kept._READ.clear()
@@ -168,7 +169,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
             Attention(32, 4)(x())
     kept._READ.clear()
     file.unlink()
-    fresh.rmdir()
+    shutil.rmtree(fresh)
     fresh.write_text("a file where the folder should be")
     layer = Attention(32, 4)
     with pytest.warns(UserWarning, match="what is measured on the spot is not kept"):
@@ -205,7 +206,7 @@ def test_measuring_leaves_no_trace_in_randomness_gradients_or_what_watches(fresh
     again = Attention(32, 4)
     again.load_state_dict(layer.state_dict())
     kept._READ.clear()
-    next(fresh.iterdir()).unlink()
+    next(fresh.glob("*.json")).unlink()
     parameters = [given, *again.parameters()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         recomputed = checkpoint(again, given, use_reentrant=False)

@@ -25,8 +25,8 @@ def counted():
     return graphs, lambda graph, inputs: graphs.append(graph) or graph.forward
 
 
-@pytest.mark.parametrize("backend", [*CPU_BACKENDS, ["flash2", "sdpa_flash"]], ids=str)
-@pytest.mark.parametrize("mask", MASKS, ids=repr)
+@pytest.mark.parametrize("backend", ["naive", "sdpa_math", ["flash2", "sdpa_flash"]], ids=str)
+@pytest.mark.parametrize("mask", ["causal", SlidingWindow(window=3)], ids=repr)
 def test_more_than_eight_lengths_compile_in_one_piece(backend, mask):
     layer = Attention(32, 4, backend=backend, mask=mask, **ALL)
     graphs, compiler = counted()
@@ -39,7 +39,7 @@ def test_more_than_eight_lengths_compile_in_one_piece(backend, mask):
     assert len(graphs) <= 2
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("backend", ["naive_fp32", "sdpa_flash"])
 @pytest.mark.parametrize("mask", MASKS, ids=repr)
 @pytest.mark.parametrize("open_axes", [(1,), (0, 1), (0,)])
 def test_axes_marked_dynamic_stay_open(backend, mask, open_axes):
@@ -55,7 +55,7 @@ def test_axes_marked_dynamic_stay_open(backend, mask, open_axes):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("backend", ["naive", "sdpa_flash"])
 @pytest.mark.parametrize("mask", MASKS, ids=repr)
 def test_it_is_exported_with_lengths_left_open(backend, strict, mask):
     layer = Attention(32, 4, backend=backend, mask=mask, **ALL).eval()

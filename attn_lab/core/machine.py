@@ -54,7 +54,7 @@ def detect(device: str = "auto") -> Machine:
     Raises BadRequest for another word, or for cuda on a machine without.
     """
     kind, _, number = device.partition(":")
-    if kind not in DEVICES or (number and not (kind == "cuda" and number.isdecimal())):
+    if kind not in DEVICES or (device != kind and not (kind == "cuda" and number.isdecimal())):
         raise BadRequest(f"device: expected one of {', '.join(DEVICES)}, or cuda:NUMBER; got {device!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
