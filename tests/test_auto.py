@@ -114,7 +114,10 @@ def request(mask=None, passes=PASSES, **shape) -> Request:
 def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
     layer = Attention(32, 4, plan=plan(), mask=SlidingWindow(window=9))
     layer(x())
-    assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in next(fresh.glob("*.json")).read_text()
+    assert (
+        "measured here" in str(layer.choices[-1])
+        and "sliding_window window=9" in next(fresh.glob("*.json")).read_text()
+    )
     decoding = Attention(32, 4, plan=plan())
     with torch.no_grad():
         cache = decoding.new_cache(2, 70)

@@ -102,8 +102,14 @@ def test_threads_that_ask_auto_at_once_measure_once_and_take_the_same(tmp_path, 
 
 
 def test_processes_that_measure_at_once_lose_nothing_of_each_others(tmp_path):
-    script = ("import sys, torch; from attn_lab import Attention; from attn_lab.layer import spot; spot.SECONDS = 0.01\n"
-              "for length in map(int, sys.argv[1:]): Attention(32, 4)(torch.randn(1, length, 32))")  # fmt: skip
+    script = """
+import sys, torch
+from attn_lab import Attention
+from attn_lab.layer import spot
+spot.SECONDS = 0.01
+for length in map(int, sys.argv[1:]):
+    Attention(32, 4)(torch.randn(1, length, 32))
+"""
     lengths = [[16, 64, 256], [32, 128, 512], [16, 32, 1024]]
     running = [
         subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", script, *map(str, each)],

@@ -61,7 +61,9 @@ def test_it_is_exported_with_lengths_left_open(backend, strict, mask):
     layer = Attention(32, 4, backend=backend, mask=mask, **ALL).eval()
     open_sizes = {"x": {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("seq", min=2, max=4096)}}
     with torch.no_grad():
-        exported = torch.export.export(layer, (torch.randn(2, 5, 32),), dynamic_shapes=open_sizes, strict=strict).module()
+        exported = torch.export.export(
+            layer, (torch.randn(2, 5, 32),), dynamic_shapes=open_sizes, strict=strict
+        ).module()
         for batch, seq in ((2, 5), (3, 17), (7, 2)):
             x = torch.randn(batch, seq, 32)
             close(exported(x), layer(x))

@@ -1,6 +1,8 @@
 """Sequences of different lengths: queries and keys with boundaries of their own, a cache that holds each at its own."""
 
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from attn_lab import Attention
+from attn_lab.backends import sdpa_flash
 from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
+from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask
@@ -32,7 +36,7 @@ close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")
 MASKS = [Causal(), Full(), SlidingWindow(window=3)]
 H100 = Machine(device="cuda", name="H100", memory=2**36, capability=(9, 0),
-               packages={"flash-attn": "2.8.3", "flash-attn-4": "4.0.0"})  # fmt: skip
+               packages={"torch": "2.13.0", "flash-attn": "2.8.3", "flash-attn-4": "4.0.0"})  # fmt: skip
 
 
 def allowed(queries, keys, band):
@@ -47,7 +51,7 @@ def allowed(queries, keys, band):
 def one_by_one(q, k, v, bounds, bounds_k, band):
     """Each document for itself, over the batch element all are packed in; zero where a query sees nothing."""
     outs = []
-    for (start, end), (start_k, end_k) in zip(zip(bounds, bounds[1:]), zip(bounds_k, bounds_k[1:]), strict=True):
+    for (start, end), (start_k, end_k) in zip(pairwise(bounds), pairwise(bounds_k), strict=True):
         parts = (q[:, start:end], k[:, start_k:end_k], v[:, start_k:end_k])
         q1, k1, v1 = (each.transpose(1, 2) for each in parts)
         seen = allowed(end - start, end_k - start_k, band)
@@ -68,7 +72,9 @@ def one_by_one(q, k, v, bounds, bounds_k, band):
 def test_queries_and_keys_have_boundaries_of_their_own(backend, mask, bounds, bounds_k):
     q = torch.randn(1, bounds[-1], 4, 8, requires_grad=True)
     k, v = (torch.randn(1, bounds_k[-1], 2, 8, requires_grad=True) for _ in "kv")
-    documents = Documents.of(np.array(bounds), bounds[-1], mask, cu_seqlens_k=torch.tensor(bounds_k), total_k=bounds_k[-1])
+    documents = Documents.of(
+        np.array(bounds), bounds[-1], mask, cu_seqlens_k=torch.tensor(bounds_k), total_k=bounds_k[-1]
+    )
     out = Serving(backends_named(backend), mask).under(lambda: documents, q, k, v)
     expected = one_by_one(q, k, v, bounds, bounds_k, mask.band)
     close(out, expected)
@@ -131,7 +137,10 @@ def test_each_sequence_goes_on_from_its_own_length(backend, mask, options):
         cache.lengths = lengths
         parts, done = [], 0
         for step in steps:
-            at = [sequence[:, length + done : length + done + step] for sequence, length in zip(whole, lengths, strict=True)]
+            at = [
+                sequence[:, length + done : length + done + step]
+                for sequence, length in zip(whole, lengths, strict=True)
+            ]
             parts.append(layer(torch.cat(at), cache=cache))
             done += step
         out = torch.cat(parts, dim=1)
@@ -256,11 +265,18 @@ def packages(monkeypatch):
 
     flash2.flash_attn_with_kvcache, flash4.flash_attn_varlen_func = with_kvcache, cute_varlen
     flash2.cute = flash4
+
+    def torchs_varlen(q, k, v, bounds, bounds_k, longest, longest_k, *, scale, window_size, enable_gqa):
+        assert enable_gqa == (q.shape[1] > k.shape[1])
+        return of_varlen(q, k, v, bounds, bounds_k, longest, longest_k, softmax_scale=scale, causal=False,
+                         window_size=window_size)  # fmt: skip
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", torchs_varlen)
     monkeypatch.setitem(sys.modules, "flash_attn", flash2)
     monkeypatch.setitem(sys.modules, "flash_attn.cute", flash4)
 
 
-@pytest.mark.parametrize("backend", [Flash2(), Flash4()], ids=["flash2", "flash4"])
+@pytest.mark.parametrize("backend", [Flash2(), Flash4(), SdpaFlash()], ids=["flash2", "flash4", "sdpa_flash"])
 @pytest.mark.parametrize("band", [(None, None), (None, 0), (2, 0)])
 def test_kernels_are_told_of_both_boundaries(packages, backend, band):
     shape = Shape(batch_size=1, seq_len=9, seq_len_kv=15, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16")
@@ -268,14 +284,28 @@ def test_kernels_are_told_of_both_boundaries(packages, backend, band):
     assert backend.refusals(request, H100) == []
     q, k, v = torch.randn(1, 9, 4, 8), *(torch.randn(1, 15, 2, 8) for _ in "kv")
     cpu = detect("cpu")
-    close(backend.prepare(request, cpu)(q, k, v), Naive().prepare(request, cpu)(q, k, v))
+    attend = sdpa_flash._documents if isinstance(backend, SdpaFlash) else backend.prepare
+    close(attend(request, cpu)(q, k, v), Naive().prepare(request, cpu)(q, k, v))
+
+
+def test_torchs_own_variable_lengths_are_refused_where_it_has_none_such():
+    shape = Shape(batch_size=1, seq_len=9, num_heads=4, emb_dim=36, dtype="float16")
+    request = Request(shape=shape, mask=Documents((3, 9)), dropout=0.1)
+    older = replace(H100, packages={"torch": "2.12.1+cu130"})
+    told = SdpaFlash().refusals(request, older)
+    assert [reason.split(";")[0] for reason in told] == [
+        "documents: need torch 2.13, for its varlen_attn", "documents: head_dim a multiple of 8",
+        "documents: no dropout",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", [Flash2(), Flash4()], ids=["flash2", "flash4"])
 @pytest.mark.parametrize("band", [(None, None), (None, 0), (2, 0)])
 @pytest.mark.parametrize("queries", [1, 3])
 def test_kernels_are_told_of_each_sequences_length(packages, backend, band, queries):
-    shape = Shape(batch_size=3, seq_len=queries, seq_len_kv=12, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16")
+    shape = Shape(
+        batch_size=3, seq_len=queries, seq_len_kv=12, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16"
+    )
     request = Request(shape=shape, mask=Ragged(band), passes=("forward",))
     assert backend.refusals(request, H100) == []
     q, k, v = torch.randn(3, queries, 4, 8), *(torch.randn(3, 12, 2, 8) for _ in "kv")

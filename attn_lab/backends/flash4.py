@@ -35,8 +35,10 @@ class Flash4(Backend):
 
         if not self.split_refusals(request, machine):
             halves = self.split(request, machine)
-            return joined(halves, halves) if request.needs_backward else for_any_size(
-                lambda q, k, v: halves.forward(q, k, v)[0]
+            return (
+                joined(halves, halves)
+                if request.needs_backward
+                else for_any_size(lambda q, k, v: halves.forward(q, k, v)[0])
             )
 
         ends, is_ragged = request.mask.ends, request.mask.ragged

@@ -66,7 +66,7 @@ class Flex(Backend):
         # its own.  fullgraph turns a silent return to the eager O(S²) algorithm into an error.
         attend.__code__ = attend.__code__.replace()
         lone = kind(mask) == "full" and shape.seq_len == 1  # decoding: one version for however many keys
-        compiled = torch.compile(attend, fullgraph=True, dynamic=True if lone else False)
+        compiled = torch.compile(attend, fullgraph=True, dynamic=lone)
 
         def apart(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if not torch.compiler.is_compiling():

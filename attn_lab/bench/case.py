@@ -54,8 +54,8 @@ class Case:
         if not self.timeout > 0:
             raise BadRequest(f"measure.timeout: expected more than 0 (seconds); got {self.timeout}")
         if self.request.shape.dtype == "float64":
-            raise BadRequest("shape.dtype: expected one of float16, bfloat16, float32; got 'float64', which answers are "
-                             "held against")  # fmt: skip
+            raise BadRequest("shape.dtype: expected one of float16, bfloat16, float32; got 'float64', which is what "
+                             "answers are held against")  # fmt: skip
         self.what.check(self.request)
         names = list(self.probes)
         for index, (name, probe) in enumerate(self.probes.items()):

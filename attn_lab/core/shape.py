@@ -31,8 +31,8 @@ class Shape:
         derive = object.__setattr__  # the one moment a frozen value may be completed
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) and hasattr(value, "__index__"):  # numpy's whole numbers
-                value = index(value)
+            if not isinstance(value, int) and (plain := whole_number(value)) is not None:  # numpy's
+                value = plain
                 derive(self, field.name, value)
             if field.name == "dtype":
                 if value not in DTYPES:
@@ -83,3 +83,11 @@ class Shape:
         if self.head_dim * self.num_heads != self.emb_dim:
             text += f" head_dim={self.head_dim}"
         return text
+
+
+def whole_number(value: object) -> int | None:
+    """`value` as an int, numpy's and torch's included; None for a bool, or for what is no whole number."""
+    try:
+        return None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

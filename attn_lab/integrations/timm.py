@@ -64,7 +64,7 @@ class _LabAttention(Attention):
 
 def _unpickled(backends: tuple[Backend, ...]) -> Attention:
     kind = _attention(backends)
-    return kind.__new__(kind)
+    return object.__new__(kind)
 
 
 def _given(mask: Tensor, tokens: int) -> Given:

@@ -144,7 +144,13 @@ class Attention(nn.Module):
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
         fake = type(packed) is not Tensor and is_fake(packed)
-        if self._as_projected and cu_seqlens is None and cache is None and not fake and not torch.compiler.is_compiling():
+        if (
+            self._as_projected
+            and cu_seqlens is None
+            and cache is None
+            and not fake
+            and not torch.compiler.is_compiling()
+        ):
             key = (batch, seq, packed.dtype, packed.device, packed.requires_grad, self.training)
             serve = self._known.get(key) or self._whole(key, x, packed)
             return self.out(serve(packed, self._heads))

@@ -31,7 +31,8 @@ class Auto(Backend):
     A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
     comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
     measured against each other once (`layer/spot.py`); where torch.distributed runs with several ranks, which must take
-    the same, the first of a fixed order is taken instead (`layer/candidates.py`).  Who was preferred, and why they could not, is told.
+    the same, the first of a fixed order is taken instead (`layer/candidates.py`).  Who was preferred, and why they
+    could not, is told.
     """
 
     plan: Plan | str | PathLike[str] | None = None
@@ -121,7 +122,7 @@ class Auto(Backend):
         return taken
 
     def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Taken:
-        """The first of a fixed order, `candidates.KNOWN`: the same on each rank, whatever was measured where it runs."""
+        """The first of a fixed order, that of `candidates`: the same on each rank, whatever was measured there."""
         able = those_able(request, machine, passed_over)
         ranking = Ranking(dict.fromkeys(able, math.nan), "the first of a fixed order, the same on each rank")
         taken = self._first(ranking, "not measured", request, machine, passed_over)

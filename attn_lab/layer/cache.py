@@ -1,5 +1,6 @@
 """Keys and values of what was said so far, so that the next token is one query and not the whole sequence again."""
 
+import math
 from collections.abc import Iterable
 from operator import index
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.shape import whole_number
 
 
 class KVCache:
@@ -22,8 +24,8 @@ class KVCache:
         self, batch_size: int, capacity: int, num_kv_heads: int, head_dim: int, *,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        if not _whole(batch_size, 0) or not _whole(capacity, 1):
-            raise BadRequest(f"cache: expected whole numbers of at least 1 for batch_size and capacity; "
+        if not _within(batch_size, 0) or not _within(capacity, 1):
+            raise BadRequest(f"cache: expected whole numbers, of at least 0 for batch_size and 1 for capacity; "
                              f"got {batch_size!r} and {capacity!r}")  # fmt: skip
         size = (index(batch_size), index(capacity), num_kv_heads, head_dim)
         with torch.inference_mode(False):  # else it could only be used there
@@ -44,7 +46,7 @@ class KVCache:
 
     @length.setter
     def length(self, length: int) -> None:
-        if not _whole(length, 0) or length > self.capacity:
+        if not _within(length, 0, self.capacity):
             raise BadRequest(f"cache.length: expected a whole number from 0 to {self.capacity}; got {length!r}")
         self._length, self._each, self._lengths = index(length), None, None
 
@@ -58,7 +60,7 @@ class KVCache:
         plain: Any = lengths.tolist() if hasattr(lengths, "tolist") else lengths
         each = list(plain) if isinstance(plain, Iterable) else [plain]
         batch = self.k.shape[0]
-        if len(each) != batch or not all(_whole(one, 0) and one <= self.capacity for one in each):
+        if len(each) != batch or not all(_within(one, 0, self.capacity) for one in each):
             raise BadRequest(f"cache.lengths: expected {batch} whole numbers from 0 to {self.capacity}; got {each}")
         self._each = [index(one) for one in each]
         self._length = max(self._each, default=0)
@@ -98,8 +100,9 @@ class KVCache:
             self._lengths = self._lengths + seq
 
 
-def _whole(value: object, least: int) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool) and index(value) >= least  # type: ignore[arg-type]
+def _within(value: object, least: int, most: float = math.inf) -> bool:
+    whole = whole_number(value)
+    return whole is not None and least <= whole <= most
 
 
 def _told(kv: Tensor) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from operator import index
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import FULL, Band, Mask
+from attn_lab.core.shape import whole_number
 from attn_lab.layer.tracing import is_fake
 
 Boundaries = Sequence[int] | Tensor | Any
@@ -116,10 +116,11 @@ def _ends(name: str, cu_seqlens: Boundaries, what: str, total: int) -> list[int]
         raise BadRequest(f"{name}: expected boundaries with data; got a tensor without (give them as a list)")
     plain = cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else cu_seqlens  # of tensors and numpy arrays
     bounds = list(plain) if isinstance(plain, Iterable) else [plain]
-    whole = all(hasattr(bound, "__index__") and not isinstance(bound, bool) for bound in bounds)
-    if not whole or bounds[:1] != [0] or bounds[-1] != total or any(a > b for a, b in pairwise(bounds)):
+    ends = [whole_number(bound) for bound in bounds]
+    whole = [end for end in ends if end is not None]
+    if len(whole) < len(ends) or whole[:1] != [0] or whole[-1] != total or any(a > b for a, b in pairwise(whole)):
         raise BadRequest(f"{name}: expected whole numbers rising from 0 to {what}={total}; got {_short(bounds)}")
-    return [index(bound) for bound in bounds[1:]]
+    return whole[1:]
 
 
 def _short(bounds: Sequence[object]) -> str:

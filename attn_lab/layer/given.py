@@ -40,9 +40,9 @@ class Given(Mask):
 
 
 def allowed_by(mask: Tensor) -> Tensor:
-    """As bool, True = may attend.  In an additive mask a row's greatest value (0 mostly) allows: to the softmax all that
-    counts is what a value is below it.  -inf, its dtype's least, or 9000 and more below (models write -1e4, which is
-    -9984 in bfloat16, or -1e9) forbids.
+    """As bool, True = may attend.  In an additive mask a row's greatest value (0 mostly) allows: all that counts to the
+    softmax is how far a value is below it.  -inf, its dtype's least, or 9000 and more below (models write -1e9, or
+    -1e4, which is -9984 in bfloat16) forbids.
 
     Raises BadRequest for anything else in it: a bias is more than a mask.
     """

@@ -86,7 +86,9 @@ class Kept:
                 self.plan = replace(self.plan, entries=_united(self._others(), ours, fresh))
                 self.plan.write(self.path)
         except (BadRequest, OSError, NotImplementedError) as error:
-            cure = " (remove it, and it is made anew)" if isinstance(error, BadRequest) and self.path.is_absolute() else ""
+            cure = (
+                " (remove it, and it is made anew)" if isinstance(error, BadRequest) and self.path.is_absolute() else ""
+            )
             warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}{cure}", stacklevel=2)
 
     def _others(self) -> Mapping[Bucket, Entry]:

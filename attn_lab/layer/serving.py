@@ -111,7 +111,8 @@ class Serving:
     ) -> None:  # fmt: skip
         """Serve self-attention of q of this size, without dropout, with an already prepared function."""
         key = (size, (*size[:2], kv_heads, size[3]), dtype, device, needs_grad, False, None)
-        self._prepared[key] = attend
+        with self._lock:
+            self._prepared[key] = attend
 
     def _found(self, key: Key, q: Tensor, k: Tensor, v: Tensor) -> Attend:
         """What serves a question that is not known as it stands."""

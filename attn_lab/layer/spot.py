@@ -130,7 +130,7 @@ def _off(out: Tensor, leaves: Sequence[Tensor], request: Request, machine: Machi
     one = torch.zeros(1, dtype=torch.long, device=out.device)
     heads = torch.arange(shape.group_size, device=out.device)
     if request.mask.ragged:
-        allowed = dense_ragged(request.mask, *leaves[:2], _lengths(request, leaves[0]))[:1, :, -rows:]
+        allowed = dense_ragged(request.mask, leaves[0], leaves[1], _lengths(request, leaves[0]))[:1, :, -rows:]
     else:
         allowed = dense(
             request.mask, shape, out.device, batch=one, head=heads, query=query_positions(shape, out.device)[-rows:]
