@@ -260,6 +260,34 @@ def test_a_forward_derivative_that_would_be_lost_is_refused():
     assert tangent.any()
 
 
+# --- a projection that something else wraps
+
+
+class Wrapped(torch.nn.Module):
+    """A projection with a low-rank part beside it, as adapters add one."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.low_rank = torch.nn.Linear(inner.in_features, inner.out_features)
+
+    def forward(self, x):
+        return self.inner(x) + self.low_rank(x)
+
+
+def test_a_wrapped_projection_serves_decodes_and_says_what_it_expects():
+    layer = Attention(32, 4, backend="naive")
+    layer.qkv = Wrapped(layer.qkv)
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        cache = layer.new_cache(2, 5)
+        close(torch.cat([layer(piece, cache=cache) for piece in x.split((4, 1), dim=1)], dim=1), layer(x))
+    with pytest.raises(BadRequest, match=r"expected torch.float32 on cpu, as the weights"):
+        layer(x.double())
+    with pytest.raises(BadRequest, match=r"expected torch.float32 on cpu, as the weights"):
+        layer(x.to("meta"))
+
+
 # --- copies
 
 

@@ -114,16 +114,22 @@ class Attention(nn.Module):
         """Every question asked so far, the newest last: who took it, and why those preferred could not."""
         return list(self._serving.choices.values())
 
+    @property
+    def _weight(self) -> Tensor:
+        """Of the packed projection, or of what wraps it."""
+        weight = getattr(self.qkv, "weight", None)
+        return weight if isinstance(weight, Tensor) else next(self.qkv.parameters())
+
     def use(self, attend: Attend, x: Tensor) -> None:
         """Serve inputs like `x`, outside autocast, with an already prepared function of this layer's backend."""
-        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.qkv.weight.requires_grad)
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self._weight.requires_grad)
         size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
         self._known = {}
         self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for decoding with this layer: on its weights' device, in their dtype or that of autocast."""
-        dtype, device = self.qkv.weight.dtype, self.qkv.weight.device
+        dtype, device = self._weight.dtype, self._weight.device
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=dtype, device=device)
@@ -188,7 +194,8 @@ class Attention(nn.Module):
 
     def _whole(self, key: tuple[Any, ...], x: Tensor, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
         """What serves the projection in one piece, to heads side by side; a later call only looks it up."""
-        self._check(x)  # of an input on the meta device torch makes a projection, wherever the weights are
+        if packed.is_meta:
+            self._check(x)  # of an input without data torch makes a projection, wherever the weights are
         if len(self._known) >= MOST:
             self._known = {}  # not cleared: another thread may be looking something up
         q, k, v = packed.split_with_sizes(self._heads, dim=2)
@@ -201,7 +208,7 @@ class Attention(nn.Module):
         """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""
         if x.dim() != 3 or x.shape[-1] != self.emb_dim:
             raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
-        weight = self.qkv.weight
+        weight = self._weight
         if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
             raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
                              f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
