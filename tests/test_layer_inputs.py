@@ -43,7 +43,7 @@ def test_an_empty_batch_or_sequence_gives_an_empty_output_and_gradients_of_zero(
         assert layer(x).shape == size
 
 
-@pytest.mark.parametrize("queries", [0, 3])
+@pytest.mark.parametrize("queries", [0, 1, 3])
 def test_attention_over_no_keys_is_zero(queries):
     q, k = torch.randn(2, queries, 4, 8), torch.randn(2, 0, 4, 8)
     out = Serving(backends_named("sdpa_flash"), Full())(q, k, k)(q, k, k)
@@ -58,6 +58,8 @@ def test_an_empty_batch_compiles_and_is_cached_as_any_other():
     with torch.no_grad():
         cache = layer.new_cache(0, 8)
         assert layer(torch.zeros(0, 5, 32), cache=cache).shape == (0, 5, 32) and cache.length == 5
+        cache.lengths = []
+        assert layer(torch.zeros(0, 1, 32), cache=cache).shape == (0, 1, 32)
         cache = layer.new_cache(2, 8)
         assert layer(torch.zeros(2, 0, 32), cache=cache).shape == (2, 0, 32) and cache.length == 0
 
@@ -186,7 +188,7 @@ def test_additive_masks_forbid_by_whatever_is_low_enough(dtype, least):
     assert torch.equal(allowed_by(mask + mask), allowed)  # as those of padding and of causality are added up
 
 
-@pytest.mark.parametrize("value", [-1e4, -1e9, -3.0, 7.0])
+@pytest.mark.parametrize("value", [-1e4, -2e4, -1e9])
 def test_a_row_of_one_value_forbids_nothing_as_in_any_softmax(value):
     mask = torch.tensor([[0.0, 0.0, -1e30], [value, value, value], [value, value, value - 1e10]])
     expected = torch.tensor([[True, True, False], [True, True, True], [True, True, False]])
@@ -195,7 +197,9 @@ def test_a_row_of_one_value_forbids_nothing_as_in_any_softmax(value):
     close((scores + mask.double()).softmax(-1), scores.masked_fill(~expected, -torch.inf).softmax(-1))
 
 
-@pytest.mark.parametrize("mask", [[0.0, -1.0], [0.0, -500.0], [0.0, float("nan")], [0.0, float("inf")], [1.0, 0.0]])
+@pytest.mark.parametrize(
+    "mask", [[0.0, -1.0], [0.0, -500.0], [0.0, float("nan")], [0.0, float("inf")], [1.0, 0.0], [0.5, 0.5]]
+)
 def test_a_bias_is_refused(mask):
     with pytest.raises(BadRequest, match="no backend here adds a bias"):
         allowed_by(torch.tensor(mask))

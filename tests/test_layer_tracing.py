@@ -150,6 +150,9 @@ def test_a_call_with_fake_tensors_leaves_nothing_fake_behind(backend, mask, opti
             cache = layer.new_cache(2, 12)
             layer(fake, cache=cache)
             layer(fake[:, :1], cache=cache)
+            if mask != PrefixLM(prefix=4):
+                cache.lengths = [3, 9]
+                assert layer(fake[:, :1], cache=cache).shape == (2, 1, 32)
     layer.zero_grad()
     assert not leftovers(layer)
     close(layer(x), exact(x))
@@ -175,6 +178,12 @@ def test_a_layer_on_the_meta_device_gives_sizes_and_moves_on(backend, options):
     out.sum().backward()
     assert all(each.grad is not None and each.grad.is_meta for each in layer.parameters())
     layer(x[:1], cu_seqlens=[0, 4, 9])
+    with torch.no_grad():
+        cache = layer.new_cache(2, 12)
+        layer(x, cache=cache)
+        assert layer(x[:, :1], cache=cache).shape == (2, 1, 32)
+        cache.lengths = [3, 9]
+        assert layer(x[:, :1], cache=cache).shape == (2, 1, 32)
     if backend == "flash2":
         return
     layer = layer.to_empty(device="cpu")

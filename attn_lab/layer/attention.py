@@ -21,7 +21,7 @@ from attn_lab.layer.positions import Positions
 from attn_lab.layer.ragged import Ragged
 from attn_lab.layer.rope import Rope, turned
 from attn_lab.layer.serving import MOST, Choice, Serving
-from attn_lab.layer.tracing import is_fake, with_real_tensors
+from attn_lab.layer.tracing import autocasts, is_fake, with_real_tensors
 
 
 class Attention(nn.Module):
@@ -130,7 +130,7 @@ class Attention(nn.Module):
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for decoding with this layer: on its weights' device, in their dtype or that of autocast."""
         dtype, device = self._weight.dtype, self._weight.device
-        if torch.is_autocast_enabled(device.type):
+        if autocasts(device):
             dtype = torch.get_autocast_dtype(device.type)
         return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=dtype, device=device)
 
@@ -209,7 +209,7 @@ class Attention(nn.Module):
         if x.dim() != 3 or x.shape[-1] != self.emb_dim:
             raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
         weight = self._weight
-        if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+        if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(x.device)):
             raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
                              f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
 

@@ -40,9 +40,9 @@ class Given(Mask):
 
 
 def allowed_by(mask: Tensor) -> Tensor:
-    """As bool, True = may attend.  In an additive mask a row's greatest value (0 mostly) allows: all that counts to the
-    softmax is how far a value is below it.  -inf, its dtype's least, or 9000 and more below (models write -1e9, or
-    -1e4, which is -9984 in bfloat16) forbids.
+    """As bool, True = may attend.  In an additive mask 0 allows, and -inf, its dtype's least, or 9000 and more below
+    the greatest of the row forbids: models write -1e9, or -1e4, which is -9984 in bfloat16.  A row of -1e4 alone
+    forbids nothing, as all that counts to a softmax is how far a value is below another.
 
     Raises BadRequest for anything else in it: a bias is more than a mask.
     """
@@ -53,11 +53,11 @@ def allowed_by(mask: Tensor) -> Tensor:
     if not mask.numel():
         return mask == 0
     greatest, least = mask.amax(-1, keepdim=True), torch.finfo(mask.dtype).min / 2
-    allowed = (mask == greatest) & (greatest > least) & (greatest < torch.inf)
+    allowed = (mask == greatest) & ((greatest == 0) | ((greatest <= FORBIDS) & (greatest > least)))
     if bool((allowed | (mask <= least) | (mask - greatest <= FORBIDS)).all()):
         return allowed
-    raise BadRequest("attention mask: expected only 0 and -1e4, -1e9 or -inf; got other values, and no backend here "
-                     "adds a bias")  # fmt: skip
+    raise BadRequest("attention mask: expected only 0 and -inf, or -1e4 and less; got other values, and no backend "
+                     "here adds a bias")  # fmt: skip
 
 
 class Recall:

@@ -125,8 +125,9 @@ class Serving:
             attend = self._ensure(*key)
             return getattr(attend, "any_size", attend)  # which mixes no real tensor with fake ones
         mask = key[-1]
-        if (mask is not None and mask.ragged) or (mask is None and q.shape[1] == 1 and self.mask.band is not None):
-            batch, keys, *others = k.shape
+        batch, keys, *others = k.shape
+        lone = q.shape[1] == 1 and mask is None and self.mask.band is not None
+        if keys and (lone or (mask is not None and mask.ragged)):
             shared = (key[0], (batch, _at_least(keys), *others), *key[2:])
             attend = self._prepared.get(shared)
             if attend is None:

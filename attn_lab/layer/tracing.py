@@ -17,6 +17,11 @@ def is_fake(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor) or tensor.is_meta
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for that device; torch raises where it is asked about meta."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def with_real_tensors(make: Callable[[], Made]) -> Made:
     """What `make` gives, made of real tensors on the devices it names.
 
@@ -30,14 +35,14 @@ def with_real_tensors(make: Callable[[], Made]) -> Made:
         return outside.submit(make).result()
 
 
-def by_sizes_alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def by_sizes_alone(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> Tensor:
     """An output of the right size, dtype and gradients, for tensors on the meta device, which no backend serves."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=grouped).transpose(1, 2)
 
 
-def of_nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def of_nothing(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Attention where there is no batch element, query or key: zeros like q, with gradients of zero for all three."""
     return torch.zeros_like(q) + (q[:0].sum() + k[:0].sum() + v[:0].sum())
 
