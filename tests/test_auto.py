@@ -131,7 +131,9 @@ def test_documents_and_windows_of_another_length_are_measured_once_a_bucket(fres
     torch.testing.assert_close(whole[:, :30], layer(packed[:, :30]), atol=1e-5, rtol=1e-4)
     before = next(fresh.glob("measured-*.json")).read_text()
     layer(packed, cu_seqlens=[0, 10, 64])
-    assert next(fresh.glob("measured-*.json")).read_text() == before and '"mask": "Documents"' in before
+    assert (
+        next(fresh.glob("measured-*.json")).read_text() == before and '"mask": "Documents inside=(None, 0)"' in before
+    )
 
 
 def test_without_a_plan_it_is_measured_once_and_kept_for_the_next_process(fresh):

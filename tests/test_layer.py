@@ -276,7 +276,7 @@ ALL = {"num_kv_heads": 2, "rope": 10000.0, "qk_norm": True, "mask": SlidingWindo
 
 
 @pytest.mark.parametrize("backend", ["naive", "naive_fp32", "sdpa_math", "sdpa_flash"])
-def test_it_compiles_in_one_piece_once_a_length_and_answers_the_same(backend):
+def test_it_compiles_in_one_piece_once_for_all_lengths_and_answers_the_same(backend):
     layer = Attention(32, 4, backend=backend, **ALL)
     torch._dynamo.reset()
     graphs = []
@@ -286,10 +286,10 @@ def test_it_compiles_in_one_piece_once_a_length_and_answers_the_same(backend):
         out, plain = compiled(x), layer(x)
         torch.testing.assert_close(out, plain)
         torch.testing.assert_close(torch.autograd.grad(out.sum(), x), torch.autograd.grad(plain.sum(), x))
-    assert len(graphs) == 3
+    assert len(graphs) == 2  # the first length, and then any
 
 
-def test_sizes_that_torch_would_leave_open_are_made_constants():
+def test_sizes_that_torch_leaves_open_stay_open():
     layer = Attention(32, 4, backend="sdpa_flash", **ALL)
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
@@ -383,9 +383,7 @@ def test_what_inference_prepared_serves_training_too():
             torch.zeros(1, 4, 32, dtype=torch.float64),
             "expected torch.float32 on cpu, as the weights; got torch.float64",
         ),
-        (torch.zeros(1, 4, 32, device="meta"), "device: expected one of auto, cuda, cpu; got 'meta'"),
-        (torch.zeros(1, 0, 32), "shape.seq_len: expected a whole number of at least 1; got 0"),
-        (torch.zeros(0, 4, 32), "shape.batch_size: expected a whole number of at least 1; got 0"),
+        (torch.zeros(1, 4, 32, device="meta"), "expected torch.float32 on cpu, as the weights; got .* on meta"),
     ],
 )
 def test_an_input_it_cannot_take_is_one_clear_line(x, told):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Split
+from attn_lab.core.backend import Attend, Split, for_any_size
 
 
 def joined(forward: Split, backward: Split) -> Attend:
@@ -34,6 +34,8 @@ def joined(forward: Split, backward: Split) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return Joined.apply(q, k, v)
 
+    if forward.any_size and backward.any_size:
+        for_any_size(attend)
     if back_into is None:
         return attend
     write = back_into
@@ -60,4 +62,5 @@ def joined(forward: Split, backward: Split) -> Attend:
 
 def _first_derivative_only() -> None:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("attention: expected a first derivative only; its kernels have no second")
+        raise RuntimeError("attention: expected a first derivative only; these kernels have no second "
+                           "(backend='naive', 'naive_fp32' or 'sdpa_math' has)")  # fmt: skip

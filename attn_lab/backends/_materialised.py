@@ -4,20 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Split
+from attn_lab.core.backend import Attend, Split, for_any_size
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import FULL, dense
+from attn_lab.core.mask import FULL, dense, dense_like, dense_ragged
 from attn_lab.core.request import Request
 
 
 def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype | None) -> Attend:
     """softmax(q·kᵀ·scale + mask)·v with every (seq_len, seq_len_kv) matrix materialised; None: the input's dtype."""
-    shape, scale, dropout = request.shape, request.softmax_scale, request.dropout
-    forbidden = None
-    if request.mask.band != FULL:
-        forbidden = ~dense(request.mask, shape, machine.device)
+    shape, mask, scale, dropout = request.shape, request.mask, request.softmax_scale, request.dropout
+    full = not mask.ragged and mask.band == FULL
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def under(forbidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (batch, heads, seq, head_dim)
         if shape.group_size > 1:
             k, v = (tensor.repeat_interleave(shape.group_size, dim=1) for tensor in (k, v))
@@ -29,6 +27,23 @@ def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype 
             weights = F.dropout(weights, dropout)
         return (weights @ v).transpose(1, 2)
 
+    def ragged(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+        return under(~dense_ragged(mask, q, k, lengths), q, k, v)
+
+    def any_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return under(None if full else ~dense_like(mask, q, k), q, k, v)
+
+    if mask.ragged:
+        return for_any_size(ragged)
+    if full:
+        return for_any_size(any_size)
+    forbidden = ~dense(mask, shape, machine.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return under(forbidden, q, k, v)
+
+    if mask.uniform:
+        attend.any_size = any_size  # type: ignore[attr-defined]
     return attend
 
 
@@ -68,4 +83,4 @@ def materialised_split(request: Request, machine: Machine, softmax_dtype: torch.
             dk, dv = (grad.unflatten(1, (-1, group)).sum(2) for grad in (dk, dv))
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
-    return Split(forward, backward)
+    return Split(forward, backward, any_size=forbidden is None)

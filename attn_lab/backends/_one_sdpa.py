@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import Attend, for_any_size
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, FULL, dense
+from attn_lab.core.mask import CAUSAL, FULL, dense, dense_like, dense_ragged
 from attn_lab.core.request import Request
 
 
@@ -43,17 +43,15 @@ def by_operator(name: str, request: Request, **options: object) -> Attend:
         return bound(q, k, v)[0].transpose(1, 2).flatten(2)
 
     attend.packed = packed  # type: ignore[attr-defined]
-    return attend
+    return for_any_size(attend)
 
 
 def one_sdpa(implementation: SDPBackend, request: Request, machine: Machine) -> Attend:
     """The fused flags where torch's meaning is ours, a dense mask elsewhere."""
-    shape = request.shape
-    is_causal = is_plain(request) and request.mask.band == CAUSAL
-    allowed = None if is_plain(request) else dense(request.mask, shape, machine.device)
+    shape, mask, plain = request.shape, request.mask, is_plain(request)
     grouped, scale, dropout = shape.group_size > 1, request.softmax_scale, request.dropout
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def under(allowed: Tensor | None, is_causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         with sdpa_kernel(implementation):
             out = F.scaled_dot_product_attention(
@@ -61,4 +59,22 @@ def one_sdpa(implementation: SDPBackend, request: Request, machine: Machine) -> 
             )
         return out.transpose(1, 2)
 
+    def ragged(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+        return under(dense_ragged(mask, q, k, lengths), False, q, k, v)
+
+    def any_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        allowed = None if plain else dense_like(mask, q, k)
+        return under(allowed, plain and mask.band == CAUSAL, q, k, v)
+
+    if mask.ragged:
+        return for_any_size(ragged)
+    if plain:
+        return for_any_size(any_size)
+    allowed = dense(mask, shape, machine.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return under(allowed, False, q, k, v)
+
+    if mask.uniform:
+        attend.any_size = any_size  # type: ignore[attr-defined]
     return attend

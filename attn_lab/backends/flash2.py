@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.backend import Attend, Backend, Split, for_any_size
 from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL
+from attn_lab.core.mask import CAUSAL, boundaries
 from attn_lab.core.request import Request
 
 
@@ -18,7 +18,7 @@ class Flash2(Backend):
     limits = {
         "cuda": Limits(
             dtypes=("float16", "bfloat16"),
-            masks=("full", "causal", "band", "documents"),
+            masks=("full", "causal", "band", "documents", "ragged"),
             empty_rows=True,
             dropout=True,
             head_dim=(1, 256),
@@ -46,8 +46,8 @@ class Flash2(Backend):
         with importing("flash2", "flash-attn"):
             from flash_attn import flash_attn_func, flash_attn_varlen_func
 
-        ends = request.mask.ends
-        band = request.mask.band if ends is None else request.mask.inside
+        ends, is_ragged = request.mask.ends, request.mask.ragged
+        band = request.mask.band if ends is None and not is_ragged else request.mask.inside
         left, right = band  # type: ignore[misc]  # limits admit no mask without one
         is_causal = band == CAUSAL
         options = {
@@ -60,14 +60,24 @@ class Flash2(Backend):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return flash_attn_func(q, k, v, **options)
 
+        if is_ragged:
+            from flash_attn import flash_attn_with_kvcache  # forward only, as such a mask is
+
+            options.pop("dropout_p")
+
+            def attend_ragged(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+                return flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, **options)
+
+            return for_any_size(attend_ragged)
         if ends is None:
-            return attend
-        bounds = torch.tensor((0, *ends), dtype=torch.int32, device=machine.device)
-        longest = int(bounds.diff().max())
+            return for_any_size(attend)
+        bounds, longest = bounds_k, longest_k = boundaries(ends, machine.device)
+        if request.mask.ends_kv is not None:
+            bounds_k, longest_k = boundaries(request.mask.ends_kv, machine.device)
 
         def attend_documents(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = (tensor.squeeze(0) for tensor in (q, k, v))  # (total, heads, head_dim)
-            return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, **options).unsqueeze(0)
+            return flash_attn_varlen_func(q, k, v, bounds, bounds_k, longest, longest_k, **options).unsqueeze(0)
 
         return attend_documents
 
@@ -95,4 +105,4 @@ class Flash2(Backend):
             backward_into(dout, q, k, v, out, lse, dq, dk, dv)
             return dq, dk, dv
 
-        return Split(forward, backward, backward_into)
+        return Split(forward, backward, backward_into, any_size=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.backend import Attend, Backend, Split, for_any_size
 from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -67,7 +67,7 @@ class Flash3(Backend):
             out = flash_attn_func(q, k, v, **options)
             return out[0] if isinstance(out, tuple) else out  # some builds return (out, lse)
 
-        return attend
+        return for_any_size(attend)
 
     def split(self, request: Request, machine: Machine) -> Split:
         with importing("flash3", "flash_attn_interface"):
@@ -81,7 +81,7 @@ class Flash3(Backend):
             out, lse, *_ = _flash_attn_forward(**options | {"q": q, "k": k, "v": v})
             return out, lse
 
-        return Split(forward, None)
+        return Split(forward, None, any_size=True)
 
 
 def _options(request: Request) -> dict[str, Any]:

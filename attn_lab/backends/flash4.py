@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from attn_lab.backends._joined import joined
-from attn_lab.core.backend import Attend, Backend, Split
+from attn_lab.core.backend import Attend, Backend, Split, for_any_size
 from attn_lab.core.importing import importing
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, FULL, Band
+from attn_lab.core.mask import CAUSAL, FULL, Band, boundaries
 from attn_lab.core.request import Request
 
 LIMITS = Limits(
     dtypes=("float16", "bfloat16"),
-    masks=("full", "causal", "band", "documents"),
+    masks=("full", "causal", "band", "documents", "ragged"),
     empty_rows=True,
     head_dim=(8, 128),
     head_dim_multiple=8,
@@ -44,25 +44,38 @@ class Flash4(Backend):
 
         if not self.split_refusals(request, machine):
             halves = self.split(request, machine)
-            return joined(halves, halves) if request.needs_backward else lambda q, k, v: halves.forward(q, k, v)[0]
+            return (
+                joined(halves, halves)
+                if request.needs_backward
+                else for_any_size(lambda q, k, v: halves.forward(q, k, v)[0])
+            )
 
-        ends = request.mask.ends
-        causal, left, right = _window(request.mask.band if ends is None else request.mask.inside)
+        ends, is_ragged = request.mask.ends, request.mask.ragged
+        causal, left, right = _window(request.mask.band if ends is None and not is_ragged else request.mask.inside)
         scale = request.softmax_scale
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = flash_attn_func(q, k, v, softmax_scale=scale, causal=causal, window_size=(left, right))
             return out[0] if isinstance(out, tuple) else out  # (out, lse) in some releases
 
+        def attend_ragged(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+            out = flash_attn_varlen_func(
+                q, k, v, seqused_k=lengths, softmax_scale=scale, causal=causal, window_size=(left, right)
+            )
+            return out[0] if isinstance(out, tuple) else out
+
+        if is_ragged:
+            return for_any_size(attend_ragged)
         if ends is None:
-            return attend
-        bounds = torch.tensor((0, *ends), dtype=torch.int32, device=machine.device)
-        longest = int(bounds.diff().max())
+            return for_any_size(attend)
+        bounds, longest = bounds_k, longest_k = boundaries(ends, machine.device)
+        if request.mask.ends_kv is not None:
+            bounds_k, longest_k = boundaries(request.mask.ends_kv, machine.device)
 
         def attend_documents(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = (tensor.squeeze(0) for tensor in (q, k, v))  # (total, heads, head_dim)
             out = flash_attn_varlen_func(
-                q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest,
+                q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds_k, max_seqlen_q=longest, max_seqlen_k=longest_k,
                 softmax_scale=scale, causal=causal, window_size=(left, right),
             )  # fmt: skip
             return (out[0] if isinstance(out, tuple) else out).unsqueeze(0)
@@ -91,7 +104,7 @@ class Flash4(Backend):
             dout, q, k, v, out, lse, *grads = tensors
             _backward(dout, q, k, v, out, lse, *options, *grads)
 
-        return Split(forward, backward, backward_into)
+        return Split(forward, backward, backward_into, any_size=True)
 
 
 def _window(band: Band | None) -> tuple[bool, int | None, int | None]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import Attend, Backend, for_any_size
+from attn_lab.core.errors import Refused
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import kind
@@ -64,13 +66,24 @@ class Flex(Backend):
         # Dynamo keeps its compiled versions by code object and gives up compiling after eight: each request needs
         # its own.  fullgraph turns a silent return to the eager O(S²) algorithm into an error.
         attend.__code__ = attend.__code__.replace()
-        compiled = torch.compile(attend, fullgraph=True, dynamic=False)
-        if machine.device != "cpu":
-            return compiled
+        lone = kind(mask) == "full" and shape.seq_len == 1  # decoding: one version for however many keys
+        compiled = torch.compile(attend, fullgraph=True, dynamic=lone)
 
         def apart(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if not torch.compiler.is_compiling():
+                _no_forward_mode(q, k, v)
             return compiled(q, k, v)
+
+        if machine.device != "cpu":
+            return for_any_size(apart) if lone else apart
 
         # In one graph with a layer's projections torch 2.13 makes wrong answers of it on a CPU, alone right ones.
         why = "flex_attention on a CPU is wrong as part of a larger compiled graph"
-        return torch.compiler.disable(apart, recursive=False, reason=why)
+        alone = torch.compiler.disable(apart, recursive=False, reason=why)
+        return for_any_size(alone) if lone else alone
+
+
+def _no_forward_mode(*tensors: Tensor) -> None:
+    """Raise Refused where flex_attention would lose a tangent without a word."""
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(each).tangent is not None for each in tensors):
+        raise Refused("flex", ["forward-mode derivatives: none (backend='naive', 'naive_fp32' or 'sdpa_math' has)"])

@@ -8,12 +8,15 @@ from attn_lab.backends._materialised import materialised, materialised_split
 from attn_lab.core.backend import Attend, Backend, Split
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
+from attn_lab.core.mask import KINDS
 from attn_lab.core.request import Request
+
+SCORES_IN_MEMORY = Limits(masks=KINDS, dropout=True)  # no float64, which its softmax would round
 
 
 @dataclass(frozen=True)
 class NaiveFP32(Backend):
-    limits = {"cuda": Limits(dropout=True), "cpu": Limits(dropout=True)}
+    limits = {"cuda": SCORES_IN_MEMORY, "cpu": SCORES_IN_MEMORY}
     split_limits = {"cuda": Limits(), "cpu": Limits()}
     kernels = {"forward": "(?i)softmax", "backward": "(?i)softmax"}
     overflows = ("float16",)  # scores are written in the input's dtype: past 65504 they are inf

@@ -53,7 +53,7 @@ class SdpaCudnn(Backend):
         return gradient_laid_as_output(attend) if request.needs_backward else attend
 
     def split(self, request: Request, machine: Machine) -> Split:
-        is_causal, scale, shape = request.mask.band == CAUSAL, request.softmax_scale, request.shape
+        is_causal, scale = request.mask.band == CAUSAL, request.softmax_scale
         ops = torch.ops.aten
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class SdpaCudnn(Backend):
             out, lse, *_ = ops._scaled_dot_product_cudnn_attention.default(
                 q, k, v, None, True, 0.0, is_causal, scale=scale
             )
-            return out.transpose(1, 2), lse.view(shape.batch_size, shape.num_heads, shape.seq_len)
+            return out.transpose(1, 2), lse.view(q.shape[:3])
 
         def backward(
             dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
@@ -72,12 +72,12 @@ class SdpaCudnn(Backend):
             dout, q, k, v, out = (tensor.transpose(1, 2) for tensor in (dout, q, k, v, out))
             random = lse.new_empty((), dtype=torch.int64)  # a place for the generator's state, read only with dropout
             dq, dk, dv = ops._scaled_dot_product_cudnn_attention_backward.default(
-                dout, q, k, v, out, lse.contiguous().unsqueeze(-1), random, random, None, None, None, shape.seq_len,
-                shape.seq_len_kv, 0.0, is_causal, scale=scale,
+                dout, q, k, v, out, lse.contiguous().unsqueeze(-1), random, random, None, None, None, q.shape[2],
+                k.shape[2], 0.0, is_causal, scale=scale,
             )  # fmt: skip
             return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
-        return Split(forward, backward)
+        return Split(forward, backward, any_size=True)
 
 
 def gradient_laid_as_output(attend: Attend) -> Attend:
@@ -103,6 +103,8 @@ def gradient_laid_as_output(attend: Attend) -> Attend:
         return out.reshape(-1).view(batch, seq, -1)
 
     laid.packed = packed  # type: ignore[attr-defined]  # the layer wants heads side by side: a view less
+    if any_size := getattr(attend, "any_size", None):
+        laid.any_size = laid if any_size is attend else gradient_laid_as_output(any_size)  # type: ignore[attr-defined]
     return laid
 
 

@@ -8,12 +8,16 @@ from attn_lab.backends._one_sdpa import one_sdpa
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
+from attn_lab.core.mask import KINDS
 from attn_lab.core.request import Request
+from attn_lab.core.shape import DTYPES
+
+COMPOSITE = Limits(dtypes=DTYPES, masks=KINDS, dropout=True, empty_rows=True)
 
 
 @dataclass(frozen=True)
 class SdpaMath(Backend):
-    limits = {"cuda": Limits(dropout=True, empty_rows=True), "cpu": Limits(dropout=True, empty_rows=True)}
+    limits = {"cuda": COMPOSITE, "cpu": COMPOSITE}
     kernels = {"forward": "(?i)softmax|_attention_math", "backward": "(?i)softmax"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:

@@ -52,6 +52,9 @@ class Case:
             raise BadRequest(f"seed: expected a whole number of 64 bits; got {self.seed}")
         if not self.timeout > 0:
             raise BadRequest(f"measure.timeout: expected more than 0 (seconds); got {self.timeout}")
+        if self.request.shape.dtype == "float64":
+            raise BadRequest("shape.dtype: expected one of float16, bfloat16, float32; got 'float64', which is what "
+                             "answers are held against")  # fmt: skip
         self.what.check(self.request)
         names = list(self.probes)
         for index, (name, probe) in enumerate(self.probes.items()):

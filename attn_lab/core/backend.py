@@ -14,8 +14,21 @@ from attn_lab.core.request import Request
 
 WHOLE = "its kernels cannot be had by halves"
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated."""
+Attend = Callable[..., Tensor]
+"""q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated.
+
+Under a ragged mask a fourth is given: `lengths` (batch,) int32, each batch element's number of keys.
+It may have other forms of itself as attributes:
+packed    qkv (batch, seq, all heads, head_dim), heads → (batch, seq, heads · head_dim): the projection in one piece
+any_size  the same for any batch and lengths, traced and fake tensors included; prepared for as many queries as keys,
+          it serves only such
+"""
+
+
+def for_any_size(attend: Attend) -> Attend:
+    """`attend`, which keeps nothing of the sizes it was prepared for, marked as serving all of them."""
+    attend.any_size = attend  # type: ignore[attr-defined]
+    return attend
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class Split:
     forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None
     backward_into: Callable[..., None] | None = None
+    any_size: bool = False  # neither keeps anything of the sizes it was prepared for
 
 
 class Backend(Protocol):

@@ -14,7 +14,7 @@ class AttnLabError(Exception):
     """Anything attn_lab says on purpose; its text is one line for a person."""
 
 
-class BadRequest(AttnLabError):
+class BadRequest(AttnLabError, ValueError):
     """The request itself is malformed.  Say what was expected, what came, and what to do."""
 
 

@@ -72,6 +72,8 @@ class Limits:
         shape, mask_kind = request.shape, kind(request.mask)
         least, most = self.head_dim
         reasons = []
+        if mask_kind == "ragged" and request.needs_backward:
+            reasons.append("keys of a length for each batch element: forward only, without gradients or dropout")
         if shape.dtype not in self.dtypes:
             reasons.append(f"dtypes: {', '.join(self.dtypes)}; asked {shape.dtype}")
         served = mask_kind in self.masks or (mask_kind == "documents" and "predicate" in self.masks)

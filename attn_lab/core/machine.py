@@ -49,12 +49,13 @@ def installed_packages() -> Mapping[str, str]:
 
 @cache
 def detect(device: str = "auto") -> Machine:
-    """The machine we are on.  `device` is auto (CUDA if there is any), cuda or cpu.
+    """The machine we are on.  `device` is auto (CUDA if there is any), cuda, cpu, or one GPU of several, as cuda:1.
 
     Raises BadRequest for another word, or for cuda on a machine without.
     """
-    if device not in DEVICES:
-        raise BadRequest(f"device: expected one of {', '.join(DEVICES)}; got {device!r}")
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or (device != kind and not (kind == "cuda" and number.isdecimal())):
+        raise BadRequest(f"device: expected one of {', '.join(DEVICES)}, or cuda:NUMBER; got {device!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -65,7 +66,10 @@ def detect(device: str = "auto") -> Machine:
     if not torch.cuda.is_available():
         built = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA GPU here"
         raise BadRequest(f"device=cuda: expected a CUDA GPU; {built} (device=cpu, or device=auto, runs here)")
-    return cards()[0]
+    seen = cards()
+    if int(number or 0) >= len(seen):
+        raise BadRequest(f"device: expected one of cuda:0 to cuda:{len(seen) - 1}; got {device!r}")
+    return seen[int(number or 0)]
 
 
 def cards() -> list[Machine]:

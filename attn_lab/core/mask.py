@@ -1,6 +1,7 @@
 """Who may attend to whom: one predicate over absolute positions, from which every other form is derived."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ Band = tuple[int | None, int | None]
 
 FULL: Band = (None, None)
 CAUSAL: Band = (None, 0)
-KINDS = ("full", "causal", "band", "documents", "predicate")
+KINDS = ("full", "causal", "band", "documents", "ragged", "predicate")
 
 
 class Mask(Protocol):
@@ -25,6 +26,8 @@ class Mask(Protocol):
 
     band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited
     ends: tuple[int, ...] | None = None  # where documents packed end to end end, each with `inside` as its own band
+    ends_kv: tuple[int, ...] | None = None  # where their keys end, if elsewhere than their queries
+    ragged: bool = False  # each batch element has its own number of keys, which comes with each call; band `inside`
     inside: Band = FULL
     uniform: bool = True  # the same for every batch element and head
     empty_rows: bool | None = None  # whether some query sees no key, where the mask knows without being counted
@@ -45,6 +48,8 @@ class Mask(Protocol):
 
 def kind(mask: Mask) -> str:
     """The least a backend must understand to serve this mask: one of KINDS."""
+    if mask.ragged:
+        return "ragged"
     if mask.band is None:
         return "predicate" if mask.ends is None else "documents"
     return {FULL: "full", CAUSAL: "causal"}.get(mask.band, "band")
@@ -82,6 +87,34 @@ def dense(
     return allowed.expand(len(batch), len(head), len(query), len(key))
 
 
+def dense_like(mask: Mask, q: Tensor, k: Tensor) -> Tensor:
+    """A uniform mask as bool (1, 1, Sq, Skv), for the sizes of q and k (batch, seq, heads, head_dim), traced or fake
+    ones included: nothing is kept, and no size becomes a constant.
+    """
+    zero = torch.zeros(1, dtype=torch.long, device=q.device)
+    queries, keys = q.shape[1], k.shape[1]
+    query = torch.arange(queries, device=q.device) + (keys - queries)
+    return mask(zero, zero, query[:, None], torch.arange(keys, device=q.device))[None, None]
+
+
+def dense_ragged(mask: Mask, q: Tensor, k: Tensor, lengths: Tensor) -> Tensor:
+    """A ragged mask as bool (batch, 1, Sq, Skv): `lengths` (batch,) keys are each element's, its queries the last."""
+    left, right = mask.inside
+    key = torch.arange(k.shape[1], device=q.device)
+    own = (lengths[:, None] - q.shape[1] + torch.arange(q.shape[1], device=q.device))[:, :, None]
+    allowed = (key < lengths[:, None, None]).expand(-1, q.shape[1], -1)
+    if left is not None:
+        allowed = allowed & (key >= own - left)
+    if right is not None:
+        allowed = allowed & (key <= own + right)
+    return allowed[:, None]
+
+
+def boundaries(ends: tuple[int, ...], device: torch.device | str) -> tuple[Tensor, int]:
+    """cu_seqlens (documents + 1,) int32 of packed documents that end there, and the longest one's length."""
+    return torch.tensor((0, *ends), dtype=torch.int32, device=device), max(b - a for a, b in pairwise((0, *ends)))
+
+
 def pair_count(mask: Mask, shape: Shape) -> int:
     """Exact number of (query, key) pairs allowed, summed over batch and query heads."""
     pairs = sum(int(counts.sum()) for counts in _counts(mask, shape))
@@ -100,5 +133,5 @@ def _counts(mask: Mask, shape: Shape) -> Iterator[Tensor]:
     per_query = 1 if mask.uniform else shape.batch_size * shape.num_heads * shape.seq_len_kv
     size = max(1, 2**22 // per_query)
     for start in range(shape.offset, shape.seq_len_kv, size):
-        query = torch.arange(start, min(start + size, shape.seq_len_kv))
+        query = torch.arange(start, min(start + size, shape.seq_len_kv), device="cpu")
         yield mask.count(query, shape.seq_len_kv) if mask.uniform else dense(mask, shape, "cpu", query=query).sum(-1)

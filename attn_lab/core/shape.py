@@ -1,11 +1,12 @@
 """The sizes of one attention problem: checked once, with everything derivable derived."""
 
 from dataclasses import dataclass, fields
+from operator import index
 
 from attn_lab.core.errors import BadRequest
 
 LARGEST = 2**40
-DTYPES = ("float16", "bfloat16", "float32")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,12 @@ class Shape:
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
+        derive = object.__setattr__  # the one moment a frozen value may be completed
         for field in fields(self):
             value = getattr(self, field.name)
+            if not isinstance(value, int) and (plain := whole_number(value)) is not None:  # numpy's
+                value = plain
+                derive(self, field.name, value)
             if field.name == "dtype":
                 if value not in DTYPES:
                     raise BadRequest(f"shape.dtype: expected one of {', '.join(DTYPES)}; got {value!r}")
@@ -43,7 +48,6 @@ class Shape:
                 f"shape.emb_dim: expected a multiple of num_heads={self.num_heads}; got {self.emb_dim} "
                 "(or give shape.head_dim yourself)"
             )
-        derive = object.__setattr__  # the one moment a frozen value may be completed
         if self.num_kv_heads is None:
             derive(self, "num_kv_heads", self.num_heads)
         if self.seq_len_kv is None:
@@ -79,3 +83,11 @@ class Shape:
         if self.head_dim * self.num_heads != self.emb_dim:
             text += f" head_dim={self.head_dim}"
         return text
+
+
+def whole_number(value: object) -> int | None:
+    """`value` as an int, numpy's and torch's included; None for a bool, or for what is no whole number."""
+    try:
+        return None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

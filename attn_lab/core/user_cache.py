@@ -1,17 +1,16 @@
 """Where attn_lab keeps what it found out about this machine: a folder of the user's cache."""
 
-import tempfile
 from pathlib import Path
 
 import platformdirs
 
 
-def cache_folder() -> Path:
-    """The folder, whether or not it is there; below the folder for temporary files where no home directory is known."""
+def cache_folder() -> Path | None:
+    """The folder, whether or not it is there; None where no home directory is known, and nothing is kept."""
     try:
-        return platformdirs.user_cache_path("attn_lab")
+        return platformdirs.user_cache_path("attn_lab", appauthor=False)
     except RuntimeError:  # no HOME, and a user without an entry in the password file
-        return Path(tempfile.gettempdir(), "attn_lab-cache")
+        return None
 
 
 def shown(path: Path) -> str:

@@ -90,7 +90,7 @@ class Multihead(nn.MultiheadAttention):
             out = self._full(q, k, v, self.training)(q, k, v)
         else:
             out = self._full.under(lambda: self._mask(attn_mask, key_padding_mask, q, k), q, k, v, self.training)
-        out = self.out_proj(out.reshape(*out.shape[:2], -1))
+        out = self.out_proj(out.flatten(2))
         if alone:
             return out.squeeze(0), None
         return out if self.batch_first else out.transpose(0, 1), None

@@ -1,11 +1,13 @@
 """timm's vision transformers: an attention class to create a model with, computed by a backend of your choice."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from timm.layers.attention import Attention
 from torch import Tensor
 
+from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.layer.given import Given, Recall, allowed_by
 from attn_lab.layer.names import BackendLike, backends_named
@@ -16,37 +18,53 @@ from attn_lab.masks.full import Full
 
 def attention(backend: BackendLike | Sequence[BackendLike]) -> type[Attention]:
     """For timm.create_model(…, attn_layer=attention("sdpa_flash")): timm's own Attention but for who computes it."""
-    backends = backends_named(backend)
+    return _attention(backends_named(backend))
 
-    class LabAttention(Attention):
-        def __init__(self, *args: Any, attn_drop: float = 0.0, **options: Any) -> None:
-            super().__init__(*args, attn_drop=attn_drop, **options)
-            self._full = Serving(backends, Full(), dropout=attn_drop, scale=self.scale)
-            self._causal = Serving(backends, Causal(), dropout=attn_drop, scale=self.scale)
-            self._recall = Recall()
 
-        def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-            """x: (batch, tokens, dim).  attn_mask: bool, True = may attend, or additive with 0 and -inf alone."""
-            if is_causal and attn_mask is not None:
-                raise BadRequest("attention: expected attn_mask or is_causal; got both")
-            packed = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-            q, k, v = packed.unbind(2)
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-            if attn_mask is None:
-                out = (self._causal if is_causal else self._full)(q, k, v, self.training)(q, k, v)
-            else:
-                tokens = x.shape[1]
+@cache
+def _attention(backends: tuple[Backend, ...]) -> type[Attention]:
+    """One class for the same backends, so that what is pickled comes back as itself."""
+    return type("LabAttention", (_LabAttention,), {"backends": backends, "__module__": __name__})
 
-                def given() -> Given:
-                    return self._recall(lambda: _given(attn_mask, tokens), attn_mask, about=tokens)
 
-                out = self._full.under(given, q, k, v, self.training)
-            out = self.norm(out.flatten(2))
-            if self.gate is not None:
-                out = out * self.gate(x).sigmoid()
-            return self.proj_drop(self.proj(out))
+class _LabAttention(Attention):
+    backends: tuple[Backend, ...] = ()
 
-    return LabAttention
+    def __init__(self, *args: Any, attn_drop: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, attn_drop=attn_drop, **options)
+        self._full = Serving(self.backends, Full(), dropout=attn_drop, scale=self.scale)
+        self._causal = Serving(self.backends, Causal(), dropout=attn_drop, scale=self.scale)
+        self._recall = Recall()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """By its backends: a class that was made is found under no name."""
+        return _unpickled, (self.backends,), self.__getstate__()
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """x: (batch, tokens, dim).  attn_mask: bool, True = may attend, or additive with 0 and -inf alone."""
+        if is_causal and attn_mask is not None:
+            raise BadRequest("attention: expected attn_mask or is_causal; got both")
+        packed = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = packed.unbind(2)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if attn_mask is None:
+            out = (self._causal if is_causal else self._full)(q, k, v, self.training)(q, k, v)
+        else:
+            tokens = x.shape[1]
+
+            def given() -> Given:
+                return self._recall(lambda: _given(attn_mask, tokens), attn_mask, about=tokens)
+
+            out = self._full.under(given, q, k, v, self.training)
+        out = self.norm(out.flatten(2))
+        if self.gate is not None:
+            out = out * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(out))
+
+
+def _unpickled(backends: tuple[Backend, ...]) -> Attention:
+    kind = _attention(backends)
+    return object.__new__(kind)
 
 
 def _given(mask: Tensor, tokens: int) -> Given:

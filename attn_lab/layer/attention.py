@@ -13,12 +13,15 @@ from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.layer.auto import Auto
 from attn_lab.layer.cache import KVCache
-from attn_lab.layer.documents import Documents
+from attn_lab.layer.documents import Boundaries, Documents
 from attn_lab.layer.given import Recall
 from attn_lab.layer.names import AUTO, BackendLike, backends_named, mask_named
 from attn_lab.layer.plan import Plan
-from attn_lab.layer.rope import Rope, Turn, turned
+from attn_lab.layer.positions import Positions
+from attn_lab.layer.ragged import Ragged
+from attn_lab.layer.rope import Rope, turned
 from attn_lab.layer.serving import MOST, Choice, Serving
+from attn_lab.layer.tracing import autocasts, is_fake, with_real_tensors
 
 
 class Attention(nn.Module):
@@ -65,16 +68,17 @@ class Attention(nn.Module):
             batch_size=1, seq_len=1, emb_dim=emb_dim, num_heads=num_heads,
             num_kv_heads=num_kv_heads, head_dim=head_dim,  # type: ignore[arg-type]
         )  # fmt: skip
-        self.emb_dim = emb_dim
+        self.emb_dim = sizes.emb_dim
         self.num_heads, self.num_kv_heads, self.head_dim = sizes.num_heads, sizes.num_kv_heads, sizes.head_dim
         self._heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         self._packed_heads = sum(self._heads)
         self.rope = rope if rope is None or isinstance(rope, Rope) else Rope(rope)
         if self.rope is not None:
             self.rope.of(self.head_dim)
+        self._positions = None if self.rope is None else Positions(self.rope, self.head_dim)
         self.dropout = dropout
-        self.qkv = nn.Linear(emb_dim, self._packed_heads * self.head_dim, bias=bias)
-        self.out = nn.Linear(self.num_heads * self.head_dim, emb_dim, bias=bias)
+        self.qkv = nn.Linear(self.emb_dim, self._packed_heads * self.head_dim, bias=bias)
+        self.out = nn.Linear(self.num_heads * self.head_dim, self.emb_dim, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self._as_projected = self.rope is None and not qk_norm  # q and k go to the backend as they come
@@ -84,7 +88,6 @@ class Attention(nn.Module):
         self._auto: BackendLike = AUTO if plan is None and verify else Auto(plan, verify=verify)
         self._serving = Serving(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
         self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
-        self._turns: dict[torch.device, Turn] = {}
         self._packing = Recall()
 
     @property
@@ -116,27 +119,31 @@ class Attention(nn.Module):
         """Every question asked so far, the newest last: who took it, and why those preferred could not."""
         return list(self._serving.choices.values())
 
+    @property
+    def _weight(self) -> Tensor:
+        """Of the packed projection, or of what wraps it."""
+        weight = getattr(self.qkv, "weight", None)
+        return weight if isinstance(weight, Tensor) else next(self.qkv.parameters())
+
     def use(self, attend: Attend, x: Tensor) -> None:
         """Serve inputs like `x`, outside autocast, with an already prepared function of this layer's backend."""
-        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.qkv.weight.requires_grad)
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self._weight.requires_grad)
         size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
         self._known = {}
         self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for decoding with this layer: on its weights' device, in their dtype or that of autocast."""
-        dtype, device = self.qkv.weight.dtype, self.qkv.weight.device
-        if torch.is_autocast_enabled(device.type):
+        dtype, device = self._weight.dtype, self._weight.device
+        if autocasts(device):
             dtype = torch.get_autocast_dtype(device.type)
         return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=dtype, device=device)
 
-    def forward(
-        self, x: Tensor, *, cu_seqlens: Sequence[int] | Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, cu_seqlens: Boundaries = None, cache: KVCache | None = None) -> Tensor:
         """x: (batch, seq, emb_dim) in the weights' dtype.
 
         cu_seqlens  documents packed in x (1, total, emb_dim): their boundaries [0, …, total]; positions begin again
-        cache       x follows what is in the cache, and is added to it
+        cache       x follows what is in the cache, each sequence at its own length, and is added to it
 
         Raises BadRequest for words that contradict each other, Refused by backends.
         """
@@ -147,66 +154,72 @@ class Attention(nn.Module):
             self._check(x)
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
-        if self._as_projected and cu_seqlens is None and cache is None and not torch.compiler.is_compiling():
+        fake = type(packed) is not Tensor and is_fake(packed)
+        if (
+            self._as_projected
+            and cu_seqlens is None
+            and cache is None
+            and not fake
+            and not torch.compiler.is_compiling()
+        ):
             key = (batch, seq, packed.dtype, packed.device, packed.requires_grad, self.training)
-            serve = self._known.get(key) or self._whole(key, packed)
+            serve = self._known.get(key) or self._whole(key, x, packed)
             return self.out(serve(packed, self._heads))
         q, k, v = packed.split_with_sizes(self._heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             norms = self.q_norm.weight.dtype  # not q's under autocast
             q, k = self.q_norm(q.to(norms)).to(v.dtype), self.k_norm(k.to(norms)).to(v.dtype)
         documents = None if cu_seqlens is None else self._documents(cu_seqlens, x, cache)
-        if self.rope is not None:
-            turn = self._turn(0 if cache is None else cache.length, seq, q, documents)
+        if self._positions is not None:
+            length, starts = (0, None) if cache is None else (cache.length, cache.lengths)
+            turn = self._positions.turn(q, length, documents, starts)
             q, k = turned(q, turn), turned(k, turn)
         if cache is not None:
-            self._check_look_ahead(cache.length + seq, seq)
-            k, v = cache.followed_by(k, v)
-        if documents is not None:
+            out = self._follow(cache, q, k, v)
+        elif documents is not None:
             out = self._serving.under(lambda: documents, q, k, v, self.training)
         else:
             out = self._serving(q, k, v, self.training)(q, k, v)
-        if cache is not None:
-            cache.length += seq  # only now: a refused call leaves the cache as it was
-        return self.out(out.reshape(batch, seq, -1))
+        return self.out(out.flatten(2))
 
-    def _whole(self, key: tuple[Any, ...], packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    def _follow(self, cache: KVCache, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention to what is in the cache and k and v after it, which are then in it; not if the call is refused."""
+        seq, lengths = q.shape[1], cache.lengths
+        if lengths is None:
+            self._check_look_ahead(cache.length + seq, seq)
+            k, v = cache.followed_by(k, v)
+            out = self._serving(q, k, v, self.training)(q, k, v)
+        else:
+            ragged = Ragged.of(self.mask)
+            self._check_look_ahead(cache.length + seq, seq)
+            k, v = cache.followed_by(k, v)
+            out = self._serving.ragged(ragged, q, k, v, lengths + seq, self.training)
+        cache.advance(seq)
+        return out
+
+    def _whole(self, key: tuple[Any, ...], x: Tensor, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
         """What serves the projection in one piece, to heads side by side; a later call only looks it up."""
+        if packed.is_meta:
+            self._check(x)  # of an input without data torch makes a projection, wherever the weights are
         if len(self._known) >= MOST:
-            self._known.clear()
+            self._known = {}  # not cleared: another thread may be looking something up
         q, k, v = packed.split_with_sizes(self._heads, dim=2)
         attend = self._serving(q, k, v, self.training)
         by_parts = lambda packed, heads: attend(*packed.split_with_sizes(heads, dim=2)).flatten(2)  # noqa: E731
-        self._known[key] = getattr(attend, "packed", by_parts)
-        return self._known[key]
+        serve = self._known[key] = getattr(attend, "packed", by_parts)
+        return serve
 
     def _check(self, x: Tensor) -> None:
         """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""
         if x.dim() != 3 or x.shape[-1] != self.emb_dim:
             raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
-        weight = self.qkv.weight
-        if x.device != weight.device or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+        weight = self._weight
+        if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(x.device)):
             raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
                              f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
 
-    def _turn(self, start: int, seq: int, q: Tensor, documents: Documents | None) -> Turn:
-        """cos and sin for these positions, from a table that grows by doubling."""
-        assert self.rope is not None
-        wide = torch.promote_types(q.dtype, torch.float32)
-        if torch.compiler.is_compiling():  # the compiler fuses it; a table would be a side effect
-            positions = torch.arange(start, start + seq, device=q.device)
-            positions = positions if documents is None else documents.positions(q.device)
-            return self.rope.turn(positions, self.head_dim, wide)
-        table = self._turns.get(q.device)
-        if table is None or len(table[0]) < start + seq or table[0].dtype != wide:
-            with torch.inference_mode(False):  # else a later backward could not keep it
-                positions = torch.arange(1 << (start + seq - 1).bit_length(), device=q.device)
-                table = self._turns[q.device] = self.rope.turn(positions, self.head_dim, wide)
-        where = slice(start, start + seq) if documents is None else documents.positions(q.device)
-        return table[0][where], table[1][where]
-
     @torch.compiler.disable(reason="cu_seqlens are read outside torch.compile's graph")
-    def _documents(self, cu_seqlens: Sequence[int] | Tensor, x: Tensor, cache: KVCache | None) -> Documents:
+    def _documents(self, cu_seqlens: Boundaries, x: Tensor, cache: KVCache | None) -> Documents:
         """The mask these boundaries make; read from the device once, as long as the same tensor comes again."""
         if cache is not None:
             raise BadRequest("cu_seqlens and cache: expected one of them; a cache holds one document a batch element")
@@ -221,10 +234,15 @@ class Attention(nn.Module):
         """A cache holds the past alone: no query may see a key that is still to come."""
         if self.mask.band is not None and self.mask.band[1] == 0:
             return
-        queries = torch.arange(end - seq, end)
-        if not self.mask.uniform or not torch.equal(self.mask.count(queries, end), self.mask.count(queries, end + 1)):
+        if not self.mask.uniform or not with_real_tensors(lambda: _looks_back(self.mask, end, seq)):
             raise BadRequest(f"cache: expected a mask under which the first {end} positions see no later one; "
                              f"got {self.mask}")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_known": {}, "_turns": {}}  # made again where they are needed
+        return vars(self) | {"_known": {}}  # made again where they are needed
+
+
+def _looks_back(mask: Mask, end: int, seq: int) -> bool:
+    """Whether one key more behind the last of `end` positions changes nothing for the last `seq` of them."""
+    queries = torch.arange(end - seq, end, device="cpu")
+    return torch.equal(mask.count(queries, end), mask.count(queries, end + 1))

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
 
-from attn_lab.core.backend import Attend, Backend, Taken, take
+from attn_lab.core.backend import Attend, Backend, Taken, called, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
+from attn_lab.layer import ranks
 from attn_lab.layer.bucket import Bucket, mask_words
 from attn_lab.layer.candidates import KNOWN, named, refusals, those_able
 from attn_lab.layer.kept import Kept
@@ -31,7 +32,9 @@ class Auto(Backend):
 
     A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
     comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
-    measured against each other once (`layer/spot.py`).  Who was preferred, and why they could not, is told.
+    measured against each other once (`layer/spot.py`); where torch.distributed runs with several ranks, which must take
+    the same, the first of a fixed order is taken instead (`layer/candidates.py`).  Who was preferred, and why they
+    could not, is told.
     """
 
     plan: Plan | str | PathLike[str] | None = None
@@ -103,7 +106,9 @@ class Auto(Backend):
     def _measured(
         self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
     ) -> Taken:
-        """By what is kept of an earlier measurement, or by one made now."""
+        """By what is kept of an earlier measurement, or by one made now; among several ranks by neither."""
+        if ranks.several():
+            return self._first_able(request, machine, passed_over)
         kept = Kept.of(machine)
         where = f"measured here (kept in {kept.shown})"
         known = kept.known(asked, one)
@@ -120,6 +125,16 @@ class Auto(Backend):
         taken = self._first(ranking, where, request, machine, passed_over)
         if taken is None:
             raise Refused("auto", _told(passed_over))
+        return taken
+
+    def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Taken:
+        """The first of a fixed order, that of `candidates`: the same on each rank, whatever was measured there."""
+        able = those_able(request, machine, passed_over)
+        ranking = Ranking(dict.fromkeys(able, math.nan), "the first of a fixed order, the same on each rank")
+        taken = self._first(ranking, "not measured", request, machine, passed_over)
+        if taken is None:
+            raise Refused("auto", _told(passed_over))
+        ranks.tell_first_taken(called(taken.by))
         return taken
 
     def _first(
@@ -177,6 +192,8 @@ def _mask_words(mask: Mask) -> str:
     settings: dict[str, object] = {}
     if is_dataclass(mask):
         settings = {each.name: getattr(mask, each.name) for each in fields(mask)}
+    if mask.ragged or mask.ends is not None:
+        settings = {"inside": str(mask.inside)}
     return mask_words(kind.__module__.rpartition(".")[2] if own else kind.__name__, settings)
 
 

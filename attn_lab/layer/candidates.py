@@ -7,7 +7,7 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.layer.names import backends_named
+from attn_lab.layer.names import AUTO, backends_named
 
 # In the order in which they are measured; of two that are level the first is taken.
 READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient")
@@ -40,6 +40,8 @@ def those_able(request: Request, machine: Machine, passed_over: dict[str, Sequen
 @cache
 def named(name: str) -> Backend | None:
     """None for one that there is not: a plan may come from where there are more."""
+    if name == AUTO:
+        return None  # no plan may name who follows it
     try:
         return backends_named(name)[0]
     except BadRequest:

@@ -12,6 +12,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 
 Made = TypeVar("Made")
+FORBIDS = -9e3  # so far below the greatest of its row
 KEPT = 4  # masks of self- and cross-attention take turns
 
 
@@ -39,7 +40,9 @@ class Given(Mask):
 
 
 def allowed_by(mask: Tensor) -> Tensor:
-    """As bool, True = may attend.  In an additive mask 0 allows, and -inf (or its dtype's least) does not.
+    """As bool, True = may attend.  In an additive mask 0 allows, and -inf, its dtype's least, or 9000 and more below
+    the greatest of the row forbids: models write -1e9, or -1e4, which is -9984 in bfloat16.  A row of -1e4 alone
+    forbids nothing, as all that counts to a softmax is how far a value is below another.
 
     Raises BadRequest for anything else in it: a bias is more than a mask.
     """
@@ -47,10 +50,14 @@ def allowed_by(mask: Tensor) -> Tensor:
         return mask
     if not mask.is_floating_point():
         raise BadRequest(f"attention mask: expected bool or floating point; got {mask.dtype}")
-    allowed = mask == 0
-    if bool((allowed | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
+    if not mask.numel():
+        return mask == 0
+    greatest, least = mask.amax(-1, keepdim=True), torch.finfo(mask.dtype).min / 2
+    allowed = (mask == greatest) & ((greatest == 0) | ((greatest <= FORBIDS) & (greatest > least)))
+    if bool((allowed | (mask <= least) | (mask - greatest <= FORBIDS)).all()):
         return allowed
-    raise BadRequest("attention mask: expected only 0 and -inf; got other values, and no backend here adds a bias")
+    raise BadRequest("attention mask: expected only 0 and -inf, or -1e4 and less; got other values, and no backend "
+                     "here adds a bias")  # fmt: skip
 
 
 class Recall:

@@ -6,6 +6,7 @@ from torch import Tensor
 from attn_lab.core.backend import Attend, Backend, called
 from attn_lab.core.errors import Wrong
 from attn_lab.core.request import Request
+from attn_lab.layer.tracing import is_fake
 
 
 def finite_only(attend: Attend, backend: Backend, request: Request) -> Attend:
@@ -17,11 +18,15 @@ def finite_only(attend: Attend, backend: Backend, request: Request) -> Attend:
     if dtype not in backend.overflows:
         return attend
 
-    def checked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = attend(q, k, v)
-        if torch.compiler.is_compiling() or bool(torch.isfinite(out).all()):
+    def checked(*tensors: Tensor) -> Tensor:
+        out = attend(*tensors)
+        if torch.compiler.is_compiling() or is_fake(out) or bool(torch.isfinite(out).all()):
             return out
         raise Wrong(f"{called(backend)}: expected scores within {torch.finfo(out.dtype).max:.0f}, the largest {dtype}; "
                     "got an output that is not finite (backend='sdpa_math' has float32 scores)")  # fmt: skip
 
+    for form in ("any_size", "packed"):
+        if hasattr(attend, form):
+            other = getattr(attend, form)
+            setattr(checked, form, checked if other is attend else other)
     return checked

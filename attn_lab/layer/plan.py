@@ -63,7 +63,7 @@ class Plan:
             raise BadRequest(f"plan {path}: expected a file of attn-lab plan-backends; got {error.strerror}") from None
         try:
             return cls.parsed(content.decode(), source=str(path))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why = error if type(error) is ValueError else f"something else ({type(error).__name__}: {error})"
             raise BadRequest(f"plan {path}: expected a plan of attn-lab plan-backends; got {why}") from None
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from attn_lab.core.errors import BadRequest
 
 Turn = tuple[Tensor, Tensor]
-"""cos and sin of every position's angles: (seq, 1, dims / 2)."""
+"""cos and sin of every position's angles: (seq, 1, dims / 2), or (batch, seq, 1, dims / 2)."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Rope:
         return dims
 
     def turn(self, positions: Tensor, head_dim: int, dtype: torch.dtype) -> Turn:
-        """For `positions` (seq,); in float64, then rounded to `dtype`: a float32 angle is off by 0.01 at 10^5."""
+        """For `positions` (…, seq); in float64, then rounded to `dtype`: a float32 angle is off by 0.01 at 10^5."""
         dims = self.of(head_dim)
         steps = torch.arange(0, dims, 2, dtype=torch.float64, device=positions.device) / dims
-        angles = positions.double()[:, None, None] * self.base**-steps
+        angles = positions.double()[..., None, None] * self.base**-steps
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from attn_lab.core.backend import Backend, take
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import CAUSAL, FULL, Band, Mask
+from attn_lab.core.mask import CAUSAL, FULL, Band, Mask, dense_ragged
 from attn_lab.core.oracle import oracle
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.core.tolerance import allowed_errors, largest
 from attn_lab.layer.documents import Documents
+from attn_lab.layer.given import Given as TensorMask
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
@@ -58,6 +59,10 @@ def small_request(request: Request) -> Request:
 
 
 def _small_mask(mask: Mask) -> Mask:
+    if mask.ragged:
+        return mask
+    if mask.ends is not None and mask.ends_kv is not None and mask.ends[-1] != mask.ends_kv[-1]:
+        return Documents(ends=(20, 20, 50, FEWER), inside=mask.inside, ends_kv=(30, 70, 130, SEQ_LEN))
     if mask.ends is not None:
         inside = mask.inside if mask.inside[0] is None else (min(mask.inside[0], 20), mask.inside[1])
         return Documents(ends=(50, 51, 130, SEQ_LEN), inside=inside)
@@ -96,7 +101,12 @@ def small_case_errors(
     cotangent = drawn(shape.seq_len, shape.num_heads)
     attend = take(backend, request, machine).attend
     every = (torch.arange(size, device=machine.device) for size in (shape.batch_size, shape.num_heads))
-    reference = oracle(request.mask, shape, *every)
+    mask, lengths = request.mask, list[Tensor]()
+    if mask.ragged:  # all keys of the first batch element, two thirds of the other's
+        shorter = max(shape.seq_len, 2 * shape.seq_len_kv // 3)
+        lengths = [torch.tensor([shape.seq_len_kv, shorter], dtype=torch.int32, device=machine.device)]
+        mask = TensorMask(dense_ragged(mask, q, k, *lengths))
+    reference = oracle(mask, shape, *every)
 
     def answer(function: Callable[..., Tensor], to: torch.dtype, *given: Tensor) -> dict[str, Tensor]:
         leaves = [each.detach().to(to).requires_grad_(request.needs_backward) for each in given]
@@ -112,7 +122,7 @@ def small_case_errors(
     if packed and hasattr(attend, "packed"):
         got = answer(lambda qkv: attend.packed(qkv, heads), dtype, qkv)
     else:
-        got = answer(attend, dtype, q, k, v)
+        got = answer(lambda *leaves: attend(*leaves, *lengths), dtype, q, k, v)
     exact, plain = answer(reference, torch.float64, q, k, v), answer(reference, dtype, q, k, v)
     errors = {}
     for name, allowed in allowed_errors(exact, plain, dtype).items():

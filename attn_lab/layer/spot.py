@@ -14,7 +14,7 @@ from torch import Tensor
 from attn_lab.core.backend import Backend, take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
-from attn_lab.core.mask import dense, query_positions
+from attn_lab.core.mask import dense, dense_ragged, query_positions
 from attn_lab.core.request import Request
 
 WARM, LEAST, MOST = 2, 5, 25  # calls of each: untimed, timed at least, at most
@@ -31,14 +31,15 @@ def race(
     fallen: dict[str, list[str]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     leaves, cotangent = _inputs(request, machine)
+    more = [_lengths(request, leaves[0])] if request.mask.ragged else []
     for name, backend in able.items():
         try:
             attend = take(backend, request, machine).attend
-            out = attend(*leaves)
+            out = attend(*leaves, *more)
             if off := _off(out.detach(), leaves, request, machine):
                 fallen[name] = [off]
                 continue
-            calls[name] = _step(attend, leaves, cotangent if request.needs_backward else None)
+            calls[name] = _step(attend, leaves, more, cotangent if request.needs_backward else None)
             for _ in range(WARM):
                 calls[name]()
             _synchronize(machine)
@@ -89,9 +90,16 @@ def _inputs(request: Request, machine: Machine) -> tuple[list[Tensor], Tensor]:
     return [each.requires_grad_(request.needs_backward) for each in (q, k, v)], drawn(shape.seq_len, shape.num_heads)
 
 
-def _step(attend: Callable[..., Tensor], leaves: Sequence[Tensor], cotangent: Tensor | None) -> Callable[[], Any]:
+def _lengths(request: Request, q: Tensor) -> Tensor:
+    """Every key there is, for each batch element of a ragged mask."""
+    return torch.full((len(q),), request.shape.seq_len_kv, dtype=torch.int32, device=q.device)
+
+
+def _step(
+    attend: Callable[..., Tensor], leaves: Sequence[Tensor], more: Sequence[Tensor], cotangent: Tensor | None
+) -> Callable[[], Any]:
     if cotangent is None:
-        return lambda: attend(*leaves)
+        return lambda: attend(*leaves, *more)
     return lambda: torch.autograd.grad(attend(*leaves), tuple(leaves), cotangent)
 
 
@@ -121,9 +129,12 @@ def _off(out: Tensor, leaves: Sequence[Tensor], request: Request, machine: Machi
     rows = min(CHECKED, shape.seq_len)
     one = torch.zeros(1, dtype=torch.long, device=out.device)
     heads = torch.arange(shape.group_size, device=out.device)
-    allowed = dense(
-        request.mask, shape, out.device, batch=one, head=heads, query=query_positions(shape, out.device)[-rows:]
-    )
+    if request.mask.ragged:
+        allowed = dense_ragged(request.mask, leaves[0], leaves[1], _lengths(request, leaves[0]))[:1, :, -rows:]
+    else:
+        allowed = dense(
+            request.mask, shape, out.device, batch=one, head=heads, query=query_positions(shape, out.device)[-rows:]
+        )
     scores = q[:, : shape.group_size, -rows:] @ k[:, :1].mT * request.softmax_scale
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1).nan_to_num(0)
     exact = weights @ v[:, :1]

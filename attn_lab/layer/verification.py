@@ -17,8 +17,7 @@ from attn_lab.core.certificate import Certificate, Findings, Kind, shipped
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
 from attn_lab.core.request import Request
-from attn_lab.core.user_cache import cache_folder
-from attn_lab.core.user_cache import shown as shown_path
+from attn_lab.core.user_cache import cache_folder, shown
 from attn_lab.layer.small_case import small_case_reason
 from attn_lab.layer.spot import outside
 
@@ -69,7 +68,14 @@ def verified_reasons(backend: Backend, request: Request, machine: Machine) -> li
     if reason:
         log.warning("attn_lab: %s is incorrect at %s: %s", name, kind, reason)
         return [reason]
-    log.info("attn_lab: %s verified at %s in %.0f ms (kept in %s)", name, kind, took, shown_path(_cache_file(machine)))
+    path = _cache_file(machine)
+    log.info(
+        "attn_lab: %s verified at %s in %.0f ms (%s)",
+        name,
+        kind,
+        took,
+        f"kept in {shown(path)}" if path else "not kept",
+    )
     return []
 
 
@@ -110,6 +116,8 @@ def keep_findings(backend: Backend, machine: Machine, fresh: Findings) -> None:
             return  # another's code may change without a version: it is verified in each process
         try:
             path = _cache_file(machine)
+            if path is None:
+                return
             before = _cached(machine) or Certificate(machine.name, software(machine), source=str(path))
             before.with_findings(called(backend), fresh).write(path)
         except OSError as error:
@@ -143,15 +151,18 @@ def _source_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _cache_file(machine: Machine) -> Path:
+def _cache_file(machine: Machine) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        return None
     own = (machine.name, sorted(software(machine).items()), _source_digest())
     digest = hashlib.sha256(repr(own).encode()).hexdigest()[:12]
-    return cache_folder() / f"verified-{digest}.json"
+    return folder / f"verified-{digest}.json"
 
 
 def _cached(machine: Machine) -> Certificate | None:
     path = _cache_file(machine)
-    if not path.exists():
+    if path is None or not path.exists():
         return None
     try:
         return Certificate.read(path)
