@@ -82,7 +82,7 @@ def test_what_goes_into_a_model_is_written_against_torch_alone(module: str) -> N
     tree = ast.parse((file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text("utf-8"))
     nodes = tree.body if ".backends." in module else ast.walk(tree)
     foreign = set(imported(nodes)) - sys.stdlib_module_names - {"torch", "attn_lab"}
-    small = {"attn_lab.layer.kept": {"filelock", "platformdirs"}}  # for its file; of Python alone, torch needs the first
+    small = {"attn_lab.layer.kept": {"filelock", "platformdirs"}}  # for its file; both are Python alone
     assert not foreign - small.get(module, set())
 
 
