@@ -1,0 +1,167 @@
+"""One architecture under its own attention and under ours: equal, refused with a reason, different, or not built."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from tiny_models import LENGTH, Unit, inputs_of, tiny_config, tokens
+from torch import Tensor, nn
+
+from attn_lab.core.errors import BadRequest, Refused
+
+REFUSED = (BadRequest, Refused)
+SEEN = {
+    "none": None,
+    "right": (torch.arange(LENGTH) < torch.tensor([[LENGTH], [LENGTH - 2]])).long(),
+    "left": (torch.arange(LENGTH) >= torch.tensor([[0], [3]])).long(),
+}
+
+
+class Verdict(NamedTuple):
+    unit: str
+    kind: str  # "equal", "refused", "different" or "not built"
+    why: str = ""
+
+
+def judged(unit: Unit, name: str) -> Verdict:
+    """Compare outputs, gradients and generation of one model under eager and under `name`."""
+    try:
+        config = tiny_config(unit)
+        theirs = _made(unit, config, "eager")
+        theirs.train()
+        feed = next(_accepted(theirs, inputs_of(theirs)))
+    except StopIteration:
+        return Verdict(str(unit), "not built", "no inputs that it takes")
+    except Exception as error:
+        return Verdict(str(unit), "not built", f"{type(error).__name__}: {str(error).splitlines()[0][:150]}")
+    try:
+        ours = _made(unit, config, name)
+        ours.load_state_dict(theirs.state_dict())
+        ours.train()
+        for what, difference in _differences(theirs, ours, feed):
+            if difference:
+                return Verdict(str(unit), "different", f"{what}: {difference}")
+    except REFUSED as reason:
+        return Verdict(str(unit), "refused", str(reason))
+    return Verdict(str(unit), "equal")
+
+
+def _made(unit: Unit, config: Any, name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = unit.model._from_config(copy.deepcopy(config), attn_implementation=name)
+    made = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, nn.Parameter) and weight.dim() >= 2:  # large enough for attention to choose
+                weight.normal_(0, 1.5 * weight[0].numel() ** -0.5, generator=made)
+    return model
+
+
+def _accepted(model: nn.Module, feeds: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those inputs with which the model answers something finite under its own attention."""
+    last: Exception | None = None
+    for feed in feeds:
+        try:
+            with torch.no_grad():
+                outs = outputs(model, feed)
+        except Exception as error:
+            last = last or error
+            continue
+        if outs and all(bool(torch.isfinite(out).all()) for out in outs):
+            yield feed
+        last = last or ValueError("eager: not finite")
+    if last:
+        raise last
+
+
+def outputs(model: nn.Module, feed: dict[str, Any]) -> list[Tensor]:
+    torch.manual_seed(0)
+    return list(_floats(model(**feed)))
+
+
+def _floats(out: Any, name: str = "") -> Iterator[Tensor]:
+    """Every floating-point tensor of an answer, caches aside."""
+    if isinstance(out, Tensor):
+        if out.is_floating_point():
+            yield out
+    elif isinstance(out, dict):
+        for key, each in out.items():
+            if "past_key_values" not in key and "attentions" not in key:
+                yield from _floats(each, key)
+    elif isinstance(out, list | tuple):
+        for each in out:
+            yield from _floats(each)
+
+
+def _differences(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    takes = "attention_mask" in inspect.signature(theirs.forward).parameters and "input_ids" in feed
+    for padding, seen in SEEN.items():
+        if seen is not None and not takes:
+            continue
+        padded = feed | ({} if seen is None else {"attention_mask": seen})
+        real = None if padding != "left" else seen.bool()
+        yield f"training, padding {padding}", _trained(theirs, ours, padded, real)
+    theirs.eval(), ours.eval()
+    with torch.no_grad():
+        for padding in ("none", "left") if takes else ("none",):
+            padded = feed | ({} if padding == "none" else {"attention_mask": SEEN[padding]})
+            real = None if padding != "left" else SEEN[padding].bool()
+            yield f"inference, padding {padding}", _unlike(
+                *([_real(out, real) for out in outputs(model, padded)] for model in (theirs, ours)))  # fmt: skip
+        if "input_ids" in feed and theirs.can_generate() and "pixel_values" not in feed:
+            for cache in ("dynamic", "static"):
+                for padding in ("left", "right"):
+                    yield f"generation, {cache} cache, padding {padding}", _generated(theirs, ours, feed, padding, cache)
+
+
+def _real(out: Tensor, real: Tensor | None) -> Tensor:
+    return out if real is None or out.shape[:2] != real.shape else out[real]
+
+
+def _trained(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any], real: Tensor | None) -> str | None:
+    outs, gradients = [], []
+    for model in (theirs, ours):
+        outs.append([_real(out, real) for out in outputs(model, feed)])
+        made = torch.Generator().manual_seed(2)
+        loss = sum((out * torch.randn(out.shape, generator=made)).sum() for out in outs[-1] if out.requires_grad)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        if not isinstance(loss, Tensor):
+            return _unlike(*outs) if len(outs) == 2 else None
+        gradients.append([torch.zeros(()) if each is None else each
+                          for each in torch.autograd.grad(loss, weights, allow_unused=True)])  # fmt: skip
+    return _unlike(*outs) or _unlike(*gradients, of="gradient ")
+
+
+def _unlike(expected: list[Tensor], got: list[Tensor], of: str = "output ") -> str | None:
+    """In words where two lists of tensors differ by more than rounding, or None."""
+    if [each.shape for each in expected] != [each.shape for each in got]:
+        return f"{of}shapes {[tuple(each.shape) for each in expected]} and {[tuple(each.shape) for each in got]}"
+    largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0)
+    for place, (one, other) in enumerate(zip(expected, got, strict=True)):
+        if one.numel():
+            off = float((one - other).abs().max())
+            if not off <= 2e-4 * max(float(one.abs().max()), 1e-3 * largest) + 1e-6:
+                return f"{of}{place} {tuple(one.shape)} off by {off:.2g} of {float(one.abs().max()):.2g}"
+    return None
+
+
+def _generated(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any], padding: str, cache: str) -> str | None:
+    said: list[Callable[[], Any]] = []
+    for model in (theirs, ours):
+        try:
+            torch.manual_seed(0)
+            made = model.generate(
+                feed["input_ids"], attention_mask=SEEN[padding], max_new_tokens=3, min_new_tokens=3, do_sample=False, num_beams=1,
+                cache_implementation=cache, disable_compile=True, return_dict_in_generate=True, output_logits=True,
+            )  # fmt: skip
+            said.append(list(made.logits))
+        except REFUSED:
+            raise
+        except Exception as error:
+            if model is theirs:
+                return None  # not generated by eager either
+            return f"{type(error).__name__}: {error}"
+    return _unlike(*said)
