@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from tiny_models import LENGTH, Unit, inputs_of, tiny_config, tokens
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from attn_lab.core.errors import BadRequest, Refused
 
 REFUSED = (BadRequest, Refused)
+LARGEST = 8_000_000  # weights
+CHANGED = 4  # the position whose token is another, to see which answers move
 SEEN = {
     "none": None,
     "right": (torch.arange(LENGTH) < torch.tensor([[LENGTH], [LENGTH - 2]])).long(),
@@ -21,36 +24,37 @@ SEEN = {
 
 class Verdict(NamedTuple):
     unit: str
-    kind: str  # "equal", "refused", "different" or "not built"
+    kind: str  # "equal", "refused", "different", "failed" or "not built"
     why: str = ""
 
 
 def judged(unit: Unit, name: str) -> Verdict:
-    """Compare outputs, gradients and generation of one model under eager and under `name`."""
+    """Compare outputs, gradients, perturbations and generation of one model under eager and under `name`."""
     try:
         config = tiny_config(unit)
-        theirs = _made(unit, config, "eager")
-        theirs.train()
-        feed = next(_accepted(theirs, inputs_of(theirs)))
-    except StopIteration:
-        return Verdict(str(unit), "not built", "no inputs that it takes")
+        theirs = _made(unit, config, "eager").train()
+        feed = _accepted(theirs, inputs_of(theirs))
     except Exception as error:
-        return Verdict(str(unit), "not built", f"{type(error).__name__}: {str(error).splitlines()[0][:150]}")
+        first = (str(error).strip().splitlines() or [""])[0]
+        return Verdict(str(unit), "not built", f"{type(error).__name__}: {first[:160]}")
     try:
-        ours = _made(unit, config, name)
+        ours = _made(unit, config, name).train()
         ours.load_state_dict(theirs.state_dict())
-        ours.train()
         for what, difference in _differences(theirs, ours, feed):
             if difference:
                 return Verdict(str(unit), "different", f"{what}: {difference}")
     except REFUSED as reason:
         return Verdict(str(unit), "refused", str(reason))
+    except Exception as error:
+        return Verdict(str(unit), "failed", f"{type(error).__name__}: {error}")
     return Verdict(str(unit), "equal")
 
 
 def _made(unit: Unit, config: Any, name: str) -> nn.Module:
     torch.manual_seed(0)
     model = unit.model._from_config(copy.deepcopy(config), attn_implementation=name)
+    if (weights := sum(weight.numel() for weight in model.parameters())) > LARGEST:
+        raise ValueError(f"{weights} weights, which no size in its configuration makes fewer")
     made = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
@@ -60,25 +64,24 @@ def _made(unit: Unit, config: Any, name: str) -> nn.Module:
     return model
 
 
-def _accepted(model: nn.Module, feeds: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Those inputs with which the model answers something finite under its own attention."""
-    last: Exception | None = None
+def _accepted(model: nn.Module, feeds: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The first inputs with which the model answers something finite under its own attention, or what the first met."""
+    first: Exception | None = None
     for feed in feeds:
         try:
             with torch.no_grad():
                 outs = outputs(model, feed)
+            if outs and all(bool(torch.isfinite(out).all()) for out in outs):
+                return feed
+            raise ValueError("eager answers nothing finite")
         except Exception as error:
-            last = last or error
-            continue
-        if outs and all(bool(torch.isfinite(out).all()) for out in outs):
-            yield feed
-        last = last or ValueError("eager: not finite")
-    if last:
-        raise last
+            first = first or error
+    raise first or ValueError("no inputs are known for its signature")
 
 
 def outputs(model: nn.Module, feed: dict[str, Any]) -> list[Tensor]:
     torch.manual_seed(0)
+    numpy.random.seed(0)  # of masks that speech models train with
     return list(_floats(model(**feed)))
 
 
@@ -104,17 +107,22 @@ def _differences(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any]) -> It
         padded = feed | ({} if seen is None else {"attention_mask": seen})
         real = None if padding != "left" else seen.bool()
         yield f"training, padding {padding}", _trained(theirs, ours, padded, real)
-    theirs.eval(), ours.eval()
+    theirs.eval()
+    ours.eval()
     with torch.no_grad():
         for padding in ("none", "left") if takes else ("none",):
             padded = feed | ({} if padding == "none" else {"attention_mask": SEEN[padding]})
             real = None if padding != "left" else SEEN[padding].bool()
             yield f"inference, padding {padding}", _unlike(
                 *([_real(out, real) for out in outputs(model, padded)] for model in (theirs, ours)))  # fmt: skip
+        if "input_ids" in feed:
+            other = feed | {"input_ids": feed["input_ids"].index_fill(1, torch.tensor([CHANGED]), 7)}
+            moved = [[after - before for after, before in zip(outputs(model, other), outputs(model, feed), strict=True)]
+                     for model in (theirs, ours)]  # fmt: skip
+            yield f"what moves as token {CHANGED} changes", _unlike(*moved)
         if "input_ids" in feed and theirs.can_generate() and "pixel_values" not in feed:
-            for cache in ("dynamic", "static"):
-                for padding in ("left", "right"):
-                    yield f"generation, {cache} cache, padding {padding}", _generated(theirs, ours, feed, padding, cache)
+            for cache, padding in (("dynamic", "left"), ("dynamic", "right"), ("static", "left"), ("static", "right")):
+                yield f"generation, {cache} cache, padding {padding}", _generated(theirs, ours, feed, padding, cache)
 
 
 def _real(out: Tensor, real: Tensor | None) -> Tensor:
@@ -139,12 +147,12 @@ def _unlike(expected: list[Tensor], got: list[Tensor], of: str = "output ") -> s
     """In words where two lists of tensors differ by more than rounding, or None."""
     if [each.shape for each in expected] != [each.shape for each in got]:
         return f"{of}shapes {[tuple(each.shape) for each in expected]} and {[tuple(each.shape) for each in got]}"
-    largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0)
+    largest = max((float(each.detach().abs().max()) for each in expected if each.numel()), default=0.0)
     for place, (one, other) in enumerate(zip(expected, got, strict=True)):
         if one.numel():
-            off = float((one - other).abs().max())
-            if not off <= 2e-4 * max(float(one.abs().max()), 1e-3 * largest) + 1e-6:
-                return f"{of}{place} {tuple(one.shape)} off by {off:.2g} of {float(one.abs().max()):.2g}"
+            off = float((one - other).detach().abs().max())
+            if not off <= 2e-4 * max(float(one.detach().abs().max()), 1e-3 * largest) + 1e-6:
+                return f"{of}{place} {tuple(one.shape)} off by {off:.2g} of {float(one.detach().abs().max()):.2g}"
     return None
 
 

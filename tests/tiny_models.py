@@ -15,6 +15,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from attn_lab.integrations.transformers_models import INTERFACE, parts, words
+
 MODELS = Path(transformers.__file__).parent / "models"
 VOCABULARY, LENGTH, HEADS, HEAD_DIM = 64, 8, 4, 16
 WIDTH = HEADS * HEAD_DIM
@@ -74,6 +76,8 @@ def units_of(module: str) -> Iterator[Unit]:
             if made.config_class is not None and not made.__name__.endswith("PreTrainedModel"):
                 models.setdefault(made.config_class, []).append(made)
     for candidates in models.values():
+        if not any(map(goes_through_the_interface, candidates)):
+            continue
         causal = _first(candidates, "ForCausalLM", "LMHeadModel")
         across = _first(candidates, "ForConditionalGeneration")
         other = _first(candidates, "ForMaskedLM", "Model", "")
@@ -81,6 +85,11 @@ def units_of(module: str) -> Iterator[Unit]:
             yield Unit(module, made)
         if causal and other and other.__name__.endswith("ForMaskedLM"):
             yield Unit(module, other)
+
+
+def goes_through_the_interface(model: type[PreTrainedModel]) -> bool:
+    """Whether its own parts do, or it has parts with configurations of their own, which may."""
+    return bool(model.config_class.sub_configs) or any(words(part) & INTERFACE for part in parts(model))
 
 
 def _first(candidates: list[type[PreTrainedModel]], *ends: str) -> type[PreTrainedModel] | None:
@@ -132,7 +141,7 @@ def _tiny(default: PreTrainedConfig, overrides: dict[str, Any]) -> dict[str, Any
         if "num_key_value_heads" in sizes:
             sizes["num_key_value_heads"] = sizes.get("num_attention_heads", HEADS)
     rope = getattr(default, "rope_parameters", None)
-    if isinstance(rope, dict) and "mrope_section" in rope:
+    if isinstance(rope, dict) and not any(isinstance(each, dict) for each in rope.values()):
         pairs = int(HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
         sizes["rope_parameters"] = rope | {"mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
     return sizes | {name: value for name, value in overrides.items() if not isinstance(value, dict)}

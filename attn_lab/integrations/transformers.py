@@ -22,6 +22,7 @@ from attn_lab.masks.full import Full
 
 UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these
 HARMLESS = {"position_ids", "cache_position", "num_items_in_batch", "labels"}  # tensors that pass through, unused
+CAUSAL_ALONE = (1, 1, 1, 1)  # the shape of a mask, False, that stands for causal and nothing more
 PREPARED = "lab_prepared"
 _names = {PREPARED}
 _functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
@@ -131,30 +132,39 @@ def mask(
     mask_function: Callable = causal_mask_function, attention_mask: Tensor | None = None,
     allow_is_causal_skip: bool = True, config: PreTrainedConfig | None = None, **others: Any,
 ) -> Tensor | None:  # fmt: skip
-    """What `attend` is given as attention_mask: None where its `is_causal` says it all, else bool, True = may attend.
+    """What a model passes on to `attend`: None for no mask, CAUSAL_ALONE, or bool with True = may attend.
 
     A padded batch has a mask on whichever side the padding is, so that padded positions answer as those of eager do.
     """
     # Layers that share keys may be given the last queries only: then the mask alone says which they are.
     alone = bool(getattr(config, "num_kv_shared_layers", 0))
-    return sdpa_mask(
+    skip = allow_is_causal_skip and not alone
+    allowed = sdpa_mask(
         batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
-        mask_function=mask_function, attention_mask=attention_mask,
-        allow_is_causal_skip=allow_is_causal_skip and not alone, config=config, **others,
+        mask_function=mask_function, attention_mask=attention_mask, allow_is_causal_skip=skip, config=config, **others,
     )  # fmt: skip
+    if allowed is None and skip and q_length > 1 and kv_length > 1:
+        return torch.zeros(CAUSAL_ALONE, dtype=torch.bool, device=others.get("device"))
+    return allowed
 
 
 def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """The mask a model gives, as bool (batch or 1, heads or 1, *size), True = may attend.
 
     A query that may see nothing is padding: it sees everything instead, lest its answer be NaN.
+
+    Raises:
+        BadRequest: for a mask of another size, and where no query may see anything, as in what a model made of
+            CAUSAL_ALONE.
     """
     allowed = allowed_by(mask)
     allowed = allowed[(None,) * (4 - allowed.dim())][..., : size[1]]
     if any(given not in (1, wanted) for given, wanted in zip(allowed.shape[2:], size, strict=True)):
         raise BadRequest(f"attention_mask: expected (…, {size[0]} or 1, {size[1]}); got {tuple(mask.shape)}")
-    allowed = allowed.expand(*allowed.shape[:2], *size)
-    return allowed | ~allowed.any(-1, keepdim=True)
+    some = allowed.any(-1, keepdim=True)
+    if not bool(some.any()):
+        raise BadRequest("attention_mask: expected one that lets a query attend to a key; got one that lets none")
+    return (allowed | ~some).expand(*allowed.shape[:2], *size)
 
 
 def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Tensor, None]]:
@@ -175,15 +185,16 @@ def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Te
         """query (batch, heads, seq, head_dim), key and value alike with their own heads → (batch, seq, heads, …)."""
         _check_served(name, query, key, value, others)
         length, keys = index(query.shape[2]), index(key.shape[2])  # index: constants to torch.compile
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        if attention_mask is None and causal and 1 < length < keys:
+        # As eager does: what the mask says counts, not `is_causal`, which some layers lack or have wrong.
+        causal = attention_mask is not None and attention_mask.shape == CAUSAL_ALONE and keys > 1
+        if causal and length < keys:
             key, value = key[:, :, :length], value[:, :, :length]  # room in a static cache that is not yet filled
         if query.shape[0] == 1 < key.shape[0]:
             query = query.expand(key.shape[0], -1, -1, -1)  # learned queries, one for all
         q, k, v = _as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))
-        kind = (bool(causal) and length > 1, dropout, scaling)
+        kind = (causal, dropout, scaling)
         ensure(*kind)
-        if attention_mask is None:
+        if causal or attention_mask is None:
             return serving[kind](q, k, v, dropout > 0)(q, k, v).contiguous(), None
 
         def given() -> Given:

@@ -23,13 +23,13 @@ def unreachable(model: type[PreTrainedModel]) -> str | None:
     A file of transformers may hold both kinds of attention, so what counts is which classes the model is built of.
     A class without readable source is taken to use the interface.
     """
-    words = {part: _words(part) for part in _parts(model) if not issubclass(part, PreTrainedModel)}
-    for part, used in words.items():
+    used_by = {part: words(part) for part in parts(model) if not issubclass(part, PreTrainedModel)}
+    for part, used in used_by.items():
         if ONLY_FOR in used:
             return f"{part.__name__} selects keys by itself, for the implementations that it knows by name"
-    by_itself = [part for part, used in words.items() if _attends(used) and not used & INTERFACE]
+    by_itself = [part for part, used in used_by.items() if _attends(used) and not used & INTERFACE]
     refused = [part for part in by_itself if "attention_mask" in inspect.signature(part.forward).parameters]
-    if not any(used & INTERFACE for used in words.values()):
+    if not any(used & INTERFACE for used in used_by.values()):
         refused += [part for part in by_itself if "Attention" in part.__name__]
     return f"{refused[0].__name__} computes attention by itself, not by AttentionInterface" if refused else None
 
@@ -39,7 +39,7 @@ def _attends(used: set[str]) -> bool:
     return "scaled_dot_product_attention" in used or ("softmax" in used and bool(used & PRODUCTS))
 
 
-def _parts(model: type[nn.Module]) -> list[type[nn.Module]]:
+def parts(model: type[nn.Module]) -> list[type[nn.Module]]:
     """All classes of modules that the source of `model` names, and theirs: `model` first.
 
     A model with a configuration of its own is judged where it is made, for it may be given another implementation.
@@ -65,7 +65,7 @@ def _named(part: type[nn.Module]) -> Iterator[type[nn.Module]]:
                     yield each
 
 
-def _words(part: type[nn.Module]) -> set[str]:
+def words(part: type[nn.Module]) -> set[str]:
     """What the methods of `part` name, and the functions that they call."""
     used: set[str] = set()
     for module, method in _methods(part):
