@@ -17,7 +17,7 @@ LARGEST = 8_000_000  # weights
 CHANGED = 4  # the position whose token is another, to see which answers move
 SEEN = {
     "none": None,
-    "right": (torch.arange(LENGTH) < torch.tensor([[LENGTH], [LENGTH - 2]])).long(),
+    "right": (torch.arange(LENGTH) < torch.tensor([[LENGTH], [LENGTH - 1]])).long(),
     "left": (torch.arange(LENGTH) >= torch.tensor([[0], [3]])).long(),
 }
 
@@ -126,7 +126,10 @@ def _differences(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any]) -> It
 
 
 def _real(out: Tensor, real: Tensor | None) -> Tensor:
-    return out if real is None or out.shape[:2] != real.shape else out[real]
+    """Answers at positions that are no padding; of some models the first position has none."""
+    if real is None or out.dim() < 2 or out.shape[0] != real.shape[0] or out.shape[1] not in (LENGTH, LENGTH - 1):
+        return out
+    return out[real[:, -out.shape[1] :]]
 
 
 def _trained(theirs: nn.Module, ours: nn.Module, feed: dict[str, Any], real: Tensor | None) -> str | None:

@@ -150,8 +150,8 @@ def _tiny(default: PreTrainedConfig, overrides: dict[str, Any]) -> dict[str, Any
 def tokens(config: PreTrainedConfig, seed: int = 0, length: int = LENGTH) -> Tensor:
     made = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, VOCABULARY - 16, (2, length), generator=made)
-    end = getattr(config.get_text_config(), "eos_token_id", None)
-    ids[:, -1] = end if isinstance(end, int) and 0 <= end < VOCABULARY else VOCABULARY - 1
+    end = getattr(config, "eos_token_id", None)  # some models read their answer there, or at the largest token
+    ids[:, -1] = end if isinstance(end, int) and VOCABULARY - 16 <= end < VOCABULARY else VOCABULARY - 1
     return ids
 
 
