@@ -28,7 +28,9 @@ SIZES: list[tuple[str, int]] = [
     (r"(\w+_)?(max_(source|target|text|speech)_positions|(max|n)_(position\w*|ctx)|max_(seq|sequence)\w*(len|length)\w*)", 64),
     (r"n_positions|block_size|context_size", 64),
     (r"(\w+_)?num_(hidden_|encoder_|decoder_|block_)?layers|(\w+_)?(n_layers?|depth|layers|num_blocks)", 2),
-    (r"(\w+_)?num_(key_value|kv)_heads|n_head_kv|kv_heads", 2),
+    (r"base_channels|upsample_groups", WIDTH),
+    (r"\w+_num_key_value_heads", HEADS),
+    (r"num_(key_value|kv)_heads|n_head_kv|kv_heads", 2),
     (r"(\w+_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
     (r"qk_head_dim", 2 * HEAD_DIM),
     (r"(\w+_)?(head_dim|head_size|d_kv|kv_channels|d_head|attention_key_size|attention_value_size)", HEAD_DIM),
@@ -38,15 +40,35 @@ SIZES: list[tuple[str, int]] = [
     (r"index_topk|topk_tokens", 4),
     (r"num_experts_per_tok(en)?|(\w+_)?top_?k\w*|moe_k|moe_topk", 2),
     (r"(\w+_)?(n|num)_shared_experts?", 1),
-    (r"(\w+_)?sliding_window\w*|attention_chunk_size|local_attention|window_size|attention_window", 4),
+    (r"(\w+_)?sliding_window\w*|attention_chunk_size|local_attention|attention_window", 4),
     (r"image_size|(\w+_)?img_size", 16),
     (r"patch_size", 8),
     (r"(\w+_)?(intermediate_size|ffn_dim|d_ff|ff_dim|mlp_dim|n_inner|(ffn|mlp)_hidden_size|feedforward_dim|ffn_size)", 32),
     (r"(\w+_)?(hidden_size|hidden_dim|d_model|embed_dim|n_embd|dim|dim_model|emb_dim|width)", WIDTH),
     (r"(\w+_)?(projection_dim|feature_size|proj_dim|output_dim|input_dim)", WIDTH),
 ]  # fmt: skip
-NEEDED = {"head_dim": HEAD_DIM, "num_key_value_heads": 2, "moe_topk": 2}  # without a default in some configurations
-OVERRIDES: dict[str, dict[str, Any]] = {}
+NEEDED = {
+    "head_dim": HEAD_DIM, "num_key_value_heads": 2, "moe_topk": 2, "num_experts_per_tok": 2, "n_routed_experts": 4,
+    "n_shared_experts": 1, "vocab_size": VOCABULARY,
+}  # without a default in some configurations  # fmt: skip
+# What a configuration demands beyond sizes, by the folder of its modeling file; dicts are of its parts.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "gemma3n": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "intermediate_size": 32, "activation_sparsity_pattern": [0.0] * 4,
+    },
+    "gemma4": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+    },
+    "glm5_next": {"index_topk": 4, "index_kpool": 2, "text_config": {"index_topk": 4, "index_kpool": 2}},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "t5gemma2": {"dropout_rate": 0.0, "text_config": {"dropout_rate": 0.0}},
+    "xmod": {"default_language": "en_XX"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,9 +159,9 @@ def _tiny(default: PreTrainedConfig, overrides: dict[str, Any]) -> dict[str, Any
             for count in ("num_hidden_layers", "num_layers", "n_layer"):
                 if hasattr(default, count):
                     sizes[count] = layers
-    if getattr(default, "num_key_value_heads", None) == getattr(default, "num_attention_heads", None):
-        if "num_key_value_heads" in sizes:
-            sizes["num_key_value_heads"] = sizes.get("num_attention_heads", HEADS)
+    given = vars(default)
+    if "num_key_value_heads" in sizes and given["num_key_value_heads"] == given.get("num_attention_heads"):
+        sizes["num_key_value_heads"] = HEADS
     rope = getattr(default, "rope_parameters", None)
     if isinstance(rope, dict) and not any(isinstance(each, dict) for each in rope.values()):
         pairs = int(HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
