@@ -505,7 +505,8 @@ def test_of_one_file_a_half_that_uses_the_interface_is_served_and_the_other_half
 
 def test_importing_the_integration_changes_nothing_of_transformers():
     code = ("from transformers import PreTrainedModel as m; before = m.get_correct_attn_implementation\n"
-            "import attn_lab.integrations.transformers\nassert m.get_correct_attn_implementation is before")  # fmt: skip
+            "import attn_lab.integrations.transformers\n"
+            "assert m.get_correct_attn_implementation is before")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,7 +1,6 @@
 """Every architecture of the installed transformers that goes through AttentionInterface: equal to eager, or refused."""
 
 import importlib.util
-import os
 
 import pytest
 

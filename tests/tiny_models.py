@@ -1,7 +1,5 @@
 """Tiny random models of every architecture of the installed transformers: found, configured and fed generically."""
 
-import contextlib
-import copy
 import importlib
 import inspect
 import re
@@ -20,12 +18,15 @@ from attn_lab.integrations.transformers_models import INTERFACE, parts, words
 MODELS = Path(transformers.__file__).parent / "models"
 VOCABULARY, LENGTH, HEADS, HEAD_DIM = 64, 8, 4, 16
 WIDTH = HEADS * HEAD_DIM
+PICTURES = ("pixel_values", "pixel_values_videos")
+SOUNDS = ("input_values", "input_features", "audio_values", "inputs_embeds", "hidden_states")  # or states of their size
 
 # The whole of an attribute's name, its size.  The first that matches is taken.
 SIZES: list[tuple[str, int]] = [
     (r"num_feat_extract_layers|num_(feature|conv)\w*_layers|\w*num_conv_layers", 99),  # as long as lists beside them
     (r"(\w+_)?vocab_size\w*|num_(semantic|audio)_\w*tokens|codebook_size|\w*n_codes?", VOCABULARY),
-    (r"(\w+_)?(max_(source|target|text|speech)_positions|(max|n)_(position\w*|ctx)|max_(seq|sequence)\w*(len|length)\w*)", 64),
+    (r"(\w+_)?(max_(source|target|text|speech)_positions|(max|n)_(position\w*|ctx))", 64),
+    (r"(\w+_)?max_(seq|sequence)\w*(len|length)\w*", 64),
     (r"n_positions|block_size|context_size", 64),
     (r"(\w+_)?num_(hidden_|encoder_|decoder_|block_)?layers|(\w+_)?(n_layers?|depth|layers|num_blocks)", 2),
     (r"base_channels|upsample_groups", WIDTH),
@@ -43,7 +44,8 @@ SIZES: list[tuple[str, int]] = [
     (r"(\w+_)?sliding_window\w*|attention_chunk_size|local_attention|attention_window", 4),
     (r"image_size|(\w+_)?img_size", 16),
     (r"patch_size", 8),
-    (r"(\w+_)?(intermediate_size|ffn_dim|d_ff|ff_dim|mlp_dim|n_inner|(ffn|mlp)_hidden_size|feedforward_dim|ffn_size)", 32),
+    (r"(\w+_)?(intermediate_size|ffn_dim|d_ff|ff_dim|mlp_dim|n_inner|feedforward_dim|ffn_size)", 32),
+    (r"(\w+_)?(ffn|mlp)_hidden_size", 32),
     (r"(\w+_)?(hidden_size|hidden_dim|d_model|embed_dim|n_embd|dim|dim_model|emb_dim|width)", WIDTH),
     (r"(\w+_)?(projection_dim|feature_size|proj_dim|output_dim|input_dim)", WIDTH),
 ]  # fmt: skip
@@ -94,9 +96,10 @@ def units_of(module: str) -> Iterator[Unit]:
     loaded = importlib.import_module(module)
     models: dict[type, list[type[PreTrainedModel]]] = {}
     for made in vars(loaded).values():
-        if inspect.isclass(made) and issubclass(made, PreTrainedModel) and made.__module__ == module:
-            if made.config_class is not None and not made.__name__.endswith("PreTrainedModel"):
-                models.setdefault(made.config_class, []).append(made)
+        if not (inspect.isclass(made) and issubclass(made, PreTrainedModel) and made.__module__ == module):
+            continue
+        if made.config_class is not None and not made.__name__.endswith("PreTrainedModel"):
+            models.setdefault(made.config_class, []).append(made)
     for candidates in models.values():
         if not any(map(goes_through_the_interface, candidates)):
             continue
@@ -120,13 +123,15 @@ def _first(candidates: list[type[PreTrainedModel]], *ends: str) -> type[PreTrain
 
 def _size(name: str, value: Any) -> Any:
     """The tiny size of an attribute, or the value it has."""
-    if name.endswith(("dropout", "_drop", "pdrop", "layerdrop", "dropout_rate", "dropout_prob", "drop_path_rate", "dropout_p")):
+    if name.endswith(
+        ("dropout", "_drop", "pdrop", "layerdrop", "dropout_rate", "dropout_prob", "drop_path_rate", "dropout_p")
+    ):
         return 0.0 if isinstance(value, float | int) and not isinstance(value, bool) else value
     if value is None and name in NEEDED:
         return NEEDED[name]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if name.endswith(("token_id", "token_index")):
+    if re.search(r"(dropout(_rate|_prob|_p)?|_drop|pdrop|layerdrop|drop_path_rate)$", name):
         return value if value < VOCABULARY - 8 else VOCABULARY - 8 + value % 8
     for pattern, size in SIZES:
         if re.fullmatch(pattern, name):
@@ -197,9 +202,9 @@ def inputs_of(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
             yield {main: patches, grid: torch.tensor([[1, 4, 4], [1, 4, 4]])}
     pictures = list(_pictures(config))
     sounds = list(_sounds(config))
-    for name in ("pixel_values", "pixel_values_videos", "input_values", "input_features", "audio_values", "inputs_embeds", "hidden_states"):
+    for name in (*PICTURES, *SOUNDS):
         if name in parameters:
-            for value in pictures if name.startswith("pixel") else sounds:
+            for value in pictures if name in PICTURES else sounds:
                 yield {name: value}
                 if texts:
                     yield texts | {name: value}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from operator import index
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +21,6 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 
 UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these
-HARMLESS = {"position_ids", "cache_position", "num_items_in_batch", "labels"}  # tensors that pass through, unused
 CAUSAL_ALONE = (1, 1, 1, 1)  # the shape of a mask, False, that stands for causal and nothing more
 PREPARED = "lab_prepared"
 _names = {PREPARED}
@@ -31,8 +30,8 @@ _functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
 def register() -> dict[str, str]:
     """Register every backend as an `attn_implementation`.
 
-    transformers reads "flash" and "sdpa" in a name as its own implementations: "flash" is refused, and "sdpa" is refused
-    for models without an SDPA flag.  Here they are "fa" and "torch".  Names with "sdpa" in them are registered too.
+    transformers takes a name with "flash" in it for its own, and one with "sdpa" needs a model with an SDPA flag.
+    In the names returned these are "fa" and "torch".  Names with "sdpa" ("lab_sdpa_cudnn") are registered as well.
 
     Returns:
         The name of each backend: {"sdpa_cudnn": "lab_torch_cudnn", "flash2": "lab_fa2", …}.
@@ -70,9 +69,10 @@ def _refuse_unreachable_models() -> None:
 
     @wraps(theirs)
     def correct(model: PreTrainedModel, requested_attention: str | None, *others: Any, **words: Any) -> str:
-        if requested_attention in _names and (why := unreachable(type(model))):
-            raise BadRequest(f"{type(model).__name__}: {why}: expected attn_implementation='eager' (of a model of several "
-                             f"parts: a dict, 'eager' for this one); got {requested_attention!r}")  # fmt: skip
+        made = cast("type[PreTrainedModel]", model.__class__)
+        if requested_attention in _names and (why := unreachable(made)):
+            raise BadRequest(f"{type(model).__name__}: {why}: expected attn_implementation='eager' (in a model of "
+                             f"several parts a dict, 'eager' for this one); got {requested_attention!r}")  # fmt: skip
         return theirs(model, requested_attention, *others, **words)
 
     PreTrainedModel.get_correct_attn_implementation = correct

@@ -45,10 +45,10 @@ def parts(model: type[nn.Module]) -> list[type[nn.Module]]:
     A model with a configuration of its own is judged where it is made, for it may be given another implementation.
     """
     found: dict[type[nn.Module], None] = {model: None}
-    waiting = [model]
+    waiting, own = [model], getattr(model, "config_class", None)
     while waiting:
         for named in _named(waiting.pop()):
-            apart = issubclass(named, PreTrainedModel) and named.config_class is not getattr(model, "config_class", None)
+            apart = issubclass(named, PreTrainedModel) and getattr(named, "config_class", None) is not own
             if named not in found and not apart:
                 found[named] = None
                 waiting.append(named)
