@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from operator import index
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -69,8 +69,7 @@ def _refuse_unreachable_models() -> None:
 
     @wraps(theirs)
     def correct(model: PreTrainedModel, requested_attention: str | None, *others: Any, **words: Any) -> str:
-        made = cast("type[PreTrainedModel]", model.__class__)
-        if requested_attention in _names and (why := unreachable(made)):
+        if requested_attention in _names and (why := unreachable(type(model))):  # type: ignore[arg-type]
             raise BadRequest(f"{type(model).__name__}: {why}: expected attn_implementation='eager' (in a model of "
                              f"several parts a dict, 'eager' for this one); got {requested_attention!r}")  # fmt: skip
         return theirs(model, requested_attention, *others, **words)
