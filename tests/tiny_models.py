@@ -68,6 +68,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "qwen2_5_omni": {"vision_start_token_id": 60},
+    "qwen3_omni_moe": {"vision_start_token_id": 60},
     "t5gemma2": {"dropout_rate": 0.0, "text_config": {"dropout_rate": 0.0}},
     "xmod": {"default_language": "en_XX"},
 }  # fmt: skip
