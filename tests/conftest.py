@@ -140,3 +140,21 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 def crew(door: Lab) -> Lab:
     """crew(*words): the front door in this process, its cases in workers."""
     return lambda *words: door(*words, "hydra/launcher=workers")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many architectures of transformers are equal, refused and silently different, with those not judged."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    verdicts = [value for report in reports for name, value in getattr(report, "user_properties", [])
+                if name == "architecture"]  # fmt: skip
+    if not verdicts:
+        return
+    kinds = {kind: [verdict for verdict in verdicts if verdict[1] == kind]
+             for kind in ("equal", "refused", "different", "failed", "not built")}  # fmt: skip
+    terminalreporter.write_line(
+        f"transformers: {len(kinds['equal'])} equal, {len(kinds['refused'])} refused, "
+        f"{len(kinds['different'])} silently different, {len(kinds['failed'])} failed; "
+        f"not judged, since not built: {len(kinds['not built'])}"
+    )
+    for unit, kind, why in kinds["not built"] + kinds["different"] + kinds["failed"]:
+        terminalreporter.write_line(f"  {kind}: {unit}: {why}")

@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -313,7 +314,7 @@ def test_a_language_model_answers_as_its_own_attention_does(implementations, fam
         close(other, one, atol=1e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
 @pytest.mark.parametrize("family", [llama, gpt2, mistral])
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_it_generates_the_same_tokens(implementations, family, padding, cache):
@@ -376,9 +377,24 @@ def test_under_autocast_it_trains_as_with_torchs_own_attention(family, padding, 
 
 
 def test_the_names_are_none_that_transformers_keeps_for_itself(implementations):
-    assert implementations["sdpa_cudnn"] == "lab_sdpa_cudnn" and implementations["flash2"] == "lab_fa2"
+    assert implementations["sdpa_cudnn"] == "lab_torch_cudnn" and implementations["flash2"] == "lab_fa2"
     assert len(set(implementations.values())) == len(implementations)
-    assert not any("flash" in name for name in implementations.values())
+    assert not any("flash" in name or "sdpa" in name for name in implementations.values())
+    close(llama("lab_sdpa_math")(TOKENS).logits, llama("eager")(TOKENS).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_an_sdpa_flag_takes_every_name_but_those_with_sdpa_in_them(implementations):
+    from transformers import SplinterConfig, SplinterModel
+
+    config = SplinterConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                            num_attention_heads=4)  # fmt: skip
+    outs = []
+    for name in ("eager", implementations["sdpa_math"]):
+        torch.manual_seed(0)
+        outs.append(SplinterModel._from_config(copy.deepcopy(config), attn_implementation=name).eval()(TOKENS)[0])
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="does not support an attention implementation through torch"):
+        SplinterModel._from_config(config, attn_implementation="lab_sdpa_math")
 
 
 def test_a_preference_under_a_name_of_ones_own_takes_the_first_that_can():
@@ -397,16 +413,31 @@ def test_a_preference_under_a_name_of_ones_own_takes_the_first_that_can():
             register_as(theirs, "naive")
 
 
-def test_padding_on_the_right_needs_no_mask_and_every_causal_kernel_serves_it():
+def test_a_padded_batch_has_one_mask_on_either_side_and_a_full_one_has_the_causal_kernel():
     from attn_lab.integrations.transformers import register_as
 
     counting = Counting()
     register_as("counted", counting)
     with torch.no_grad():
+        llama("counted")(TOKENS, attention_mask=torch.ones_like(TOKENS))
         llama("counted")(TOKENS, attention_mask=RIGHT)
         llama("counted")(TOKENS, attention_mask=RIGHT.flip(1))
-    assert [type(request.mask).__name__ for request in counting.runs] == ["Causal", "Causal", "Given", "Given"]
+    kinds = [type(request.mask).__name__ for request in counting.runs]
+    assert kinds == ["Causal", "Causal", "Given", "Given", "Given", "Given"]
     assert counting.runs[2] is counting.runs[3]  # one mask a batch, prepared once for all layers
+
+
+def test_a_padded_position_answers_as_eager_does_for_generation_starts_from_it(implementations):
+    outs = [llama(name).eval()(TOKENS, attention_mask=RIGHT).logits for name in ("eager", implementations["naive"])]
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mask_where_no_query_sees_anything_is_refused(implementations):
+    model = llama(implementations["naive"])
+    with pytest.raises(BadRequest, match="lets none"):
+        model(TOKENS, attention_mask=torch.zeros(3, 1, 9, 9, dtype=torch.bool))
+    with pytest.raises(BadRequest, match=r"expected \(…, 9 or 1, 9\); got \(3, 1, 4, 9\)"):
+        model(TOKENS, attention_mask=torch.ones(3, 1, 4, 9, dtype=torch.bool))
 
 
 def test_a_backend_that_cannot_serve_says_so_through_the_model(implementations):
@@ -458,9 +489,25 @@ def test_a_model_with_an_attention_of_its_own_is_refused_and_does_not_run_that_u
     config = getattr(transformers, f"{family}Config")(vocab_size=50, hidden_size=32, num_hidden_layers=1,
                                                       num_attention_heads=4, intermediate_size=48)  # fmt: skip
     made = getattr(transformers, f"{family}Model")
-    with pytest.raises(BadRequest, match=f"{family}Model computes attention by itself"):
+    with pytest.raises(BadRequest, match=f"{family}Model: .* computes attention by itself"):
         made._from_config(config, attn_implementation=implementations["naive"])
     made._from_config(config, attn_implementation="eager")
+
+
+def test_of_one_file_a_half_that_uses_the_interface_is_served_and_the_other_half_is_refused(implementations):
+    from transformers import GitConfig, GitForCausalLM, GitVisionConfig, GitVisionModel
+
+    GitVisionModel._from_config(GitVisionConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4),
+                                attn_implementation=implementations["naive"])  # fmt: skip
+    with pytest.raises(BadRequest, match="GitForCausalLM: GitSelfAttention computes attention by itself"):
+        GitForCausalLM._from_config(GitConfig(), attn_implementation=implementations["naive"])
+
+
+def test_importing_the_integration_changes_nothing_of_transformers():
+    code = ("from transformers import PreTrainedModel as m; before = m.get_correct_attn_implementation\n"
+            "import attn_lab.integrations.transformers\n"
+            "assert m.get_correct_attn_implementation is before")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_attention_dropout_reaches_the_backend_in_training(implementations):

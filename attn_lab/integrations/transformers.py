@@ -1,8 +1,5 @@
 """transformers 5: every backend as an `attn_implementation`, with the mask it needs for padded batches."""
 
-import inspect
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from operator import index
@@ -11,76 +8,73 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
+from attn_lab.integrations.transformers_models import unreachable
 from attn_lab.layer.given import Given, Recall, allowed_by
 from attn_lab.layer.names import BackendLike, backend_names, backends_named
 from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 
-UNSERVED = ("softcap", "s_aux", "position_bias", "cache")  # what some models ask of attention, and no backend here has
+UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these
+CAUSAL_ALONE = (1, 1, 1, 1)  # the shape of a mask, False, that stands for causal and nothing more
 PREPARED = "lab_prepared"
 _names = {PREPARED}
 _functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
 
 
 def register() -> dict[str, str]:
-    """Every backend, by its name: {"sdpa_cudnn": "lab_sdpa_cudnn", "flash2": "lab_fa2", …}.
+    """Register every backend as an `attn_implementation`.
 
-    transformers takes a name with "flash" in it for its own, so that is "fa" here.
+    transformers takes a name with "flash" in it for its own, and one with "sdpa" needs a model with an SDPA flag.
+    In the names returned these are "fa" and "torch".  Names with "sdpa" ("lab_sdpa_cudnn") are registered as well.
+
+    Returns:
+        The name of each backend: {"sdpa_cudnn": "lab_torch_cudnn", "flash2": "lab_fa2", …}.
     """
-    names = {backend: f"lab_{backend.replace('flash', 'fa')}" for backend in backend_names()}
-    for backend, name in names.items():
-        register_as(name, backend)
+    names = {}
+    for backend in backend_names():
+        alias = f"lab_{backend.replace('flash', 'fa')}"
+        names[backend] = alias.replace("sdpa", "torch")
+        for name in {alias, names[backend]}:
+            register_as(name, backend)
     return names
 
 
 def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None:
-    """One backend, or a list of which the first that can serves each question, under a name of your own."""
+    """Register a backend under a name of your own, or a list of which the first that can serves each question."""
     if "flash" in name or set(name) & set("/|@"):
         raise BadRequest(f"attn_implementation: expected a name without 'flash', '/', '|' or '@', which transformers "
                          f"keeps for itself; got {name!r}")  # fmt: skip
     if name in ("", "eager") or (name in AttentionInterface().valid_keys() and name not in _names):
         raise BadRequest(f"attn_implementation: expected a name of your own; got {name!r}")
+    _refuse_unreachable_models()
     _names.add(name)
     AttentionInterface.register(name, _attention(name, backends_named(backend)))
     AttentionMaskInterface.register(name, mask)
 
 
-def _refusing(theirs: Callable[..., str]) -> Callable[..., str]:
-    """What a model asks when it is given an implementation.
+@cache
+def _refuse_unreachable_models() -> None:
+    """Have models that compute attention by themselves refuse the registered names, from the first of them on.
 
-    One that computes attention by itself never looks the name up, and would only be given the mask that goes with it.
+    Such a model never looks a name up, and would only be given the mask that goes with it.  transformers has one place
+    where a model meets the name it is given: a method of all models, which other names pass through unchanged.
     """
+    theirs = PreTrainedModel.get_correct_attn_implementation
 
     @wraps(theirs)
     def correct(model: PreTrainedModel, requested_attention: str | None, *others: Any, **words: Any) -> str:
-        if requested_attention in _names and any(map(_by_itself, type(model).__mro__)):
-            raise BadRequest(f"{type(model).__name__} computes attention by itself, not by AttentionInterface: "
-                             f"expected attn_implementation='eager'; got {requested_attention!r}")  # fmt: skip
+        if requested_attention in _names and (why := unreachable(type(model))):  # type: ignore[arg-type]
+            raise BadRequest(f"{type(model).__name__}: {why}: expected attn_implementation='eager' (in a model of "
+                             f"several parts a dict, 'eager' for this one); got {requested_attention!r}")  # fmt: skip
         return theirs(model, requested_attention, *others, **words)
 
-    return correct
-
-
-@cache
-def _by_itself(model: type) -> bool:
-    """By its file, as transformers itself tells; no where there is none to be read."""
-    if not issubclass(model, PreTrainedModel) or model is PreTrainedModel:
-        return False
-    try:
-        source = inspect.getsource(sys.modules[model.__module__])
-    except (KeyError, OSError, TypeError):
-        return False
-    has_attention = re.search(r"^class \w*Attention\w*\(nn\.Module\):", source, re.MULTILINE)
-    return bool(has_attention) and "ALL_ATTENTION_FUNCTIONS" not in source
-
-
-PreTrainedModel.get_correct_attn_implementation = _refusing(PreTrainedModel.get_correct_attn_implementation)
+    PreTrainedModel.get_correct_attn_implementation = correct
 
 
 def use(model: PreTrainedModel, attend: Attend) -> None:
@@ -91,6 +85,7 @@ def use(model: PreTrainedModel, attend: Attend) -> None:
     """
     if model not in _functions:
         model.register_forward_pre_hook(_check_unmasked, with_kwargs=True)
+    _refuse_unreachable_models()
     AttentionInterface.register(PREPARED, _prepared)
     model.set_attn_implementation(PREPARED)
     if model.config._attn_implementation != PREPARED:  # transformers only warns
@@ -108,16 +103,17 @@ def _check_unmasked(model: nn.Module, words: tuple[Any, ...], others: Mapping[st
 def _prepared(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
 ) -> tuple[Tensor, None]:
-    _check_served(PREPARED, key, value, others)
-    return _functions[module](*_as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))), None
+    _check_served(PREPARED, query, key, value, others)
+    return _functions[module](*_as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))).contiguous(), None
 
 
-def _check_served(name: str, key: Tensor, value: Tensor, others: Mapping[str, Any]) -> None:
+def _check_served(name: str, query: Tensor, key: Tensor, value: Tensor, others: Mapping[str, Any]) -> None:
     """Raise BadRequest for what a model asks of attention beyond attention."""
     unserved = [word for word in UNSERVED if others.get(word) is not None]
     unserved += ["output_attentions"] if others.get("output_attentions") else []
-    if unserved or key.shape[-1] != value.shape[-1]:
-        unserved = unserved or ["values of another head_dim than the keys"]
+    if not query.shape[-1] == key.shape[-1] == value.shape[-1]:
+        unserved += ["values of another head_dim than the keys"]
+    if unserved:
         raise BadRequest(f"{name}: this model asks for {', '.join(unserved)}, which no backend of attn_lab has "
                          "(attn_implementation='eager' has)")  # fmt: skip
 
@@ -132,26 +128,42 @@ def _as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
 
 def mask(
     batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0,
-    mask_function: Callable = causal_mask_function, attention_mask: Tensor | None = None, **others: Any,
+    mask_function: Callable = causal_mask_function, attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True, config: PreTrainedConfig | None = None, **others: Any,
 ) -> Tensor | None:  # fmt: skip
-    """What `attend` is given as attention_mask: None where its `is_causal` says it all, else bool, True = may attend.
+    """What a model passes on to `attend`: None for no mask, CAUSAL_ALONE, or bool with True = may attend.
 
-    Padding on the right needs none under a causal mask: what follows a token is not seen by it.  A padded query that
-    would see nothing sees everything instead, lest it be NaN; its answer is nobody's.
+    A padded batch has a mask on whichever side the padding is, so that padded positions answer as those of eager do.
     """
-    plain = others.get("allow_is_causal_skip", True) and mask_function is causal_mask_function
-    if plain and q_length == kv_length:
-        if attention_mask is None:
-            return None
-        padding = attention_mask.bool()
-        same = padding.shape[-1] == kv_length
-        if same and not torch.compiler.is_compiling() and bool((padding[:, 1:] <= padding[:, :-1]).all()):
-            return None
+    # Layers that share keys may be given the last queries only: then the mask alone says which they are.
+    alone = bool(getattr(config, "num_kv_shared_layers", 0))
+    skip = allow_is_causal_skip and not alone
     allowed = sdpa_mask(
         batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
-        mask_function=mask_function, attention_mask=attention_mask, **others,
+        mask_function=mask_function, attention_mask=attention_mask, allow_is_causal_skip=skip, config=config, **others,
     )  # fmt: skip
-    return None if allowed is None else allowed | ~allowed.any(-1, keepdim=True)
+    if allowed is None and skip and q_length > 1 and kv_length > 1:
+        return torch.zeros(CAUSAL_ALONE, dtype=torch.bool, device=others.get("device"))
+    return allowed
+
+
+def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mask a model gives, as bool (batch or 1, heads or 1, *size), True = may attend.
+
+    A query that may see nothing is padding: it sees everything instead, lest its answer be NaN.
+
+    Raises:
+        BadRequest: for a mask of another size, and where no query may see anything, as in what a model made of
+            CAUSAL_ALONE.
+    """
+    allowed = allowed_by(mask)
+    allowed = allowed[(None,) * (4 - allowed.dim())][..., : size[1]]
+    if any(given not in (1, wanted) for given, wanted in zip(allowed.shape[2:], size, strict=True)):
+        raise BadRequest(f"attention_mask: expected (…, {size[0]} or 1, {size[1]}); got {tuple(mask.shape)}")
+    some = allowed.any(-1, keepdim=True)
+    if not bool(some.any()):
+        raise BadRequest("attention_mask: expected one that lets a query attend to a key; got one that lets none")
+    return (allowed | ~some).expand(*allowed.shape[:2], *size)
 
 
 def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Tensor, None]]:
@@ -170,20 +182,23 @@ def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Te
         dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None, **others: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """query (batch, heads, seq, head_dim), key and value alike with their own heads → (batch, seq, heads, …)."""
-        _check_served(name, key, value, others)
+        _check_served(name, query, key, value, others)
         length, keys = index(query.shape[2]), index(key.shape[2])  # index: constants to torch.compile
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        if attention_mask is None and causal and 1 < length < keys:
+        # As eager does: what the mask says counts, not `is_causal`, which some layers lack or have wrong.
+        causal = attention_mask is not None and attention_mask.shape == CAUSAL_ALONE and keys > 1
+        if causal and length < keys:
             key, value = key[:, :, :length], value[:, :, :length]  # room in a static cache that is not yet filled
+        if query.shape[0] == 1 < key.shape[0]:
+            query = query.expand(key.shape[0], -1, -1, -1)  # learned queries, one for all
         q, k, v = _as_autocast(*(each.transpose(1, 2) for each in (query, key, value)))
-        kind = (bool(causal) and length > 1, dropout, scaling)
+        kind = (causal, dropout, scaling)
         ensure(*kind)
-        if attention_mask is None:
-            return serving[kind](q, k, v, dropout > 0)(q, k, v), None
+        if causal or attention_mask is None:
+            return serving[kind](q, k, v, dropout > 0)(q, k, v).contiguous(), None
 
         def given() -> Given:
-            return recall(lambda: Given(allowed_by(attention_mask)[..., :keys]), attention_mask, about=keys)
+            return recall(lambda: Given(_allowed(attention_mask, (length, keys))), attention_mask, about=(length, keys))
 
-        return serving[kind].under(given, q, k, v, dropout > 0), None
+        return serving[kind].under(given, q, k, v, dropout > 0).contiguous(), None
 
     return attend
