@@ -340,7 +340,7 @@ def test_a_command_names_the_question_that_its_record_answers(door: Any) -> None
     assert again.code == 0 and {each["case"]["question"] for each in again.records} == {record.question}
 
 
-@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize("part", [*HOSTILE, {"_target_": {}}, {"_target_": [1]}])
 @pytest.mark.parametrize("place", ["backend", "mask", "subject", "subject.inputs"])
 def test_nsight_builds_only_what_the_configuration_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any], place: str
