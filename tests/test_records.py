@@ -122,6 +122,18 @@ def test_a_folder_has_one_writer_whose_name_the_next_is_told(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "a/run").iterdir()] == [".lock"]
 
 
+def test_a_lock_is_written_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".lock.holder"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "thesis")
+    try:
+        RunStore(tmp_path / "run").lock().release()
+    except BadRequest as error:
+        assert "expected a folder to write to" in str(error)  # noqa: PT017  either is right
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
 def test_what_was_made_for_nothing_is_taken_back_and_nothing_else(tmp_path: Path) -> None:
     RunStore(tmp_path / "a/b/run").lock().discard()
     assert not list(tmp_path.iterdir())
@@ -328,7 +340,7 @@ def test_a_command_names_the_question_that_its_record_answers(door: Any) -> None
     assert again.code == 0 and {each["case"]["question"] for each in again.records} == {record.question}
 
 
-@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize("part", [*HOSTILE, {"_target_": {}}, {"_target_": [1]}])
 @pytest.mark.parametrize("place", ["backend", "mask", "subject", "subject.inputs"])
 def test_nsight_builds_only_what_the_configuration_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any], place: str

@@ -52,7 +52,7 @@ def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
         assert record["schema"] == 2 and record["reasons"] == []
         case = record["case"]
         assert list(case) == ["id", "question", "backend", "mask", "subject", "round", "twin", "shape"]
-        assert re.fullmatch("[0-9a-f]{8}", case["id"]) and re.fullmatch("[0-9a-f]{8}", case["question"])
+        assert re.fullmatch("[0-9a-f]{12}", case["id"]) and re.fullmatch("[0-9a-f]{12}", case["question"])
         assert (case["mask"], case["subject"], case["round"], case["twin"]) == ("causal", "kernel", 0, False)
         assert case["shape"] == {
             "batch_size": 1, "seq_len": case["shape"]["seq_len"], "num_heads": 4, "emb_dim": 128, "num_kv_heads": 4,

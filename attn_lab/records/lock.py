@@ -29,7 +29,7 @@ class FolderLock:
                 raise PermissionError(13, "not writable")
             self._lock = FileLock(folder / NAME, blocking=False, mode=0o644)
             self._lock.acquire()
-            (folder / HOLDER).write_text(f"process {os.getpid()} on {platform.node()}, since {_now()}")
+            self._name_holder()
         except Timeout:
             raise BadRequest(
                 f"run folder {folder}: expected it free; got one in use by {self._holder()} "
@@ -53,6 +53,12 @@ class FolderLock:
                     each.rmdir()
         finally:
             self.release()
+
+    def _name_holder(self) -> None:
+        """Write which process holds it, never through a link that lies there."""
+        (self.folder / HOLDER).unlink(missing_ok=True)
+        with open(self.folder / HOLDER, "x", encoding="utf-8") as file:
+            file.write(f"process {os.getpid()} on {platform.node()}, since {_now()}")
 
     def _holder(self) -> str:
         try:

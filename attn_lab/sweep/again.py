@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def composed(words: list[str]) -> tuple[Case, Path]:
     return build(config, config.hydra.runtime.choices), Path(f"runs/{config.name}")
 
 
-def configuration(words: list[str]) -> DictConfig:
+def configuration(words: Sequence[str]) -> DictConfig:
     """These overrides composed; nothing is instantiated."""
     register()
     register_resolvers()
@@ -65,7 +65,7 @@ def _words(record: Record) -> Iterator[str]:
     names = {"backend": record.case["backend"], "mask": record.mask, "subject": record.subject}
     for key, name in names.items():
         if not BACKEND.fullmatch(name):
-            raise _none(f"{key} is {name!r}")
+            raise _none(f"{key} is {name[:80]!r}")
     if "+" in names["backend"]:
         names["backend"] = "paired"
     yield from (f"{key}={name}" for key, name in names.items())
@@ -73,7 +73,7 @@ def _words(record: Record) -> Iterator[str]:
     yield f"probe=[{','.join(_name(each) for each in probes)}]"
     yield from (f"shape.{_name(name)}={_text(value)}" for name, value in shape.items())
     yield f"passes=[{','.join(_name(each) for each in passes)}]"
-    yield from (f"{key}={_text(config.get(key))}" for key in ("device", "seed", "round", "twin"))
+    yield from (f"{key}={_text(config[key])}" for key in ("device", "seed", "round", "twin") if key in config)
     yield from (f"measure.{_name(name)}={_text(value)}" for name, value in measure.items())
     parts = {key: config.get(key) for key in names} | {f"probe.{name}": each for name, each in probes.items()}
     for part, settings in parts.items():
@@ -85,7 +85,7 @@ def _words(record: Record) -> Iterator[str]:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise _none(f"a key is {value!r}")
+        raise _none(f"a key is {str(value)[:80]!r}")
     return value
 
 
@@ -100,7 +100,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if not isinstance(value, str) or "${" in value or len(value) > LONGEST:
-        raise _none(f"a value is {value!r}")
+        raise _none(f"a value is {str(value)[:80]!r}")
     if PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
         return value
     # Hydra takes a backslash as it stands, but before a quote.

@@ -19,12 +19,13 @@ def check_targets(config: Any) -> None:
     A record is data: somebody else may have written it, and what is built from it runs here.
     """
     for key, value in _items(config):
-        if key == "_target_" and value not in targets():
-            raise BadRequest(f"expected parts that this version's configuration names; the record has _target_={value}")
+        told = f"the record has {key}={str(value)[:80]}"
+        if key == "_target_" and (not isinstance(value, str) or value not in targets()):
+            raise BadRequest(f"expected parts that this version's configuration names; {told}")
         if key.startswith("_") and key != "_target_":
-            raise BadRequest(f"expected plain settings; the record has {key}={value}")
+            raise BadRequest(f"expected plain settings; {told}")
         if isinstance(value, str) and "${" in value:
-            raise BadRequest(f"expected plain settings; the record has {key}={value}")
+            raise BadRequest(f"expected plain settings; {told}")
 
 
 @cache
