@@ -16,8 +16,9 @@ from attn_lab.core.machine import Machine, software
 from attn_lab.core.request import Request
 from attn_lab.core.user_cache import cache_folder, shown
 from attn_lab.layer.bucket import Bucket
+from attn_lab.layer.in_thread import in_thread
 from attn_lab.layer.plan import Entry, Plan, Ranking
-from attn_lab.layer.spot import outside, race
+from attn_lab.layer.spot import race
 
 LEVEL = 1.02  # closer than this, so few calls cannot tell: the order of the candidates decides
 PATIENCE = 10  # seconds another process may hold the file
@@ -61,7 +62,7 @@ class Kept:
         with self._measuring:  # beside another measurement neither would be worth much
             if known := self.known(asked, one):
                 return known
-            times, fallen = outside(lambda: race(able, request, machine), machine)
+            times, fallen = in_thread(lambda: race(able, request, machine), machine)
             passed_over |= fallen
             ranking = ranked(times)
             if times:

@@ -4,15 +4,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attn_lab.core.backend import Backend, take
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.errors import Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import dense, dense_ragged, query_positions
 from attn_lab.core.request import Request
@@ -21,7 +19,6 @@ WARM, LEAST, MOST = 2, 5, 25  # calls of each: untimed, timed at least, at most
 SECONDS = 0.5  # after which no further round begins
 CUSHION_CYCLES = 500_000  # the GPU waits a quarter of a millisecond, for the host to queue the call before it starts
 CHECKED = 64  # of the last queries, of one head group, held against plain attention
-Made = TypeVar("Made")
 
 
 def race(
@@ -56,25 +53,6 @@ def race(
         for name, call in calls.items():
             times[name].append(_timed(call, machine))
     return {name: statistics.median(each) for name, each in times.items()}, fallen
-
-
-def outside(measure: Callable[[], Made], machine: Machine) -> Made:
-    """In a thread of its own: what the caller traces, autocasts or checkpoints is a thread's, and this no part of it.
-
-    A GPU's stream that is being captured is no thread's: there nothing may be measured.
-    """
-    cuda = machine.device == "cuda"
-    if cuda and torch.cuda.is_current_stream_capturing():
-        raise BadRequest("attention: expected a request seen before, in a CUDA graph's capture; got a new one "
-                         "(call the layer once before capturing)")  # fmt: skip
-    cards = [torch.cuda.current_device()] if cuda else []
-
-    def apart() -> Made:
-        with torch.cuda.device(cards[0]) if cards else nullcontext(), torch.random.fork_rng(devices=cards):
-            return measure()
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(apart).result()
 
 
 def _inputs(request: Request, machine: Machine) -> tuple[list[Tensor], Tensor]:

@@ -18,8 +18,8 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
 from attn_lab.core.request import Request
 from attn_lab.core.user_cache import cache_folder, shown
+from attn_lab.layer.in_thread import in_thread
 from attn_lab.layer.small_case import small_case_reason
-from attn_lab.layer.spot import outside
 
 OFF = ("off", "0", "false", "no")
 log = logging.getLogger("attn_lab")
@@ -59,7 +59,7 @@ def verified_reasons(backend: Backend, request: Request, machine: Machine) -> li
         return []
     begin = time.perf_counter()
     try:
-        reason = outside(lambda: small_case_reason(backend, request, machine), machine)
+        reason = in_thread(lambda: small_case_reason(backend, request, machine), machine)
     except torch.OutOfMemoryError:
         warnings.warn(f"attn_lab: {name} is not verified at {kind}: out of memory", stacklevel=2)
         return []
