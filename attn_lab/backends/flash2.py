@@ -24,6 +24,7 @@ class Flash2(Backend):
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
+            build_isolation=False,
         )
     }
     split_limits = {
@@ -35,6 +36,7 @@ class Flash2(Backend):
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
+            build_isolation=False,
         )
     }
     kernels = {"forward": r"(?<!\w)flash::flash_fwd", "backward": r"(?<!\w)flash::flash_bwd"}

@@ -1,5 +1,6 @@
-"""attn-lab show CASE_ID [RUNS…]: everything that is known of one case, and the command that asks it once more."""
+"""attn-lab show CASE_ID [RUNS…]: all that is recorded of one case, and the command that repeats it."""
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,26 +10,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attn_lab.cli.ls import list_cases
+from attn_lab.cli.parser import takes_json
 from attn_lab.core.errors import BadRequest
 from attn_lab.report import compare
 from attn_lab.report.read import PASSES, Row, printable, records
 from attn_lab.report.verdict import floor_of, judge
 from attn_lab.sweep.again import command
-from attn_lab.sweep.counters import brief_name
+from attn_lab.sweep.counters_table import counters_table
+from attn_lab.sweep.counters_table import table as plain_table
 from attn_lab.sweep.kept import Kept, found
 
+LATEST = 20  # cases listed when none is named
 MOST = 6  # kernels of a pass
 MB = 2**20
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
 
 
-def show(words: Sequence[str]) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "case", nargs="?", help="a case's id or its beginning; without it the latest are listed"
+    )
+    parser.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="run folders; else those under runs/"
+    )
+    takes_json(parser)
+
+
+def run(given: argparse.Namespace) -> int:
     """Prints it.  Raises BadRequest for an id that no record has."""
-    if not words or words[0].startswith("-"):
-        raise BadRequest(f"show: expected the id of a case, and run folders to look in (runs/ otherwise); "
-                         f"got {' '.join(words) or 'nothing'}")  # fmt: skip
-    kept = found(words[0], [Path(word) for word in words[1:]])
+    if given.case is None:
+        return list_cases(sorted(Path("runs").glob("**/records.jsonl")), LATEST, given.json)
+    kept = found(given.case, given.runs)
     kept = Kept(kept.folder, printable(kept.record))
+    if given.json:
+        print(json.dumps({"folder": str(kept.folder), "record": kept.record}, indent=1, ensure_ascii=False))
+        return 0
     console = Console()
     for title, piece in _pieces(kept):
         if title:
@@ -89,7 +106,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> Table:
-    table = _table("metric", "value", "unit", "p05–p95", "samples", "note", right=(1, 4))
+    table = plain_table("metric", "value", "unit", "p05–p95", "samples", "note", right=(1, 4))
     for name, each in metrics.items():
         between = "" if each["low"] is None else f"{compare.digits(each['low'])}–{compare.digits(each['high'])}"
         table.add_row(name, compare.digits(each["value"]), each["unit"], between, str(each["samples"]), each["note"])
@@ -126,7 +143,7 @@ def _content(kept: Kept, kind: str, name: str) -> Any:
 
 def _kernels(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     for name, one in content.items():
-        table = _table("", "kernel", "ms", "share", "count", "occupancy", right=(2, 3, 4, 5))
+        table = plain_table("", "kernel", "ms", "share", "count", "occupancy", right=(2, 3, 4, 5))
         for each in one["kernels"][:MOST]:
             occupancy = "" if each["occupancy"] is None else f"{each['occupancy']:g} %"
             table.add_row("●" if each["attention"] else "", each["name"][:90], compare.digits(each["ms"]),
@@ -136,14 +153,14 @@ def _kernels(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
 
 def _phases(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     for name, one in content.items():
-        table = _table("phase", "", "ms", "share", right=(2, 3))
+        table = plain_table("phase", "", "ms", "share", right=(2, 3))
         for each in one["phases"]:
             table.add_row(each["name"], each["direction"], compare.digits(each["ms"]), f"{each['share']:.1f} %")
         yield f"phases of a {name}: {compare.digits(one['ms'])} ms", table
 
 
 def _memory(content: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    table = _table("MB", "share", "part", "operator", "made by", right=(0, 1))
+    table = plain_table("MB", "share", "part", "operator", "made by", right=(0, 1))
     for each in content["largest"]:
         share = f"{100 * each['bytes'] / content['peak']:.1f} %"
         table.add_row(compare.digits(each["bytes"] / MB), share, each["part"], each["operator"], each["line"])
@@ -154,26 +171,10 @@ def _counters(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Table
     yield "Nsight Compute", counters_table(content)
 
 
-def counters_table(content: Sequence[Mapping[str, Any]]) -> Table:
-    """A column for each kernel that was counted."""
-    table = _table("counter", *(f"{each['pass']} {brief_name(each['name'])}" for each in content), right=())
-    for name in dict.fromkeys(name for each in content for name in each["counters"]):
-        values = [each["counters"].get(name) for each in content]
-        table.add_row(name, *("–" if each is None else compare.digits(each) for each in values))
-    return table
-
-
 def _files(kept: Kept) -> Table:
-    table = _table("kind", "MB", "file", right=(1,))
+    table = plain_table("kind", "MB", "file", right=(1,))
     for each in kept.record["artifacts"]:
         path = kept.folder / str(each["path"])
         there = str(path) if path.is_file() else f"{path} (removed)"
         table.add_row(each["kind"], f"{each['size'] / MB:.3f}", there if each["path"] else each.get("note", ""))
-    return table
-
-
-def _table(*heads: str, right: Sequence[int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
     return table
