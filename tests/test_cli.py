@@ -400,7 +400,8 @@ def test_an_old_command_names_the_new_one(old, new, door):
 
 @pytest.mark.parametrize(
     ("words", "near"),
-    [("docter", "doctor"), ("backend=naiv", "naive"), ("shape.seq_lenn=64", "seq_len"), ("+measure.sample=1", "samples"),
+    [("docter", "doctor"), ("backend=naiv", "naive"), ("shape.seq_lenn=64", "seq_len"),
+     ("+measure.sample=1", "samples"),
      ("ls --jsn", "--json"), ("doctor devic=cpu", "device"), ("backend=naive --config-dirr=x", "--config-dir"),
      ("diff a b --fail-on slowr", "slower")],
 )  # fmt: skip

@@ -12,16 +12,27 @@ from test_cli import OPTIONS, assert_nothing_written
 
 LINES = int(os.environ.get("ATTN_LAB_FUZZ", "60"))
 SEED = 20261128
-KEYS = ["name", "device", "seed", "round", "passes", "resume", "plan", "again", "baseline", "twin", "shape.seq_len", "shape.batch_size", "shape.num_heads", "shape.emb_dim", "shape.dtype", "shape.head_dim", "shape.num_kv_heads", "measure.warmup", "measure.samples", "measure.least", "measure.seconds", "measure.timeout", "measure.rest", "mask.window", "subject.bias", "backend.plan", "backend.forward", "report.at_end", "report.language", "logger.jsonl.file_mb", "logger.wandb.mode", "logger.wandb.project", "probe.timing.warmup", "probe.timing.watch", "hydra.launcher.count", "hydra.sweeper", "hydra.sweeper.params", "hydra.verbose", "hydra.sweep.dir", "hydra.sweep.subdir", "backend._target_", "mask._target_", "subject._target_", "logger.jsonl._target_", "nonsense", "shape.seq_lenn", "shape", "backend"]
+KEYS = (
+    "name", "device", "seed", "round", "passes", "resume", "plan", "again", "baseline", "twin", "shape.seq_len",
+    "shape.batch_size", "shape.num_heads", "shape.emb_dim", "shape.dtype", "shape.head_dim", "shape.num_kv_heads",
+    "measure.warmup", "measure.samples", "measure.least", "measure.seconds", "measure.timeout", "measure.rest",
+    "mask.window", "subject.bias", "backend.plan", "backend.forward", "report.at_end", "report.language",
+    "logger.jsonl.file_mb", "logger.wandb.mode", "logger.wandb.project", "probe.timing.warmup",
+    "probe.timing.watch", "hydra.launcher.count", "hydra.sweeper", "hydra.sweeper.params", "hydra.verbose",
+    "hydra.sweep.dir", "hydra.sweep.subdir", "backend._target_", "mask._target_", "subject._target_",
+    "logger.jsonl._target_", "nonsense", "shape.seq_lenn", "shape", "backend",
+)  # fmt: skip
 VALUES = (
-    "null", "", "NaN", "inf", "-inf", "1e400", "1e308", "-1", "0", "1", "2.5", "true", "abc", "9" * 30, "9" * 500, "[]",
-    "[1,2]", "[[[1]]]", "{}", "{a:1}", "{_target_:os.getcwd}", "${name}", "${nope}", "${nope:1}", "${.seed}", "${by:1,2}",
+    "null", "", "NaN", "inf", "-inf", "1e400", "1e308", "-1", "0", "1", "2.5", "true", "abc", "9" * 30, "9" * 500,
+    "[]", "[1,2]", "[[[1]]]", "{}", "{a:1}", "{_target_:os.getcwd}", "${name}", "${nope}", "${nope:1}",
+    "${.seed}", "${by:1,2}",
     "range(0)", "range(3)", "glob(*)", "glob(flsh*)", "choice(1,2)", "interval(0,1)", "shuffle(1,2)", "sort(2,1)",
     "tag(a,1)", "cast(1)", "int(a)", "'a", '"', "a,b", ",", "a b", "..", "../x", "/etc/passwd", "a\nb", "é", "‮x",
     "x" * 256, "%", "\\", "naive+sdpa_flash", "1/0", "os.system", "nope.Nope", "[forward]", "[accuracy,timing]",
 )  # fmt: skip
-FLAGS = ("--cfg", "--cfg=job", "-m", "--nonsense", "--config-name", "--config-dir", "-sc", "--info", "--package", "--jsn",
-         "--experimental-rerun", "-p", "--resolve", "-o", "--fail-on", "--tool", "--json", "--", "-", "-1")  # fmt: skip
+FLAGS = ("--cfg", "--cfg=job", "-m", "--nonsense", "--config-name", "--config-dir", "-sc", "--info", "--package",
+         "--jsn", "--experimental-rerun", "-p", "--resolve", "-o", "--fail-on", "--tool", "--json", "--",
+         "-", "-1")  # fmt: skip
 COMMANDS = ("status", "show", "explain", "diff", "report", "tune", "doctor", "ls", "nsight", "dashboard", "wandb-sync",
             "selfcheck", "plan", "why", "plan-backends", "docter", "runs", "x")  # fmt: skip
 

@@ -23,6 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     sweep = planned(given.overrides or ["hydra.verbose=false"])
+    if not sweep.cases:  # Hydra has answered a flag of its own, such as --cfg
+        return 0
     if given.json:
         cases = [{"id": each.case.id, "state": each.state, "case": each.case.label, "why": each.why}
                  for each in sweep.standings]  # fmt: skip

@@ -109,4 +109,5 @@ def _flags_first(words: list[str]) -> list[str]:
     if not (asked.run or asked.cfg or asked.info or asked.shell_completion):  # of which Hydra wants one at most
         flags.append("--multirun")
     # Hydra composes what is not swept before our sweeper, which knows what A+B means, has seen it.
-    return [*flags, *(re.sub(r"^backend=([^,()]*\+[^,()]*)$", r"backend=choice(\1)", word) for word in overrides)]
+    overrides = [re.sub(r"^backend=([^,()]*\+[^,()]*)$", r"backend=choice(\1)", word) for word in overrides]
+    return [*overrides, *flags] if asked.info else [*flags, *overrides]  # --info would take an override for its value
