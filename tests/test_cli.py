@@ -434,13 +434,13 @@ def test_explain_answers_for_a_gpu_that_is_not_here(door):
     assert_one_clear_line(door("explain", "on=h10"), "h100", "did you mean")
 
 
-def test_an_error_after_planning_is_a_crash_not_a_bad_request(door, monkeypatch):
-    def broken(self, config):
+def test_an_error_after_planning_is_a_crash_not_a_bad_request(crew, monkeypatch):
+    def broken(self, count):
         raise ValueError("zip() argument 2 is shorter than argument 1")
 
-    monkeypatch.setattr("attn_lab.sweep.run.Run.__call__", broken)
+    monkeypatch.setattr("attn_lab.sweep.run.Run.spread", broken)
     with pytest.raises(ValueError, match="zip"):
-        door("probe=[accuracy]")
+        crew("probe=[accuracy]")
 
 
 def test_version(door):
