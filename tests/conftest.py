@@ -68,7 +68,7 @@ IN_PROCESS = {"hydra/launcher": "hydra/launcher=basic"}  # spares a worker; what
 
 def words_with_defaults(words: tuple[str, ...], defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
     """`words`, and quick CPU cases without W&B unless they say otherwise.  Commands and flags alone stay alone."""
-    if not any("=" in word for word in words) or words[0] in COMMANDS.keys() - {"plan"}:
+    if not any("=" in word for word in words) or words[0] in COMMANDS.keys() - {"status"}:
         return list(words)
     given = {word.split("=")[0].lstrip("+~") for word in words}
     return [*words, *(word for key, word in defaults.items() if key not in given)]

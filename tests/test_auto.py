@@ -292,27 +292,28 @@ def test_in_a_sweep_a_plan_of_another_gpu_is_refused_and_a_bad_one_ends_it_befor
     told = door("backend=auto", "plan=plan.json", "probe=[accuracy]")
     assert told.statuses == ["refused"] and "made on NVIDIA H100" in told.records[0]["reasons"][0]
     told = door("backend=auto", "plan=nowhere.json")
-    assert told.code == 2 and "plan nowhere.json: expected a file of attn-lab plan-backends" in told.err
+    assert told.code == 2 and "plan nowhere.json: expected a file of attn-lab tune" in told.err
 
 
 def test_why_tells_whom_it_takes_by_which_figures_and_who_could_not(door, tmp_path):
     plan(step=("flash4", "naive")).write(tmp_path / "plan.json")
     words = ("shape.batch_size=2", "shape.seq_len=60", "shape.emb_dim=32", "device=cpu")
-    told = door("why", "plan=plan.json", *words)
+    told = door("explain", "plan=plan.json", *words)
     assert told.code == 0, told.err
     training, inference = told.out.split("inference:")
     assert "training: naive, by plan.json" in training and "inference: sdpa_flash" in "inference:" + inference
-    assert "bucket: causal float32, head_dim 8, kv_ratio 1, batch×heads 8, seq_len 64; the question's own" in training
+    assert "bucket: causal float32, head_dim 8, kv_ratio 1, batch×heads 8, seq_len 64; exactly this shape's" in training
     assert "passed over: flash4: devices: cuda; asked cpu; needs package flash-attn-4" in training
     assert "flash4         1 ms   1.00×" in training and "naive          2 ms   2.00×" in training
-    assert "kernels: forward (?i)softmax · backward (?i)softmax" in training and "backward" not in inference
-    assert "inference" not in door("why", "plan=plan.json", "passes=[forward_backward]", *words).out
+    assert "kernels match: forward (?i)softmax · backward (?i)softmax" in training and "backward" not in inference
+    assert "inference" not in door("explain", "plan=plan.json", "passes=[forward_backward]", *words).out
     plan(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "plan.json")
-    told = door("why", "plan=plan.json", *words)
-    assert told.code == 1 and "training: nobody" in told.out and "refused: plan plan.json: made on NVIDIA" in told.out
+    told = door("explain", "plan=plan.json", *words)
+    assert told.code == 1 and "training: no backend" in told.out
+    assert "refused: plan plan.json: made on NVIDIA" in told.out
     assert "naive" in told.out  # what the plan says is told all the same
     for word in ("shape", "-m", "backend=naive", "shap=3"):
-        told = door("why", word)
+        told = door("explain", word)
         assert told.code == 2 and told.err.count("\n") == 1
 
 
@@ -329,9 +330,9 @@ def test_records_to_plan_to_layer(tmp_path):
         line("naive", 1.0, machine=machine, **sizes),
         line("sdpa_math", 2.0, machine=machine, **sizes),
     )
-    from attn_lab.report.planner import plan_backends
+    from attn_lab.cli.main import execute
 
-    plan_backends([str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
+    execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
     layer = Attention(32, 4, plan=tmp_path / "plan.json")
     layer(x())
     assert layer.backend == Naive() and "faster than sdpa_math" in str(layer.choices[-1])

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.paired import Paired
 from attn_lab.backends.sdpa_cudnn import gradient_laid_as_output
+from attn_lab.cli.doctor import _diagnosis
 from attn_lab.core.backend import Backend
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine, detect, software
@@ -28,7 +29,6 @@ from attn_lab.probes.accuracy import Accuracy
 from attn_lab.probes.witness import Witness
 from attn_lab.subjects.kernel import Kernel
 from attn_lab.subjects.layer import Layer
-from attn_lab.sweep.doctor import _diagnosis
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS: dict[str, Backend] = {
@@ -193,7 +193,7 @@ def test_each_limit_states_itself_and_what_was_asked(asked, limits, told):
     ("change", "told"),
     [
         ({"capability": (7, 5)}, ["8.0", "7.5"]),
-        ({"packages": {}}, ["flash-attn", "pip install 'flash-attn"]),
+        ({"packages": {}}, ["flash-attn", "pip install --no-build-isolation 'flash-attn"]),
         ({"device": "cpu", "capability": None}, ["devices: cuda", "cpu"]),
     ],
 )

@@ -135,7 +135,7 @@ def test_the_command_prints_a_map_and_keeps_the_certificate(tmp_path):
         "c.json",
     ]
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.pop(0); from attn_lab.cli import main; main({words!r})"],
+        [sys.executable, "-c", f"import sys; sys.path.pop(0); from attn_lab.cli.main import main; main({words!r})"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

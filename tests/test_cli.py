@@ -1,10 +1,12 @@
 """The front door: bad words end in one clear line before anything is written; good ones say where things are."""
 
+import json
 import os
 import pty
 import random
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +19,12 @@ import torch
 from conftest import ROOT, Told, environment, words_with_defaults
 
 from attn_lab import __version__
+from attn_lab.cli.help import EXAMPLES
+from attn_lab.cli.parser import COMMANDS
+from attn_lab.cli.sweep import planned
+from attn_lab.core.machine import Machine
+from attn_lab.sweep.gpus import look_by
+from attn_lab.sweep.schema import Measure
 
 BACKENDS = sorted(file.stem for file in (ROOT / "conf/backend").glob("*.yaml"))
 OPTIONS = {
@@ -338,15 +346,101 @@ def test_help_shows_every_group_and_option_and_examples(door):
     assert "attn-lab -m experiment=demo" in told.out and "attn-lab doctor" in told.out
 
 
-def test_every_example_of_the_help_is_admitted(door):
-    """Composed, built and checked; only the folder's absence keeps them from being run."""
-    examples = re.findall(r"^  attn-lab ((?:-m )?\w+=.*)$", door("--help").out, flags=re.MULTILINE)
-    examples = [example for example in examples if "experiment=" not in example]  # those are test_conf's
-    assert examples
-    (Path.cwd() / "runs").write_text("in the way of every run")
-    for example in examples:
-        told = door(*(word.replace("'", "") for word in example.split() if word != "device=cuda"))
-        assert_one_clear_line(told, "run folder", "runs")
+GPUS = [("NVIDIA H100 80GB HBM3", (9, 0)), ("NVIDIA A100-SXM4-80GB", (8, 0))]
+PACKAGES = {"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "1.0", "xformers": "0.0.33"}
+HOPPER_ONLY = ("flash3",)  # an A100 cannot run these commands, whatever the shape
+
+
+def example_commands() -> list[list[str]]:
+    """The sweeps of README and --help."""
+    lines = [line.partition("  #")[0].strip() for line in (ROOT / "README.md").read_text().splitlines()]
+    lines += list(EXAMPLES)
+    sweeps = dict.fromkeys(line for line in lines if re.match(r"attn-lab (status )?(-m )?[a-z]+=", line))
+    return [[word for word in shlex.split(line)[1:] if word != "status"] for line in sweeps
+            if "hydra/launcher" not in line]  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "capability"), GPUS)
+def test_every_sweep_of_readme_and_help_runs_on_the_gpus_it_is_for(name, capability, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gpu = Machine(device="cuda", name=name, memory=80 * 2**30, capability=capability, cudnn="91900", packages=PACKAGES)
+    commands = example_commands()
+    assert len(commands) > 8
+    whole = []
+    for words in commands:
+        if capability < (9, 0) and any(only in word for only in HOPPER_ONLY for word in words):
+            continue
+        look_by(lambda device: (gpu,))
+        cases = [each.case for each in planned(words).standings]
+        reasons = [case.who.refusals(case.request, gpu) for case in cases]
+        if not any(not each for each in reasons):
+            whole.append((words, reasons[0]))
+    assert not whole
+
+
+def test_help_lists_the_keys_of_the_schema_and_no_other(door):
+    said = door("--help").out
+    measure = re.search(r"measure\.\{(.*?)\}", said).group(1).split(",")
+    assert measure == list(Measure.__dataclass_fields__)
+    assert door().out == said  # attn-lab alone
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, door):
+    told = door(command, "--help")
+    assert told.code == 0 and told.err == "" and f"attn-lab {command}" in told.out
+    assert_nothing_written(told)
+
+
+@pytest.mark.parametrize(("old", "new"), [("plan", "status"), ("plan-backends", "tune"), ("why", "explain")])
+def test_an_old_command_names_the_new_one(old, new, door):
+    assert_one_clear_line(door(old), old, new)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [("docter", "doctor"), ("backend=naiv", "naive"), ("shape.seq_lenn=64", "seq_len"),
+     ("+measure.sample=1", "samples"),
+     ("ls --jsn", "--json"), ("doctor devic=cpu", "device"), ("backend=naive --config-dirr=x", "--config-dir"),
+     ("diff a b --fail-on slowr", "slower")],
+)  # fmt: skip
+def test_a_mistyped_word_is_told_the_nearest(words, near, door):
+    assert_one_clear_line(door(*words.split()), "did you mean", near)
+
+
+def test_a_foreign_error_is_told_whole(door):
+    assert_one_clear_line(door("backend=naive", "profile=all"), "+profile=all")
+    told = door("backend._target_=your_package.YourBackend")
+    assert_one_clear_line(told, "your_package.YourBackend", "No module named 'your_package'")
+
+
+def test_runs_and_cases_are_listed_with_their_ids_and_shown_by_a_prefix(door):
+    assert door("show").code == 0
+    (record,) = door("probe=[accuracy]", "name=mine").records
+    case_id = record["case"]["id"]
+    assert json.loads(door("ls", "--json").out)[0]["run"] == "runs/mine"
+    for words in (["show"], ["ls", "mine"], ["status", "probe=[accuracy]", "name=mine"]):
+        assert case_id in door(*words).out
+    assert json.loads(door("show", case_id[:5], "--json").out)["record"]["case"]["id"] == case_id
+    assert_one_clear_line(door("ls", "mien"), "did you mean 'mine'")
+    (case,) = json.loads(door("status", "probe=[accuracy]", "name=mine", "--json").out)["cases"]
+    assert (case["id"], case["state"]) == (case_id, "done")
+
+
+def test_explain_answers_for_a_gpu_that_is_not_here(door):
+    answer = json.loads(door("explain", "shape=llama3_8b", "on=h100", "--json").out)
+    assert answer["machine"] == "NVIDIA H100 80GB HBM3" and answer["training"]["backend"] == "flash4"
+    assert_one_clear_line(door("explain", "on=h10"), "h100", "did you mean")
+
+
+def test_an_error_after_planning_is_a_crash_not_a_bad_request(crew, monkeypatch):
+    def broken(self, count):
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    monkeypatch.setattr("attn_lab.sweep.run.Run.spread", broken)
+    with pytest.raises(ValueError, match="zip"):
+        crew("probe=[accuracy]")
 
 
 def test_version(door):
@@ -376,11 +470,12 @@ def test_doctor_lists_every_backend(door):
 def test_what_doctor_calls_ready_runs_and_the_rest_is_refused(backend, door):
     row = doctor_rows(door("doctor", "device=cpu").out)[backend]
     told = door(f"backend={backend}", "passes=[forward]", "shape.seq_len=16", "probe=[accuracy,witness]")
-    assert told.code == 0
+    assert told.code == (0 if " ready " in row else 1)
     (record,) = told.records
     if " ready " in row:
         assert record["status"] == "ok", record["reasons"]
     else:
+        assert "nothing could run: 1 × " in told.out
         assert " not here " in row
         assert record["status"] == "refused" and record["reasons"]
         reason = record["reasons"][0].split(";")[0]

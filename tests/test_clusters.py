@@ -251,7 +251,7 @@ def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_agai
     sweep.wait()
     wait_until(lambda: len(shards(tmp_path)) == 6)
     assert len((tmp_path / "runs/x/records.jsonl").read_bytes().splitlines()) < 6
-    looked = door("plan", *SIX)
+    looked = door("status", *SIX)
     assert "6 cases: 6 done, 0 stale, 0 todo" in looked.out
     again = crew(*SIX)
     assert again.code == 0 and "6 of 6 cases, 6 of them before" in again.out and "6 cases: 6 ok" in again.out

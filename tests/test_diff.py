@@ -13,13 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import A100, line, rows, run
 
+from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.record import STATUSES
-from attn_lab.report.diff import diff
 from attn_lab.report.differences import BROKEN, KINDS, Difference, differences
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 NASTY = "<script>alert(1)</script> | `a` *b* [x](u)"
+
+
+def diff(words):
+    return execute(["diff", *words])
 
 
 def told(found: list[Difference]) -> dict[tuple[str, str], str]:

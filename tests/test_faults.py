@@ -315,7 +315,7 @@ def test_a_folder_of_another_version_is_stale_not_lost(four, records, door):
         text = text.replace(f'"torch":"{record["provenance"]["versions"]["torch"]}"', '"torch":"1.0"')
     records.write_text(text)
     before = records.read_bytes()
-    looked = door("plan", *FOUR)
+    looked = door("status", *FOUR)
     assert looked.code == 0 and looked.out.count("stale") == 4 + 1 and "torch 1.0 → " in looked.out
     assert records.read_bytes() == before
     again = door(*FOUR)
@@ -329,7 +329,7 @@ def test_another_source_of_a_stranger_s_backend_makes_its_cases_stale(door, lab,
     (tmp_path / "killed").touch()
     assert door(*words).statuses == ["ok", "ok"]
     (tmp_path / "their_crashes.py").write_text(CRASHES + "\n# a better one\n")
-    looked = lab("plan", *words, **crashes)
+    looked = lab("status", *words, **crashes)
     (naive,) = (line for line in looked.out.splitlines() if " naive " in line)
     (theirs,) = (line for line in looked.out.splitlines() if "killed_once" in line)
     assert naive.startswith("done") and theirs.startswith("stale") and "source " in theirs
@@ -348,14 +348,14 @@ def test_a_clock_that_was_set_back_loses_nothing(four, records, door):
 
 
 def test_plan_runs_and_writes_nothing(door):
-    looked = door("plan", *FOUR)
+    looked = door("status", *FOUR)
     assert looked.code == 0 and "4 cases: 0 done, 0 stale, 4 todo" in looked.out
     assert looked.out.count("not run yet") == 4
     assert list(looked.folder.iterdir()) == []
 
 
 def test_bad_words_to_plan_are_one_line(door):
-    told = door("plan", "shape.seq_len=abc")
+    told = door("status", "shape.seq_len=abc")
     assert told.code == 2 and "shape.seq_len" in told.err and told.err.count("\n") == 1
 
 

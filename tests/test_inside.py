@@ -533,5 +533,5 @@ def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, t
     assert now["metrics"]["nsight/forward/dram_over_least"]["value"] == 2.0
     assert now["metrics"]["nsight/forward/dram_over_least"]["note"] == "256 MB moved by 1 kernels, 128 MB must be"
     assert [each["kind"] for each in now["artifacts"]] == ["samples", "counters"]
-    assert "1 done, 0 stale, 0 todo" in door("plan", "backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2]).out
+    assert "1 done, 0 stale, 0 todo" in door("status", "backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2]).out
     assert re.search(r"Nsight Compute\n.*\n.*tensor cores % +41\.2", door("show", before["case"]["id"]).out, re.DOTALL)

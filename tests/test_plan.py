@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written import A100, line, rows, run
 
+from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.layer.bucket import Bucket
 from attn_lab.layer.plan import SHIPPED, Entry, Plan, Ranking, shipped
-from attn_lab.report.planner import plan_backends, plan_of
+from attn_lab.report.planner import plan_of
 
 PUBLISHED = ROOT / "results/h100-2026-11-22-seed"
 STEP = "forward_backward"
@@ -98,10 +99,10 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
 )
 def test_a_file_that_is_no_plan_is_refused_in_a_line(text, told, tmp_path):
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(BadRequest, match=rf"plan .*plan.json: expected a plan of attn-lab plan-backends; got .*{told}"):
+    with pytest.raises(BadRequest, match=rf"plan .*plan.json: expected a plan of attn-lab tune; got .*{told}"):
         Plan.read(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadRequest, match=r"plan\.json: expected a plan of attn-lab plan-backends; got something else"):
+    with pytest.raises(BadRequest, match=r"plan\.json: expected a plan of attn-lab tune; got something else"):
         Plan.read(tmp_path / "plan.json")
     with pytest.raises(BadRequest, match="got No such file"):
         Plan.read(tmp_path / "none.json")
@@ -204,19 +205,19 @@ def test_two_gpus_make_no_plan_and_neither_do_no_records(tmp_path):
     with pytest.raises(BadRequest, match=r"got none .no records"):
         plan_of([])
     with pytest.raises(BadRequest, match=r"expected run folders.*nowhere"):
-        plan_backends([str(tmp_path / "nowhere")])
+        execute(["tune", str(tmp_path / "nowhere")])
 
 
 def test_records_without_a_time_make_no_plan_and_leave_the_one_there_is(tmp_path):
     run(tmp_path / "runs", line("flash2", {}), line("flash4", 1.0, status="error"))
     (tmp_path / "plan.json").write_text("of yesterday")
     with pytest.raises(BadRequest, match="came out ok and were timed; got none of 2"):
-        plan_backends([str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
+        execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
     assert (tmp_path / "plan.json").read_text() == "of yesterday"
 
 
 def test_the_published_study_makes_a_plan(tmp_path, capsys):
-    assert plan_backends([str(PUBLISHED), "-o", str(tmp_path / "plan.json")]) == 0
+    assert execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "plan.json")]) == 0
     told = capsys.readouterr().out
     assert "buckets for NVIDIA H100 80GB HBM3, from 120 records" in told and "step: flash4 in" in told
     made = Plan.read(tmp_path / "plan.json")
@@ -226,14 +227,14 @@ def test_the_published_study_makes_a_plan(tmp_path, capsys):
     assert "refused: passes" in made.entries[point].could_not["flash3"]
     run(tmp_path, line("flash2", 1.0))
     before = (tmp_path / "plan.json").read_bytes()
-    plan_backends([str(PUBLISHED), "-o", str(tmp_path / "plan.json")])
+    execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "plan.json")])
     assert (tmp_path / "plan.json").read_bytes() == before  # of the same records the same plan
 
 
 def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_records_give(tmp_path, monkeypatch):
     (file,) = SHIPPED.glob("*.json")
     measured = [str(PUBLISHED.parent / "h100-2026-11-26-layer" / name) for name in ("auto-measure", "pairs")]
-    plan_backends([*measured, "-o", str(tmp_path / "made.json")])
+    execute(["tune", *measured, "-o", str(tmp_path / "made.json")])
     assert (tmp_path / "made.json").read_bytes() == file.read_bytes()
     assert shipped("NVIDIA H100 80GB HBM3").digest == Plan.read(file).digest
     monkeypatch.setattr("attn_lab.layer.plan.SHIPPED", tmp_path)

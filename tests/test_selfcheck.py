@@ -88,7 +88,7 @@ def test_a_missed_plant_is_exit_code_1(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     few = [plant for plant in PLANTS if plant.name in ("nothing", "an exception", "secretly calls another")]
     monkeypatch.setattr("attn_lab.sweep.selfcheck.PLANTS", few)
-    assert selfcheck(["device=cpu", "seconds=0"], without=["witness"]) == 1
+    assert selfcheck("cpu", 0, without=["witness"]) == 1
     seen = fates(capfd.readouterr().out)
     assert (seen["nothing"], seen["an exception"], seen["secretly calls another"]) == ("passed", "caught", "missed")
 

@@ -26,6 +26,7 @@ class Flash2(Backend):
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
+            build_isolation=False,
         )
     }
     split_limits = {
@@ -38,6 +39,7 @@ class Flash2(Backend):
             capability=(8, 0),
             packages=("flash-attn",),
             pip="flash-attn>=2.7",
+            build_isolation=False,
         )
     }
     kernels = {"forward": r"(?<!\w)flash::flash_fwd", "backward": r"(?<!\w)flash::flash_bwd"}

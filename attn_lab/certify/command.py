@@ -1,7 +1,5 @@
-"""attn-lab certify: verify all that backends declare on this machine, print the map, and keep it as data."""
+"""A walk over all that backends declare: its map on the terminal, its findings kept as data."""
 
-import argparse
-import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,38 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from attn_lab.certify.grid import HEAD_DIMS, MASKS
+from attn_lab.certify.grid import MASKS
 from attn_lab.certify.walk import Outcome, walk
 from attn_lab.core.backend import Backend, called
 from attn_lab.core.certificate import Certificate, Kind
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.machine import Machine, detect, software
-from attn_lab.layer.candidates import KNOWN
-from attn_lab.layer.names import AUTO, backend_names, backends_named
+from attn_lab.core.machine import Machine, software
 from attn_lab.layer.verification import keep_findings
 
-PAIRS = tuple(name for name in KNOWN if "+" in name)
 
-
-def certify(words: Sequence[str]) -> int:
-    """Run the command.  Returns 1 if anything that is declared was found incorrect."""
-    parser = argparse.ArgumentParser("attn-lab certify", description=__doc__)
-    parser.add_argument("--backends", help="names, with commas between (default: all that this machine can run)")
-    parser.add_argument("--head-dims", help="head sizes, with commas between (default: 8, 16, … 256)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
-    parser.add_argument("--workers", type=int, help="processes that share the device (default: by its cores)")
-    parser.add_argument("-o", "--output", type=Path, help="a file to add the findings to, beside the user's cache")
-    given = parser.parse_args(words)
-    machine = detect(given.device)
-    names = given.backends.split(",") if given.backends else [*backend_names(), *PAIRS]
-    chosen = [each for each in backends_named([name for name in names if name != AUTO])
-              if not each.machine_refusals(machine)]  # fmt: skip
-    head_dims = tuple(map(int, given.head_dims.split(","))) if given.head_dims else HEAD_DIMS
-    workers = given.workers or max(1, min(12, (os.cpu_count() or 1) - 1))
-    return run(chosen, machine, head_dims=head_dims, workers=workers, output=given.output)
-
-
-def run(
+def certify(
     backends: Sequence[Backend], machine: Machine, *, head_dims: Sequence[int], workers: int, output: Path | None
 ) -> int:
     """Walk, print and keep.

@@ -30,6 +30,7 @@ class Limits:
     capability_below: tuple[int, int] = (1000, 0)
     packages: tuple[str, ...] = ()  # distributions, any one of which will do
     pip: str = ""  # what cures a missing package
+    build_isolation: bool = True  # False: pip builds it with the torch that is installed
 
     def __and__(self, other: "Limits") -> "Limits":
         """What both can do."""
@@ -53,6 +54,11 @@ class Limits:
             packages=self.packages + other.packages,
         )
 
+    @property
+    def install(self) -> str:
+        """The command that installs a missing package."""
+        return f"pip install {'--no-build-isolation ' * (not self.build_isolation)}'{self.pip}'"
+
     def of_machine(self, machine: Machine) -> list[str]:
         """Reasons this machine cannot serve any request at all."""
         reasons = []
@@ -64,7 +70,7 @@ class Limits:
                 reasons.append(f"needs compute capability < {_dotted(self.capability_below)}; {machine.name} has "
                                f"{_dotted(machine.capability)}")  # fmt: skip
         if self.packages and not any(name in machine.packages for name in self.packages):
-            reasons.append(f"needs package {' or '.join(self.packages)}, not installed (pip install '{self.pip}')")
+            reasons.append(f"needs package {' or '.join(self.packages)}, not installed ({self.install})")
         return reasons
 
     def of_request(self, request: Request) -> list[str]:

@@ -60,12 +60,12 @@ class Plan:
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise BadRequest(f"plan {path}: expected a file of attn-lab plan-backends; got {error.strerror}") from None
+            raise BadRequest(f"plan {path}: expected a file of attn-lab tune; got {error.strerror}") from None
         try:
             return cls.parsed(content.decode(), source=str(path))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why = error if type(error) is ValueError else f"something else ({type(error).__name__}: {error})"
-            raise BadRequest(f"plan {path}: expected a plan of attn-lab plan-backends; got {why}") from None
+            raise BadRequest(f"plan {path}: expected a plan of attn-lab tune; got {why}") from None
 
     @classmethod
     def parsed(cls, text: str, *, source: str) -> "Plan":
@@ -120,7 +120,7 @@ class Plan:
         """Why it may not be followed on this GPU."""
         if self.any_gpu or gpu == self.gpu:
             return []
-        cure = "any_gpu=true, or Plan.on_any_gpu() in Python, follows it all the same"
+        cure = "backend.any_gpu=true, or Plan.on_any_gpu() in Python, follows it all the same"
         return [f"plan {self.source}: made on {self.gpu}; this is {gpu} ({cure})"]
 
     def find(self, asked: Bucket, one: str) -> Found | None:

@@ -1,37 +1,19 @@
-"""`attn-lab report RUNS… [-o DIR]`: records in, a folder with the whole report out."""
+"""Records in, a folder with the whole report out."""
 
-import argparse
 import importlib
 import os
 import shutil
-import webbrowser
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NoReturn
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.report.compare import BASELINE
-from attn_lab.report.language import LANGUAGES, catalogue
+from attn_lab.report.language import catalogue
 
 EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
 MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
 OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-", "models-", "kinds-", "inside-")
-
-
-def report(words: list[str]) -> int:
-    """The command.  Raises BadRequest for runs that cannot be read or told of."""
-    settings = [word for word in words if word.startswith("report.language=")]
-    given = _parser().parse_args([word for word in words if word not in settings])
-    language = settings[-1].partition("=")[2] if settings else given.language
-    alone = Path(given.runs[0]) if len(given.runs) == 1 else None
-    out = given.out or (alone / "report" if alone and alone.is_dir() else Path("report"))
-    made = make(given.runs, out, language=language, baseline=given.baseline)
-    print(made[0])
-    print("beside it:", ", ".join(dict.fromkeys(file.relative_to(out).parts[0] for file in made[1:])))
-    if given.open:
-        webbrowser.open(made[0].resolve().as_uri())
-    return 0
 
 
 def make(
@@ -98,20 +80,3 @@ def _place(fresh: Path, out: Path) -> list[Path]:
     for file in files:
         os.replace(fresh / file, out / file)
     return [out / file for file in files]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(
-            f"report: expected RUNS… [-o DIR] [--open] [--language LANGUAGE] [--baseline NAME]; got {message}"
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="attn-lab report", description="One HTML file, Markdown, figures and a tidy table of runs.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders (or records.jsonl files)")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to; RUN/report if there is one run")
-    parser.add_argument("--open", action="store_true", help="show it in a browser")
-    parser.add_argument("--language", default="en", help=f"{' or '.join(LANGUAGES)}; also report.language=…")
-    parser.add_argument("--baseline", default=BASELINE, help="the backend that others are compared with")
-    return parser

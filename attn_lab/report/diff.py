@@ -1,11 +1,11 @@
 """attn-lab diff A B: what changed from one run to another, as Markdown, with an exit code for CI."""
 
-import argparse
+import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.reading import records
@@ -18,49 +18,46 @@ from attn_lab.report.differences import BROKEN, METRICS, Difference, asked, both
 FAIL_ON = ("slower", "broken", "memory", "refused", "gone", *BROKEN)
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(f"diff: expected two runs, A and B (attn-lab diff --help); got {message}")
+def diff(
+    paths: Sequence[str], *, fail_on: Collection[str] = (), metric: Sequence[str] = (),
+    markdown_file: str | None = None, as_json: bool = False,
+) -> int:  # fmt: skip
+    """Prints what changed from run A to run B.  Returns 1 if any of `fail_on` did.
 
-
-def diff(words: Sequence[str]) -> int:
-    """Prints the Markdown.  Returns 1 if there is what --fail-on names; BadRequest for what cannot be compared."""
-    flags = _Flags(
-        prog="attn-lab diff", description="What changed from run A to run B, case by case.", allow_abbrev=False
-    )
-    flags.add_argument("runs", nargs=2, metavar="RUN", help="a run folder or a records file: A, then B")
-    flags.add_argument("--fail-on", action="append", default=[], metavar="KIND", type=_kinds,
-                       help=f"exit 1 if there is any: {', '.join(FAIL_ON)}; slower also for what broke")  # fmt: skip
-    flags.add_argument("--markdown", metavar="FILE", help="write there instead of to the terminal")
-    flags.add_argument("--metric", action="append", default=[], metavar="NAME", help="only these (forward/time)")
-    given = flags.parse_args(words)
-    readings = [_read(path) for path in given.runs]
+    Raises BadRequest for what cannot be compared.
+    """
+    readings = [_read(path) for path in paths]
     (a_rows, a_broken), (b_rows, b_broken) = readings
     if not common(a_rows, b_rows):
         raise BadRequest(f"diff: expected cases that both runs have; {_why_none(a_rows, b_rows)}")
-    metrics = _metrics(given.metric, [*a_rows, *b_rows])
+    metrics = _metrics(metric, [*a_rows, *b_rows])
     found = differences(a_rows, b_rows, metrics)
     floors = {metric: both(noise_floor(a_rows, metric), noise_floor(b_rows, metric))
               for metric in metrics if any(each.metric == metric and each.verdict for each in found)}  # fmt: skip
-    runs = list(zip(given.runs, (a_rows, b_rows), strict=True))
+    runs = list(zip(paths, (a_rows, b_rows), strict=True))
+    if as_json:
+        print(json.dumps([_plain(each) for each in found], indent=1, ensure_ascii=False))
+        return _failed(found, set(fail_on))
     text = markdown(found, runs, floors, [*a_broken, *b_broken])
-    if given.markdown:
+    if markdown_file:
         try:
-            Path(given.markdown).write_text(text, encoding="utf-8")
+            Path(markdown_file).write_text(text, encoding="utf-8")
         except OSError as error:
             raise BadRequest(f"--markdown: expected a file that can be written; {error}") from None
-        print(given.markdown)
+        print(markdown_file)
     else:
         print(text, end="")
-    return _failed(found, {kind for kinds in given.fail_on for kind in kinds})
+    return _failed(found, set(fail_on))
 
 
-def _kinds(words: str) -> list[str]:
-    kinds = words.split(",")
-    for kind in kinds:
-        if kind not in FAIL_ON:
-            raise BadRequest(f"--fail-on: expected any of {', '.join(FAIL_ON)}; got {kind!r}")
-    return kinds
+def _plain(each: Difference) -> dict[str, Any]:
+    verdict = each.verdict
+    return {
+        "kind": each.kind, "backend": each.row.backend, "shape": dict(each.row.shape), "mask": each.row.mask,
+        "subject": each.row.subject, "metric": each.metric, "before": each.before, "after": each.after,
+        "speedup": None if verdict is None else [verdict.ratio, verdict.low, verdict.high],
+        "statuses": list(each.statuses), "reason": each.reason, "noisy": each.noisy,
+    }  # fmt: skip
 
 
 def _read(path: str) -> tuple[list[Row], list[str]]:

@@ -1,10 +1,9 @@
-"""attn-lab plan-backends: verified records → the plan that backend=auto follows, the fastest by bucket and pass."""
+"""attn-lab tune: verified records → the plan that backend=auto follows, the fastest by bucket and pass."""
 
-import argparse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.layer.bucket import Bucket, mask_words
@@ -16,19 +15,18 @@ from attn_lab.report.compare import WORDS
 from attn_lab.report.ranking import PLANNED, entry_of
 
 
-def plan_backends(words: Sequence[str]) -> int:
-    """The command.  Raises BadRequest for runs that cannot be read, or that make no plan."""
-    given = _parser().parse_args(list(words))
+def tune(runs: Sequence[str], out: Path) -> int:
+    """Write the plan to `out` and print what it holds.  Raises BadRequest for runs that make no plan."""
     try:
-        found = records(given.runs)
+        found = records(runs)
     except OSError as error:
-        raise BadRequest(f"plan-backends: expected run folders, each with a records.jsonl; got {error}") from None
+        raise BadRequest(f"tune: expected run folders, each with a records.jsonl; got {error}") from None
     plan, left_out = plan_of(found.records)
     try:
-        plan.write(given.out)
+        plan.write(out)
     except OSError as error:
-        raise BadRequest(f"plan-backends: expected a file to write to; got {error.strerror}: {given.out}") from None
-    print(f"{given.out}: {len(plan.entries)} buckets for {plan.gpu}, from {plan.made['records']} records")
+        raise BadRequest(f"tune: expected a file to write to; got {error.strerror}: {out}") from None
+    print(f"{out}: {len(plan.entries)} buckets for {plan.gpu}, from {plan.made['records']} records")
     for one in PLANNED:
         taken = Counter(entry.passes[one].first for entry in plan.entries.values() if one in entry.passes)
         if taken:
@@ -59,7 +57,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
         got = (
             ", ".join(machines) or f"none ({', '.join(f'{n} × {why}' for why, n in left_out.items()) or 'no records'})"
         )
-        raise BadRequest(f"plan-backends: expected verified records of one GPU, whose plan this is; got {got}")
+        raise BadRequest(f"tune: expected verified records of one GPU, whose plan this is; got {got}")
     floors = {one: noise_floor(usable, f"{one}/time") for one in PLANNED}
     buckets: dict[Bucket, dict[Any, dict[str, list[Row]]]] = {}
     for row in single:
@@ -67,7 +65,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
     found = {bucket: entry_of(list(settings.values()), floors) for bucket, settings in buckets.items()}
     entries = {bucket: entry for bucket, entry in found.items() if entry}
     if not entries:
-        raise BadRequest(f"plan-backends: expected records that came out ok and were timed; got none of {len(single)}")
+        raise BadRequest(f"tune: expected records that came out ok and were timed; got none of {len(single)}")
     return Plan(gpu=machines[0], entries=entries, made=_made(single, floors)), left_out
 
 
@@ -95,7 +93,7 @@ def _made(rows: Iterable[Row], floors: Mapping[str, Floor]) -> dict[str, Any]:
             versions.setdefault(name, set()).add(str(version))
     machine = rows[0].provenance["machine"]
     return {
-        "by": "attn-lab plan-backends",
+        "by": "attn-lab tune",
         "machine": {name: machine.get(name) for name in ("device", "name", "capability", "driver")},
         "versions": {name: " | ".join(sorted(each)) for name, each in sorted(versions.items())},
         "commit": sorted({f"{row.provenance['commit']}{'-dirty' * bool(row.provenance['dirty'])}" for row in rows}),
@@ -104,17 +102,3 @@ def _made(rows: Iterable[Row], floors: Mapping[str, Floor]) -> dict[str, Any]:
         "last": max(str(row.provenance["started"]) for row in rows),
         "floors": {one: {"share": round(floor.share, 5), "measured": floor.measured} for one, floor in floors.items()},
     }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(f"plan-backends: expected RUNS… [-o plan.json]; got {message}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="attn-lab plan-backends", description="What backend=auto follows, made from verified records."
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders (or records.jsonl files) of one GPU")
-    parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), metavar="FILE", help="where to; plan.json")
-    return parser

@@ -12,7 +12,6 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record
 from attn_lab.share.server import one_line, reach
-from attn_lab.share.words import Words
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -21,18 +20,16 @@ PROJECT = "attn_lab"  # as in conf/logger/wandb.yaml
 NOT_IN_NAMES = ("So", "Sk", "Sm", "Sc", "Cs")  # W&B takes emoji, =, + and $ for one thing, and refuses it
 
 
-def dashboard(words: Sequence[str]) -> int:
-    """Print or save the workspace.  Raises BadRequest for words, runs or a server that will not do."""
-    parser = Words("attn-lab dashboard", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no server")
-    what.add_argument("--push", action="store_true", help="save it; a second push replaces the first")
-    parser.add_argument("--entity", help="a user or team; else WANDB_ENTITY, else the key's own")
-    parser.add_argument("--project", help=f"else WANDB_PROJECT, else {PROJECT}")
-    parser.add_argument("--name", help="of the workspace; else those of the run folders")
-    given = parser.parse_args(words)
-    folders = [Path(run) for run in given.runs]
+def dashboard(
+    runs: Sequence[str],
+    *,
+    dry_run: bool,
+    entity: str | None = None,
+    project: str | None = None,
+    name: str | None = None,
+) -> int:  # fmt: skip
+    """Print or save the workspace.  Raises BadRequest for runs or a server that will not do."""
+    folders = [Path(run) for run in runs]
     sweeps, figures = _sweeps(folders), _figures(folders)
     try:
         from attn_lab.share.workspace import workspace
@@ -40,14 +37,14 @@ def dashboard(words: Sequence[str]) -> int:
         raise BadRequest(
             f"dashboard: expected wandb-workspaces; got no module {error.name}: pip install 'attn-lab[dashboard]'"
         ) from None
-    name = given.name or f"attn_lab {', '.join(dict.fromkeys(folder.resolve().name for folder in folders))}"
+    name = name or f"attn_lab {', '.join(dict.fromkeys(folder.resolve().name for folder in folders))}"
     name = "".join("-" if unicodedata.category(sign) in NOT_IN_NAMES else sign for sign in name)
-    entity = given.entity or os.environ.get("WANDB_ENTITY") or ""
-    project = given.project or os.environ.get("WANDB_PROJECT") or PROJECT
+    entity = entity or os.environ.get("WANDB_ENTITY") or ""
+    project = project or os.environ.get("WANDB_PROJECT") or PROJECT
     made, without = workspace(name, sweeps, figures, entity=entity, project=project)
     if without:
         print(f"dashboard: no bars for {len(without)} points, from {without[0]} on", file=sys.stderr)
-    if given.dry_run:
+    if dry_run:
         print(json.dumps(_spec(made), indent=1, ensure_ascii=False))
     else:
         print(_push(made))

@@ -7,29 +7,23 @@ from pathlib import Path
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers._wandb_server import Sync, empty, sent
 from attn_lab.share.server import reach
-from attn_lab.share.words import Words
 
 FIRST = 5  # as many as `wandb sync` sends at a time; if none of them went, the rest is not tried
 BATCH = 50  # runs a child process: it takes a second to start
 
 
-def sync(words: Sequence[str]) -> int:
+def sync(runs: Sequence[str], *, entity: str | None = None, project: str | None = None) -> int:
     """Returns 0 if all are sent, 1 if some are not.  Raises BadRequest for runs, a key or a server that will not do."""
-    parser = Words("attn-lab wandb-sync", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, with W&B's offline runs in RUN/wandb")
-    parser.add_argument("--entity", help="a user or team; else as the sweep was logged")
-    parser.add_argument("--project", help="else as the sweep was logged")
-    given = parser.parse_args(words)
-    options = [f"--{name}={value}" for name in ("entity", "project") if (value := getattr(given, name))]
-    found = {folder: _offline_runs(folder) for folder in map(Path, given.runs)}
+    options = [f"--{name}={value}" for name, value in (("entity", entity), ("project", project)) if value]
+    found = {folder: _offline_runs(folder) for folder in map(Path, runs)}
     waiting = {folder: [run for run in runs if not sent(run)] for folder, runs in found.items()}
     if before := sum(map(len, found.values())) - sum(map(len, waiting.values())):
         print(f"{before} runs were sent before")
     failed = 0
     if any(waiting.values()):
         url, _ = reach("wandb-sync")
-        for folder, runs in waiting.items():
-            failed += _send(folder, runs, url, options)
+        for folder, unsent in waiting.items():
+            failed += _send(folder, unsent, url, options)
     left = f"{failed} not sent; the same command tries them again" if failed else "none left to send"
     print(f"{sum(map(len, waiting.values())) - failed} runs sent, {left}")
     return int(failed > 0)

@@ -11,6 +11,7 @@ from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
+from attn_lab.core.suggest import did_you_mean
 from attn_lab.sweep.gpus import here
 from attn_lab.sweep.provenance import basis_of
 from attn_lab.sweep.schema import Config, unknown_keys
@@ -34,7 +35,8 @@ def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] |
     Parts that `made` holds, by what they were made from, are not made again.
     """
     if unknown := unknown_keys(config):
-        raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}")
+        raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}"
+                         f"{did_you_mean(unknown[0], unknown[1:])}")  # fmt: skip
     question, timeout = question_of(config)
     question["device"] = here(config.device)[0].device
     made = {} if made is None else made

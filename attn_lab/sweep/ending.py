@@ -1,5 +1,6 @@
 """The end of a sweep, whatever became of it: its answers, their report, and last words on how to go on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ def last_words(rows: Sequence[Row], total: int, command: str) -> list[str]:
     took = sorted(((row.metrics.get("harness/case", {}).get("value") or 0.0, row) for row in rows),
                   key=lambda pair: -pair[0])  # fmt: skip
     lines = []
+    if rows and all(row.status == "refused" for row in rows):
+        reasons = Counter(row.reasons[0] if row.reasons else "no reason" for row in rows)
+        lines.append(f"nothing could run: {'; '.join(f'{n} × {why}' for why, n in reasons.most_common(3))}")
     if len(rows) > 1:
         slowest = (f"{row.backend} {row.shape_text} {seconds:.3g} s" for seconds, row in took[:SLOWEST])
         lines.append(f"slowest: {', '.join(slowest)}")

@@ -8,6 +8,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from attn_lab import conf
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.suggest import did_you_mean
+
+MOST = 600  # characters of a foreign error that are printed
+LONG = 80  # characters of a name that nobody meant
 
 
 def explained(error: BaseException) -> BadRequest:
@@ -23,7 +27,7 @@ def explained(error: BaseException) -> BadRequest:
         for cause in causes:
             if found := tell(cause):
                 return found
-    return BadRequest(_line(error))
+    return BadRequest(_line(error) if str(error) else f"cannot be composed: {type(error).__name__}")
 
 
 def _own(cause: BaseException) -> BadRequest | None:
@@ -39,7 +43,13 @@ def _option(cause: BaseException) -> BadRequest | None:
     folder = Path(conf.__path__[0], group)
     own = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
     options = sorted({*(cause.options or []), *own})
-    return BadRequest(f"{group}: expected one of {', '.join(options)}; got {option!r}") if options else None
+    if options and len(missing) > LONG:
+        return BadRequest(f"{group}: expected one of {', '.join(options)}; got {option[:LONG]!r}…")
+    return (
+        BadRequest(f"{group}: expected one of {', '.join(options)}; got {option!r}{did_you_mean(option, options)}")
+        if options
+        else None
+    )
 
 
 def _key(cause: BaseException) -> BadRequest | None:
@@ -47,7 +57,7 @@ def _key(cause: BaseException) -> BadRequest | None:
         return None
     keys = [str(key) for key in cause.parent_node if not str(key).startswith("_") and key != "hydra"]
     expected = f"one of {', '.join(keys)}" if keys else "nothing, the option chosen has no settings"
-    return BadRequest(f"{cause.full_key}: no such key; expected {expected}")
+    return BadRequest(f"{cause.full_key}: no such key; expected {expected}{did_you_mean(cause.key, keys)}")
 
 
 def _type(cause: BaseException) -> BadRequest | None:
@@ -61,7 +71,7 @@ def _target(cause: BaseException) -> BadRequest | None:
     if not isinstance(cause, InstantiationException):
         return None
     where = str(cause).rpartition("full_key: ")[2].strip()
-    why = _line(cause.__cause__) if cause.__cause__ else _line(cause)
+    why = _chain(cause.__cause__) if cause.__cause__ else _line(cause)
     return BadRequest(f"{where}: {why}" if where else why)
 
 
@@ -80,4 +90,15 @@ def _override(cause: BaseException) -> BadRequest | None:
 
 def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(lines)[:MOST] if lines else type(error).__name__
+
+
+def _chain(error: BaseException) -> str:
+    """The error and the causes under it that it does not repeat, as one line."""
+    text = _line(error)
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        if (line := _line(cause)) not in text:
+            text += f"{'' if text.endswith(':') else ':'} {line}"
+        cause = cause.__cause__ or cause.__context__
+    return text

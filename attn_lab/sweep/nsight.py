@@ -1,6 +1,5 @@
 """attn-lab nsight CASE…: a case under Nsight Compute or Systems; its report is kept, counters go into its record."""
 
-import argparse
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -39,30 +38,16 @@ PASSES = ("forward", "backward")  # a step has the same kernels once more
 MB = 2**20
 
 
-class _Words(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(f"nsight: {message} (attn-lab nsight --help tells more)")
-
-
-def nsight(words: Sequence[str]) -> int:
+def nsight(cases: Sequence[str], runs: Sequence[Path], name: str, keep_mb: float) -> int:
     """Looks at one case after the other.  Returns 0; raises BadRequest for what cannot be looked at, or with."""
-    parser = _Words("attn-lab nsight", description=__doc__)
-    parser.add_argument("cases", nargs="+", metavar="CASE",
-                        help="ids of cases that ran here, or their beginnings; or overrides, as backend=flash2, of one "
-                             "that is run first")  # fmt: skip
-    parser.add_argument("--in", dest="runs", action="append", default=[], type=Path, metavar="RUN",
-                        help="a run folder to look in; else those under runs/")  # fmt: skip
-    parser.add_argument("--tool", choices=TOOLS, default="ncu", help="ncu (default): counters; nsys: a timeline")
-    parser.add_argument("--keep-mb", type=float, default=256, metavar="MB", help="the largest report that is kept")
-    given = parser.parse_args(words)
-    overrides = [word for word in given.cases if "=" in word]
-    tool = _tool(given.tool)
-    chosen = [find_case(word, given.runs) for word in given.cases if word not in overrides]
+    overrides = [word for word in cases if "=" in word]
+    tool = _tool(name)
+    chosen = [find_case(word, runs) for word in cases if word not in overrides]
     chosen += [_run_first(overrides)] if overrides else []
     for each in chosen:  # all of them, before the first is looked at
         _check(each)
     for each in chosen:
-        _look(each, given.tool, tool, given.keep_mb)
+        _look(each, name, tool, keep_mb)
     return 0
 
 

@@ -77,6 +77,9 @@ class Run:
         Returns the jobs that are left, in the order they are to be run, the baseline's twins among them.
         """
 
+        if not jobs:
+            raise BadRequest("overrides: expected at least one case; a glob() or range() among them matches nothing")
+
         def composed(job: Sequence[str]) -> DictConfig:
             self.interrupt.heed()
             return compose(job)
@@ -210,7 +213,8 @@ class Run:
         if self.folder is not None:
             self.folder.close()
         look_by(None)
-        return int(lost or any(row.status in FAILED for row in rows))
+        none_ran = bool(rows) and all(row.status == "refused" for row in rows)
+        return int(lost or none_ran or any(row.status in FAILED for row in rows))
 
     def _report(self) -> str:
         if not self.made:

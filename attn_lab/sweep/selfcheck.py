@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab.bench.case import Case
-from attn_lab.core.errors import BadRequest, Wrong
+from attn_lab.core.errors import Wrong
 from attn_lab.core.machine import detect, software
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
@@ -120,27 +120,19 @@ RACED = {FIVE: "slower, 5 % ± 1", TENTH: "not claimed"}
 COLOURS = {"caught": "green", "passed": "green", "undecided": "yellow", "missed": "bold red", "blamed": "bold red"}
 
 
-def selfcheck(words: Sequence[str], without: Collection[str] = ()) -> int:
-    """Print the table; returns 1 if anything was missed.  Takes device=auto|cuda|cpu and seconds=N, for the timing.
+def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str] = ()) -> int:
+    """Print the table; returns 1 if anything was missed.  `seconds` are for the timing.
 
     `without` names probes to leave out: what is missed then is what they are there for.
     """
-    given = {"device": "auto", "seconds": "25"}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in given:
-            raise BadRequest(f"selfcheck: expected nothing, device=auto|cuda|cpu or seconds=N; got {word!r}")
-        given[key] = value
-    if not re.fullmatch(r"\d+(\.\d+)?", given["seconds"]):
-        raise BadRequest(f"selfcheck: seconds: expected a number of at least 0; got {given['seconds']!r}")
-    console, path = Console(), Ordinary(detect(given["device"]))
+    console, path = Console(), Ordinary(detect(device))
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):
         findings = [plant.found(path.record(plant.case(path, without))) for plant in PLANTS
                     if path.machine.device in plant.devices]  # fmt: skip
     with console.status("racing a kernel against slower ones"):
-        raced, noise = _raced(path, float(given["seconds"]))
+        raced, noise = _raced(path, seconds)
     findings += raced
     table = Table("planted", "must be", "was", "", box=None, pad_edge=False)
     for name, expected, seen, fate in findings:

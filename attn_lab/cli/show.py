@@ -1,6 +1,8 @@
-"""attn-lab show CASE_ID [RUNS…]: everything that is known of one case, and the command that asks it once more."""
+"""attn-lab show CASE_ID [RUNS…]: all that is recorded of one case, and the command that repeats it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attn_lab.cli.ls import list_cases
+from attn_lab.cli.parser import takes_json
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.artifacts import inside
 from attn_lab.records.printable import printable
@@ -20,16 +24,26 @@ from attn_lab.report import compare
 from attn_lab.sweep.again import command
 from attn_lab.sweep.file_tables import columns, file_tables
 
+LATEST = 20  # cases listed when none is named
 MB = 2**20
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
 
 
-def show(words: Sequence[str]) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("case", nargs="?", help="a case's id or its beginning; without it the latest are listed")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders; else those under runs/")
+    takes_json(parser)
+
+
+def run(given: argparse.Namespace) -> int:
     """Prints it.  Raises BadRequest for an id that no record has."""
-    if not words or words[0].startswith("-"):
-        raise BadRequest(f"show: expected the id of a case, and run folders to look in (runs/ otherwise); "
-                         f"got {' '.join(words) or 'nothing'}")  # fmt: skip
-    record = find_case(words[0], [Path(word) for word in words[1:]])
+    if given.case is None:
+        return list_cases(sorted(Path("runs").glob("**/records.jsonl")), LATEST, given.json)
+    record = find_case(given.case, given.runs)
+    if given.json:
+        plain = {"folder": str(record.folder), "record": printable(record.as_json())}
+        print(json.dumps(plain, indent=1, ensure_ascii=False))
+        return 0
     console = Console()
     for title, piece in _pieces(record):
         if title:

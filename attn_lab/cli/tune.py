@@ -1,0 +1,15 @@
+"""attn-lab tune RUNS… [-o plan.json]: from verified records, the file that backend=auto follows."""
+
+import argparse
+from pathlib import Path
+
+from attn_lab.report.planner import tune
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders (or records.jsonl files) of one GPU")
+    parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), metavar="FILE", help="where to; plan.json")
+
+
+def run(given: argparse.Namespace) -> int:
+    return tune(given.runs, given.out)
