@@ -227,3 +227,13 @@ def test_nothing_is_judged_where_one_side_has_no_time(tmp_path: Path) -> None:
     assert compare_times([ok], [failed], FORWARD, TIGHT) is None
     assert compare_times([ok], [other], FORWARD, TIGHT) is None
     assert compare_times([], [ok], FORWARD, TIGHT) is None
+
+
+@pytest.mark.parametrize("lost", ["low", "high"])
+@pytest.mark.parametrize("count", [3, 100])
+def test_half_an_interval_is_none(tmp_path: Path, lost: str, count: int) -> None:
+    half = line("a", 1.0, samples=count)
+    half["metrics"][FORWARD][lost] = None
+    found = rows(tmp_path, half, line("b", 3.0))
+    verdict = compare_times(found[:1], found[1:], FORWARD, TIGHT)
+    assert verdict is not None and verdict.word == "unclear" and "no interval" in str(verdict)

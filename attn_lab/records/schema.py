@@ -29,7 +29,7 @@ class _Shape(msgspec.Struct):
     seq_len: Count
     num_heads: Count
     emb_dim: Count
-    dtype: str = ""
+    dtype: str
     num_kv_heads: Count | None = None
     seq_len_kv: Count | None = None
     head_dim: Count | None = None
@@ -130,6 +130,7 @@ def record_of(raw: Any, folder: Path | None = None, broken: BrokenLines | None =
             raw = lift(raw)
         line = msgspec.convert(raw, _Line)
         _check(line)
+        _no_deep_value(raw["provenance"])
     except RecursionError:
         raise ValueError(NOT_WHOLE) from None
     fields = {name: raw[name] for name in _Line.__struct_fields__}
@@ -157,6 +158,13 @@ def _whole(shape: Mapping[str, Any]) -> dict[str, Any]:
                "head_dim": max(shape["emb_dim"] // shape["num_heads"], 1)}  # fmt: skip
     said = {name: value for name, value in shape.items() if value is not None}
     return {**said, **{name: value for name, value in derived.items() if name not in said}}
+
+
+def _no_deep_value(value: Any, levels: int = 32) -> None:
+    if levels == 0:
+        raise ValueError("provenance: nested too deeply")
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _no_deep_value(each, levels - 1)
 
 
 def _no_huge_number(value: Any) -> None:

@@ -128,5 +128,7 @@ def _from_percentiles(record: Record, metric: str, count: int) -> Draws:
     low, high = (record.number(metric, part) or math.nan for part in ("low", "high"))
     quarter = 0.41  # a normal law's quartiles lie this far between its median and its p05 and p95
     known = [low, middle - quarter * (middle - low), middle, middle + quarter * (high - middle), high]
+    if any(map(math.isnan, known)):
+        return np.full(DRAWS, math.nan)
     through: Draws = np.interp(_ranks(count), (0.05, 0.25, 0.5, 0.75, 0.95), known)
     return through

@@ -62,7 +62,7 @@ def compare_times(mine: Sequence[Record], other: Sequence[Record], metric: str, 
         return None
     middle, draws = logs
     low, high = map(math.exp, interval(draws))
-    if math.isnan(low):
+    if math.isnan(low) or math.isnan(high):
         low, high = 0.0, math.inf
     ratio, noise = math.exp(middle), threshold(mine, other, metric, floor)
     beyond, near = 1 + noise, 1 + min(2 * noise, SAME_WITHIN)
