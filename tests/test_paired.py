@@ -40,7 +40,7 @@ H100 = Machine(
 )  # fmt: skip
 SHAPE = Shape(batch_size=2, seq_len=24, num_heads=4, num_kv_heads=2, emb_dim=64, dtype="float32")
 CAUSAL = Request(shape=SHAPE, mask=Causal())
-HALF = replace(CAUSAL, shape=replace(SHAPE, dtype="float16"))
+HALF = replace(CAUSAL, shape=replace(SHAPE, dtype="float16", head_dim=64))
 
 
 def verified(backend: Paired, request: Request = CAUSAL) -> None:

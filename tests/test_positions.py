@@ -267,7 +267,7 @@ def test_flash2_is_told_of_documents_what_its_variable_length_kernel_needs(monke
 
 
 def test_a_backend_without_variable_lengths_or_masks_refuses_documents():
-    shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=32, dtype="float16")
+    shape = Shape(batch_size=1, seq_len=16, num_heads=4, emb_dim=256, dtype="float16")
     request = Request(shape=shape, mask=Documents((5, 16), (None, 0)))
     h100 = Machine(
         device="cuda", name="H100", memory=2**36, capability=(9, 0),

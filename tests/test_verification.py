@@ -77,7 +77,8 @@ def test_a_preference_list_goes_on_past_a_wrong_backend_and_keeps_the_reason():
     assert "dq: max error" in reasons[0]
 
 
-def test_the_same_kind_is_verified_once(caplog):
+def test_the_same_kind_is_verified_once(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("attn_lab"), "disabled", False)  # as Hydra leaves it in this process
     caplog.set_level(logging.INFO, "attn_lab")
     backend = WrongAt((7,))
     for seq in (20, 21, 400):

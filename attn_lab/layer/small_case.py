@@ -55,14 +55,15 @@ def small_request(request: Request) -> Request:
         batch_size=1 if mask.ends is not None else 2, seq_len=lengths[0], seq_len_kv=lengths[1], num_heads=2 * group,
         num_kv_heads=2, head_dim=shape.head_dim, emb_dim=2 * group * shape.head_dim, dtype=shape.dtype,
     )  # fmt: skip
-    return replace(request, shape=small, mask=_small_mask(mask), dropout=0.0, scale=None)
+    return replace(request, shape=small, mask=_small_mask(mask, *lengths), dropout=0.0, scale=None)
 
 
-def _small_mask(mask: Mask) -> Mask:
+def _small_mask(mask: Mask, seq_len: int, seq_len_kv: int) -> Mask:
     if mask.ragged:
         return mask
-    if mask.ends is not None and mask.ends_kv is not None and mask.ends[-1] != mask.ends_kv[-1]:
-        return Documents(ends=(20, 20, 50, FEWER), inside=mask.inside, ends_kv=(30, 70, 130, SEQ_LEN))
+    if seq_len != seq_len_kv and mask.ends is not None:
+        ends, ends_kv = (tuple(total * part // 8 for part in (2, 3, 5, 8)) for total in (seq_len, seq_len_kv))
+        return Documents(ends=ends, inside=mask.inside, ends_kv=ends_kv)
     if mask.ends is not None:
         inside = mask.inside if mask.inside[0] is None else (min(mask.inside[0], 20), mask.inside[1])
         return Documents(ends=(50, 51, 130, SEQ_LEN), inside=inside)
