@@ -18,7 +18,7 @@ COMMANDS = {  # a word, and the function that is given what follows it and retur
     "plan-backends": "attn_lab.report.planner:plan_backends",
     "report": "attn_lab.report.command:report",
     "nsight": "attn_lab.sweep.nsight:nsight",
-    "selfcheck": "attn_lab.sweep.selfcheck:selfcheck",
+    "selfcheck": "attn_lab.selfcheck.command:selfcheck",
     "show": "attn_lab.sweep.show:show",
     "why": "attn_lab.sweep.why:why",
     "wandb-sync": "attn_lab.share.sync:sync",
@@ -65,7 +65,7 @@ def _plan(words: list[str]) -> int:
 
 
 def _sweep(words: list[str], looking: bool = False) -> int:
-    from attn_lab.sweep.nursery import warm
+    from attn_lab.run.local.fork_server import warm
 
     if not {"--help", "-h", "hydra/launcher=ray", "hydra/launcher=slurm"} & {*words}:  # of which none has workers here
         warm()  # before the imports, to import at the same time
@@ -77,10 +77,10 @@ def _sweep(words: list[str], looking: bool = False) -> int:
     from rich.console import Console
 
     from attn_lab.core.errors import BadRequest
-    from attn_lab.sweep.explain import explained
-    from attn_lab.sweep.plan import register_resolvers
-    from attn_lab.sweep.run import NoRoom, Run
-    from attn_lab.sweep.schema import register
+    from attn_lab.config.errors import explained
+    from attn_lab.run.plan import register_resolvers
+    from attn_lab.run.main import NoRoom, Run
+    from attn_lab.config.schema import register
     from attn_lab.sweep.todo import show
 
     gc.freeze()

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from attn_lab.sweep.resume import Standing
+from attn_lab.run.resume import Standing
 
 STYLES = {"done": "green", "stale": "yellow", "todo": "bold"}
 
