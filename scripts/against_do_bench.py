@@ -22,7 +22,7 @@ from attn_lab.bench.card import Card, Nvml, Unwatched
 from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
 from attn_lab.records.record import Measurement
-from attn_lab.sweep.ordinary import Ordinary
+from attn_lab.selfcheck.harness import Ordinary
 
 ROUNDS = 7
 BURSTS = 5

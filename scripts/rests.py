@@ -15,7 +15,7 @@ from attn_lab.bench.card import CAP, Card, Nvml
 from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
 from attn_lab.probes._clock import CudaClock
-from attn_lab.sweep.ordinary import Ordinary
+from attn_lab.selfcheck.harness import Ordinary
 
 KERNELS = {"sdpa_cudnn": "sdpa_cudnn.SdpaCudnn", "flash4": "flash4.Flash4"}
 WORDS = ("shape.batch_size=1", "shape.seq_len=16384", "shape.num_heads=16", "shape.emb_dim=2048", "mask=causal",

@@ -27,7 +27,7 @@ from attn_lab.layer.bucket import Bucket
 from attn_lab.layer.plan import Entry, Plan, Ranking
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.sweep.plants import NanAtTheEnd, Planted, WrongHeads
+from attn_lab.selfcheck.faults import NanAtTheEnd, Planted, WrongHeads
 
 HERE = detect("cpu").name
 SIZES = Shape(batch_size=2, seq_len=64, num_heads=4, emb_dim=32, dtype="float32")

@@ -15,9 +15,9 @@ from attn_lab.core.machine import detect
 from attn_lab.probes._watched import Watched
 from attn_lab.records.flags import noise
 from attn_lab.report.compare import pooled
-from attn_lab.sweep.cards import SOUND, Recording
+from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
-RECORDED = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
+RECORDED = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
 QUICK = ("probe=[accuracy,timing]", "passes=[forward]", "shape.seq_len=16")
 
 
@@ -165,7 +165,7 @@ def test_the_bits_are_nvml_s_own():
 
 
 def test_a_step_s_joules_are_power_times_its_time(door):
-    recorded = "probe.energy.watch._target_=attn_lab.sweep.cards.Recorded"
+    recorded = "probe.energy.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
     told = door("probe=[accuracy,energy]", "shape.seq_len=64", recorded, "+probe.energy.watch.watts=100",
                 "passes=[forward]")  # fmt: skip
     (metrics,) = (record["metrics"] for record in told.records)

@@ -23,8 +23,8 @@ from attn_lab.cli.help import EXAMPLES
 from attn_lab.cli.parser import COMMANDS
 from attn_lab.cli.sweep import planned
 from attn_lab.core.machine import Machine
-from attn_lab.sweep.gpus import look_by
-from attn_lab.sweep.schema import Measure
+from attn_lab.run.gpu_lock import look_by
+from attn_lab.config.schema import Measure
 
 BACKENDS = sorted(file.stem for file in (ROOT / "conf/backend").glob("*.yaml"))
 OPTIONS = {
@@ -438,7 +438,7 @@ def test_an_error_after_planning_is_a_crash_not_a_bad_request(crew, monkeypatch)
     def broken(self, count):
         raise ValueError("zip() argument 2 is shorter than argument 1")
 
-    monkeypatch.setattr("attn_lab.sweep.run.Run.spread", broken)
+    monkeypatch.setattr("attn_lab.run.main.Run.spread", broken)
     with pytest.raises(ValueError, match="zip"):
         crew("probe=[accuracy]")
 

@@ -10,7 +10,7 @@ from attn_lab.probes._clock import CudaClock
 from attn_lab.probes._watched import Watched
 from attn_lab.probes.kinds import Kinds
 from attn_lab.probes.timing import Timing
-from attn_lab.sweep.cards import SOUND, Recording
+from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
 
 class Host(CudaClock):

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Lab, Told, environment, words_with_defaults
 
 from attn_lab.core.machine import detect
-from attn_lab.sweep.gpus import here
+from attn_lab.run.gpu_lock import here
 
 pytest.importorskip("ray", reason="extra: ray")
 pytest.importorskip("submitit", reason="extra: slurm")
@@ -239,7 +239,7 @@ def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
 def test_once_a_sweep_on_a_cluster_is_over_this_process_looks_at_its_own_machine_again(door: Lab, monkeypatch):
     told = door(*SIX, *SLURM, "shape.seq_len=16", "backend=naive")
     assert told.code == 0, told.out + told.err
-    monkeypatch.setattr("attn_lab.sweep.afar.machines", lambda *_, **__: pytest.fail("the cluster was asked"))
+    monkeypatch.setattr("attn_lab.run.cluster.coordinator.machines", lambda *_, **__: pytest.fail("the cluster was asked"))
     assert {machine.name for machine in here("auto")} == {detect("auto").name}
 
 
@@ -303,9 +303,9 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
 
 def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
-    from attn_lab.sweep.board import Board, Order
-    from attn_lab.sweep.hand import attend
-    from attn_lab.sweep.ordinary import Ordinary
+    from attn_lab.run.cluster.task_queue import Board, Order
+    from attn_lab.run.cluster.remote_worker import attend
+    from attn_lab.selfcheck.harness import Ordinary
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     case = Ordinary(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
@@ -354,13 +354,13 @@ def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says
      ("Traceback\n  torch.cuda.OutOfMemoryError: z\nbye", "torch.cuda.OutOfMemoryError: z")],
 )  # fmt: skip
 def test_the_line_that_says_what_went_wrong_is_found(output, line):
-    from attn_lab.sweep.hand import told_by
+    from attn_lab.run.cluster.remote_worker import told_by
 
     assert told_by(output) == line
 
 
 def test_what_a_hand_has_to_tell_is_told_once(tmp_path: Path):
-    from attn_lab.sweep.board import Board, Order
+    from attn_lab.run.cluster.task_queue import Board, Order
 
     (tmp_path / "runs/x").mkdir(parents=True)
     board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [])

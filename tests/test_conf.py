@@ -11,9 +11,9 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from attn_lab.core.shape import Shape
-from attn_lab.sweep.build import build
-from attn_lab.sweep.plan import register_resolvers
-from attn_lab.sweep.schema import register
+from attn_lab.config.build import build
+from attn_lab.run.plan import register_resolvers
+from attn_lab.config.schema import register
 
 CONF = ROOT / "conf"
 GROUPS = ("backend", "shape", "mask", "subject", "measure", "probe")

@@ -413,7 +413,7 @@ def test_a_count_of_workers_that_cannot_be_is_refused(count, crew):
 
 HOLDER = """
 import sys, time
-from attn_lab.sweep.gpus import held
+from attn_lab.run.gpu_lock import held
 with held(["a-card"], lambda: None, lambda line: print(line, flush=True)):
     print("held", flush=True)
     sys.stdin.read()

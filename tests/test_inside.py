@@ -40,8 +40,8 @@ from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
 from attn_lab.records.store import find_case
-from attn_lab.sweep.alone import alone
-from attn_lab.sweep.build import packed
+from attn_lab.run.local.single_case import alone
+from attn_lab.config.build import packed
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 

@@ -19,8 +19,8 @@ from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.subjects.layer import Layer
 from attn_lab.subjects.model import Model
-from attn_lab.sweep import plants
-from attn_lab.sweep.ordinary import Ordinary
+from attn_lab.selfcheck import faults
+from attn_lab.selfcheck.harness import Ordinary
 
 TINY = ("subject=model", "subject.layers=2", "subject.vocab_size=61", "subject.mlp=96", "passes=[train_step]",
         "shape.batch_size=2", "shape.seq_len=24", "shape.emb_dim=64", "again=false")  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_model_is_trained_and_every_figure_of_it_is_there(words, door):
         assert not [name for name in metrics if name.startswith(("forward/", "backward/", "forward_backward/"))]
 
 
-class InOneLayer(plants.Planted):
+class InOneLayer(faults.Planted):
     """Sound, but in the second of three layers."""
 
     def prepare(self, request, machine):
@@ -111,7 +111,7 @@ def test_a_fault_in_one_layer_of_three_never_meets_the_clock(fault, dtype, path)
 
 
 def test_a_backend_that_another_answers_for_is_found_in_a_model_too(path):
-    case = path.case("faulty", "attn_lab.sweep.plants.Impostor", *TINY[:-1])
+    case = path.case("faulty", "attn_lab.selfcheck.faults.Impostor", *TINY[:-1])
     record = path.record(case)
     assert record.status == "wrong" and "launched another's kernels" in record.reasons[0]
 

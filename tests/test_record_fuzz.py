@@ -27,8 +27,8 @@ from attn_lab.report.planner import plan_backends
 from attn_lab.report.study import read
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
-from attn_lab.sweep.resume import standings
-from attn_lab.sweep.show import show
+from attn_lab.run.resume import standings
+from attn_lab.cli.show import show
 
 COUNT = os.environ.get("ATTN_LAB_FUZZ", "")  # "3000", or "1000-2000" for a part of them
 SLOW = ("show", "report", "dashboard", "nsight")  # of a sample's records each meets one of these

@@ -359,7 +359,7 @@ def test_nsight_builds_only_what_the_configuration_names(
 
 
 def test_every_part_in_our_results_may_be_built() -> None:
-    from attn_lab.sweep.trusted import check_targets
+    from attn_lab.config.trusted import check_targets
 
     for file in RESULTS.rglob("records.jsonl"):
         for record in RunStore(file.parent).records().records:

@@ -13,10 +13,10 @@ from attn_lab.core.machine import detect
 from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
-from attn_lab.sweep import plants
-from attn_lab.sweep.ordinary import Ordinary
-from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
-from attn_lab.sweep.selfcheck import PLANTS, RACED, judged, selfcheck
+from attn_lab.selfcheck import faults
+from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
+from attn_lab.selfcheck.command import PLANTS, RACED, judged, selfcheck
 
 LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",
@@ -87,7 +87,7 @@ def test_on_a_gpu_nothing_is_missed_and_5_percent_is_decided(door):
 def test_a_missed_plant_is_exit_code_1(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     few = [plant for plant in PLANTS if plant.name in ("nothing", "an exception", "secretly calls another")]
-    monkeypatch.setattr("attn_lab.sweep.selfcheck.PLANTS", few)
+    monkeypatch.setattr("attn_lab.selfcheck.command.PLANTS", few)
     assert selfcheck("cpu", 0, without=["witness"]) == 1
     seen = fates(capfd.readouterr().out)
     assert (seen["nothing"], seen["an exception"], seen["secretly calls another"]) == ("passed", "caught", "missed")
@@ -159,7 +159,7 @@ class WritesToTheCotangent(torch.autograd.Function):
         return gradient
 
 
-class ForgetsTheCotangent(plants.Planted):
+class ForgetsTheCotangent(faults.Planted):
     def answer(self, attend, q, k, v):
         return WritesToTheCotangent.apply(attend(q, k, v))
 

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, Told
 
 from attn_lab.bench.inputs import draw
-from attn_lab.sweep import plants
+from attn_lab.selfcheck import faults
 
 PASSES = ("forward", "backward", "forward_backward")
 UNITS = {
@@ -328,7 +328,7 @@ def write_strangers(folder: Path) -> None:
     for name in FATES:
         if name != "naive":
             target = "".join(word.capitalize() for word in name.split("_"))
-            module = "attn_lab.sweep.plants" if hasattr(plants, target) else "their_kernels"
+            module = "attn_lab.selfcheck.faults" if hasattr(faults, target) else "their_kernels"
             (folder / f"conf/backend/{name}.yaml").write_text(f"_target_: {module}.{target}\n")
     (folder / "conf/mask/ragged.yaml").write_text("_target_: their_kernels.Ragged\n")
 

@@ -10,7 +10,7 @@ from attn_lab.bench.card import State
 from attn_lab.probes._clock import CudaClock, precision
 from attn_lab.probes._watched import Watched
 from attn_lab.probes.timing import Gap, Timing
-from attn_lab.sweep.cards import SOUND, Recording
+from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
 
 def timing(**given) -> Timing:
@@ -168,7 +168,7 @@ def test_calls_are_made_one_by_one_where_one_is_a_burst_and_no_rest_is_longer_th
 
 
 def test_a_pass_that_met_the_power_cap_says_that_it_rested(door):
-    watch = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
+    watch = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
     words = ("probe=[accuracy,timing]", "passes=[forward]", "measure.samples=9", watch)
     for rest, said in ((3, True), (0, False)):
         record = door(*words, "+probe.timing.watch.reasons=[power cap]", f"measure.rest={rest}").records[-1]
@@ -234,6 +234,6 @@ def test_a_precision_or_time_that_cannot_be_is_refused(word, door):
 
 
 def test_a_backend_that_compiles_while_the_clock_runs_is_an_error(door):
-    (record,) = door("backend._target_=attn_lab.sweep.plants.Recompiles", "probe=[accuracy,timing]").records
+    (record,) = door("backend._target_=attn_lab.selfcheck.faults.Recompiles", "probe=[accuracy,timing]").records
     assert record["status"] == "error" and "recompil" in record["reasons"][0].lower(), record
     assert "forward/time" not in record["metrics"]

@@ -22,11 +22,11 @@ from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.candidates import refusals
 from attn_lab.layer.kept import Kept
 from attn_lab.layer.plan import SHIPPED, Found, Plan
-from attn_lab.sweep.build import build
-from attn_lab.sweep.explain import explained
-from attn_lab.sweep.gpus import here, look_by
-from attn_lab.sweep.plan import register_resolvers
-from attn_lab.sweep.schema import register
+from attn_lab.config.build import build
+from attn_lab.config.errors import explained
+from attn_lab.run.gpu_lock import here, look_by
+from attn_lab.run.plan import register_resolvers
+from attn_lab.config.schema import register
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
 

@@ -62,7 +62,7 @@ def _group(group: str) -> list[str]:
 
 
 def _keys() -> list[str]:
-    from attn_lab.sweep.schema import Config
+    from attn_lab.config.schema import Config
 
     plain, nested = [], []
     for each in fields(Config):

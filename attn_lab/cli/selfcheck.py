@@ -5,7 +5,7 @@ import re
 
 from attn_lab.cli.parser import key_values
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.selfcheck import selfcheck
+from attn_lab.selfcheck.command import selfcheck
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

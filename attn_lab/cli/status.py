@@ -11,7 +11,7 @@ from rich.text import Text
 
 from attn_lab.cli.parser import takes_json, takes_overrides
 from attn_lab.cli.sweep import planned
-from attn_lab.sweep.resume import Standing
+from attn_lab.run.resume import Standing
 
 STYLES = {"done": "green", "stale": "yellow", "todo": "bold"}
 

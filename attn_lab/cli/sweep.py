@@ -12,7 +12,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from attn_lab.sweep.run import Run
+    from attn_lab.run.main import Run
 
 NO_LOCAL_WORKERS = {"hydra/launcher=ray", "hydra/launcher=slurm", "hydra/launcher=basic"}
 SECRET_FLAGS = ("--experimental-rerun",)  # Hydra unpickles the file it names
@@ -42,7 +42,7 @@ def planned(argv: Sequence[str]) -> "Run":
 def _run(argv: Sequence[str], looking: bool) -> tuple["Run", BaseException | None, int]:
     flags = _flags_first(list(argv))
     if not looking and not NO_LOCAL_WORKERS & {*argv}:
-        from attn_lab.sweep.nursery import warm
+        from attn_lab.run.local.fork_server import warm
 
         warm()  # before the imports, to import at the same time
     gc.disable()  # looking for garbage takes a fifth of the time in which torch is imported, where there is none
@@ -52,10 +52,10 @@ def _run(argv: Sequence[str], looking: bool) -> tuple["Run", BaseException | Non
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from attn_lab.sweep.explain import explained
-    from attn_lab.sweep.plan import register_resolvers
-    from attn_lab.sweep.run import NoRoom, Run
-    from attn_lab.sweep.schema import register
+    from attn_lab.config.errors import explained
+    from attn_lab.run.plan import register_resolvers
+    from attn_lab.run.main import NoRoom, Run
+    from attn_lab.config.schema import register
 
     gc.freeze()
     gc.enable()

@@ -21,7 +21,7 @@ from attn_lab.probes.witness import ATTENTION_KERNELS
 from attn_lab.records.artifacts import File, scratch
 from attn_lab.records.record import Logger, Measurement, Record
 from attn_lab.records.store import RunStore
-from attn_lab.sweep.provenance import new_sweep_id
+from attn_lab.run.provenance import new_sweep_id
 
 PROBES = ("trace", "phases", "snapshot")
 STEP = "train_step"

@@ -11,10 +11,10 @@ from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
+from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.suggest import did_you_mean
-from attn_lab.sweep.gpus import here
-from attn_lab.sweep.provenance import basis_of
-from attn_lab.sweep.schema import Config, unknown_keys
+from attn_lab.run.gpu_lock import here
+from attn_lab.run.provenance import basis_of
 
 NOT_THE_QUESTION = (
     "name",

@@ -14,7 +14,7 @@ import torch
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, cards, detect
-from attn_lab.sweep.nursery import asked
+from attn_lab.run.local.fork_server import asked
 
 POLL = 0.5  # seconds between two looks at a GPU that somebody else holds
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from attn_lab.core.backend import Attend
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.sweep.plants import Planted
+from attn_lab.selfcheck.faults import Planted
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from attn_lab.core.errors import BadRequest
 
-ENGINES = {"ray": ("attn_lab.sweep.on_ray", "ray"), "slurm": ("attn_lab.sweep.on_slurm", "submitit")}
+ENGINES = {"ray": ("attn_lab.run.cluster.ray", "ray"), "slurm": ("attn_lab.run.cluster.slurm", "submitit")}
 
 
 class Job(Protocol):

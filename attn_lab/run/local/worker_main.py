@@ -12,7 +12,7 @@ import torch
 
 from attn_lab.bench.examine import examine
 from attn_lab.core.machine import detect
-from attn_lab.sweep.build import unpacked
+from attn_lab.config.build import unpacked
 
 
 def serve(pipe: Connection, told: Connection, lifeline: Connection, gpu: str | None) -> None:

@@ -1,7 +1,7 @@
 """A hand: a process on any machine that sees the run folder; it takes batches, has them examined, keeps its shard.
 
-python -m attn_lab.sweep.hand serve BOARD       until nothing is left to take
-python -m attn_lab.sweep.hand look DEVICE       prints the machine it is on
+python -m attn_lab.run.cluster.remote_worker serve BOARD       until nothing is left to take
+python -m attn_lab.run.cluster.remote_worker look DEVICE       prints the machine it is on
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attn_lab.bench.case import Case
-    from attn_lab.sweep.board import Board
-    from attn_lab.sweep.worker import Worker
+    from attn_lab.run.cluster.task_queue import Board
+    from attn_lab.run.local.worker import Worker
 
 
 def attend(words: Sequence[str], cwd: str) -> str:
@@ -73,16 +73,16 @@ def _look(device: str) -> int:
 
 
 def _serve(path: str) -> int:
-    from attn_lab.sweep.nursery import warm
+    from attn_lab.run.local.fork_server import warm
 
     warm()  # before the imports, to import at the same time
 
     import platform
 
     from attn_lab.core.errors import BadRequest
-    from attn_lab.sweep.board import Board
-    from attn_lab.sweep.gpus import held, here
-    from attn_lab.sweep.workers import hired
+    from attn_lab.run.cluster.task_queue import Board
+    from attn_lab.run.gpu_lock import held, here
+    from attn_lab.run.local.pool import hired
 
     board = Board(Path(path))
     if not board.path.is_dir():
@@ -110,7 +110,7 @@ def _answered(board: "Board", who: str, worker: "Worker", batch: "Sequence[Case]
     """Whether all of the batch was examined: it was not if the sweep stops, or is gone."""
     from multiprocessing import connection
 
-    from attn_lab.sweep.provenance import provenance_of
+    from attn_lab.run.provenance import provenance_of
 
     order, shard = board.order, board.shard(who)
     try:
@@ -138,7 +138,7 @@ def _heed(board: "Board") -> None:
 
 def _differs(case: "Case", worker: "Worker") -> str:
     """What of a case's basis is not so here: another GPU, driver, version or source would answer another question."""
-    from attn_lab.sweep.provenance import basis_of
+    from attn_lab.run.provenance import basis_of
 
     mine = basis_of(case.who, (case.what, case.request.mask, *case.probes.values()), worker.machine)
     return ", ".join(f"{name} {mine.get(name, 'none')} instead of {value}" for name, value in case.basis.items()

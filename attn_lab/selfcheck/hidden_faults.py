@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attn_lab.core.backend import Attend
-from attn_lab.sweep.plants import Planted
+from attn_lab.selfcheck.faults import Planted
 
 SECONDS = 0.1
 CYCLES = 40_000_000  # of a GPU, which is less disturbed: 20 ms

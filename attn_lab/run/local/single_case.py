@@ -1,4 +1,4 @@
-"""python -m attn_lab.sweep.alone IN OUT: one packed case in a process of its own, for Nsight to stand around."""
+"""python -m attn_lab.run.local.single_case IN OUT: one packed case in a process of its own, for Nsight to stand around."""
 
 import json
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attn_lab.bench.examine import examine
 from attn_lab.core.machine import detect
-from attn_lab.sweep.build import unpacked
-from attn_lab.sweep.provenance import provenance_of
+from attn_lab.config.build import unpacked
+from attn_lab.run.provenance import provenance_of
 
 
 def alone(given: Path, taken: Path) -> None:

@@ -61,7 +61,7 @@ class Config:
     again: bool = True  # whether a sweep over backends times its baseline twice, and so its own noise
     baseline: str = "naive"  # that others are compared with; a sweep without it takes its first backend
     plan: str | None = None  # what backend=auto follows; of the question only through its settings
-    resume: str = "auto"  # which cases of this run folder are not run again: RESUME of sweep/resume.py
+    resume: str = "auto"  # which cases of this run folder are not run again: RESUME of run/resume.py
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]
     measure: Measure = field(default_factory=Measure)

@@ -15,8 +15,8 @@ from attn_lab.core.errors import Wrong
 from attn_lab.core.machine import detect, software
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
-from attn_lab.sweep.ordinary import Ordinary
-from attn_lab.sweep.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
+from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
 
 Fate = Literal["caught", "undecided", "missed", "passed", "blamed"]  # the latter two for what is sound
 
@@ -64,9 +64,9 @@ class Plant(NamedTuple):
 
 WINDOW = ("mask=sliding_window", "mask.window=16")
 GROUPS = ("shape.num_kv_heads=2",)
-HERE, HIDDEN = "attn_lab.sweep.plants.", "attn_lab.sweep.hidden."
+HERE, HIDDEN = "attn_lab.selfcheck.faults.", "attn_lab.selfcheck.hidden_faults."
 SOUND = "attn_lab.backends.sdpa_flash.SdpaFlash"
-CARD = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"
+CARD = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
 PLANTS = (
     Plant("nothing", SOUND, "ok", words=GROUPS),
     Plant("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),

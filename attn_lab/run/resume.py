@@ -8,7 +8,7 @@ from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
-from attn_lab.sweep.provenance import TOOLS
+from attn_lab.run.provenance import TOOLS
 
 RESUME = {  # by resume=…, the outcomes that are not run again
     "auto": ("ok", "refused", "wrong", "oom"),  # an answer; error, crashed and timeout may be the machine's doing

@@ -16,7 +16,7 @@ from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
-from attn_lab.sweep.ordinary import Ordinary
+from attn_lab.selfcheck.harness import Ordinary
 
 METRIC = "forward/time"
 LEAST_ROUNDS, LOOK = 8, 4
@@ -76,7 +76,7 @@ def told(rows: Sequence[Row], rounds: int) -> Race:
 
 def _contenders(path: Ordinary) -> list[Case]:
     words = (*TRACK[path.machine.device], "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=0.1")
-    sound, *slower = [path.case(name, "attn_lab.sweep.slower.Slower", f"+backend.share={share}", *words)
+    sound, *slower = [path.case(name, "attn_lab.selfcheck.slower.Slower", f"+backend.share={share}", *words)
                       for name, share in ((SOUND, 0), (FIVE, 0.05), (TENTH, 0.001))]  # fmt: skip
     return [sound, *slower, replace(sound, twin=True, config={**sound.config, "twin": True})]
 

@@ -13,8 +13,8 @@ from typing import Any
 import ray
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.hand import attend, told_by
-from attn_lab.sweep.nursery import as_pythonpath
+from attn_lab.run.cluster.remote_worker import attend, told_by
+from attn_lab.run.local.fork_server import as_pythonpath
 
 CONNECT = 10  # seconds in which a cluster must answer
 GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends whoever waits for it

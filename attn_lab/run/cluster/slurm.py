@@ -8,8 +8,8 @@ from typing import Any
 import submitit
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.sweep.hand import attend, told_by
-from attn_lab.sweep.nursery import importable_elsewhere
+from attn_lab.run.cluster.remote_worker import attend, told_by
+from attn_lab.run.local.fork_server import importable_elsewhere
 
 
 class SlurmJob:

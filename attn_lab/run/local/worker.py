@@ -10,9 +10,9 @@ from typing import Any
 from attn_lab.bench.case import Case
 from attn_lab.core.machine import Machine
 from attn_lab.records.record import Measurement, Provenance, Record, Status
-from attn_lab.sweep.build import packed
-from attn_lab.sweep.nursery import CONTEXT
-from attn_lab.sweep.serve import serve
+from attn_lab.config.build import packed
+from attn_lab.run.local.fork_server import CONTEXT
+from attn_lab.run.local.worker_main import serve
 
 TAIL = 2000  # bytes of what a worker printed that are kept for its obituary
 PATIENCE = 30  # seconds for a killed one to be gone; a driver that has hung may hold it for good

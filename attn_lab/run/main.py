@@ -21,19 +21,19 @@ from attn_lab.records.record import Record as Row
 from attn_lab.records.store import RunStore
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
-from attn_lab.sweep import afar
-from attn_lab.sweep.board import Order
-from attn_lab.sweep.build import build
-from attn_lab.sweep.ending import FAILED, answers, last_words, later, reported
-from attn_lab.sweep.engine import Engine, engine
-from attn_lab.sweep.gpus import held, here, look_by
-from attn_lab.sweep.interrupt import Interrupt
-from attn_lab.sweep.loggers import opened
-from attn_lab.sweep.plan import arranged, batches, longest_first, plan
-from attn_lab.sweep.provenance import new_sweep_id, provenance_of
-from attn_lab.sweep.resume import Standing, check_resume, standings
-from attn_lab.sweep.view import View
-from attn_lab.sweep.workers import check_count, hired, work
+from attn_lab.run.cluster import coordinator
+from attn_lab.run.cluster.task_queue import Order
+from attn_lab.config.build import build
+from attn_lab.run.summary import FAILED, answers, last_words, later, reported
+from attn_lab.run.cluster.backend import Engine, engine
+from attn_lab.run.gpu_lock import held, here, look_by
+from attn_lab.run.interrupt import Interrupt
+from attn_lab.run.loggers import opened
+from attn_lab.run.plan import arranged, batches, longest_first, plan
+from attn_lab.run.provenance import new_sweep_id, provenance_of
+from attn_lab.run.resume import Standing, check_resume, standings
+from attn_lab.run.progress import View
+from attn_lab.run.local.pool import check_count, hired, work
 
 HERE = "here"  # where a case is that is examined in this very process
 
@@ -67,7 +67,7 @@ class Run:
     def engage(self, name: str, settings: Mapping[str, Any]) -> None:
         """Have the cases examined on a cluster's machines; called before anything is planned."""
         self.engine = engaged = engine(name, settings)
-        look_by(lambda device: afar.machines(engaged, device, say=self._say, heed=self.interrupt.heed))
+        look_by(lambda device: coordinator.machines(engaged, device, say=self._say, heed=self.interrupt.heed))
 
     def plan(
         self, jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]
@@ -169,7 +169,7 @@ class Run:
         dealt = longest_first(batches(self.todo))
         self.abreast = min(len(self.machines), len(dealt))
         self.view = View(self.console, self.todo, self.abreast)
-        afar.follow(
+        coordinator.follow(
             self.engine, self.abreast, self.path, self.order, dealt,
             keep=self._keep, stopping=lambda: self.interrupt.asked, say=self._say, view=self.view,
         )  # fmt: skip

@@ -1,0 +1,1 @@
+"""A sweep: plan the cases, execute them, store their records."""

@@ -1,0 +1,1 @@
+"""Remote workers on the machines of a cluster."""

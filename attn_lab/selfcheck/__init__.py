@@ -1,0 +1,1 @@
+"""attn-lab selfcheck: known faults are injected, and must be detected."""
