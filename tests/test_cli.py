@@ -22,9 +22,9 @@ from attn_lab import __version__
 from attn_lab.cli.help import EXAMPLES
 from attn_lab.cli.parser import COMMANDS
 from attn_lab.cli.sweep import planned
+from attn_lab.config.schema import Measure
 from attn_lab.core.machine import Machine
 from attn_lab.run.gpu_lock import look_by
-from attn_lab.config.schema import Measure
 
 BACKENDS = sorted(file.stem for file in (ROOT / "conf/backend").glob("*.yaml"))
 OPTIONS = {

@@ -239,7 +239,9 @@ def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
 def test_once_a_sweep_on_a_cluster_is_over_this_process_looks_at_its_own_machine_again(door: Lab, monkeypatch):
     told = door(*SIX, *SLURM, "shape.seq_len=16", "backend=naive")
     assert told.code == 0, told.out + told.err
-    monkeypatch.setattr("attn_lab.run.cluster.coordinator.machines", lambda *_, **__: pytest.fail("the cluster was asked"))
+    monkeypatch.setattr(
+        "attn_lab.run.cluster.coordinator.machines", lambda *_, **__: pytest.fail("the cluster was asked")
+    )
     assert {machine.name for machine in here("auto")} == {detect("auto").name}
 
 
@@ -303,8 +305,8 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
 
 def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
-    from attn_lab.run.cluster.task_queue import Board, Order
     from attn_lab.run.cluster.remote_worker import attend
+    from attn_lab.run.cluster.task_queue import Board, Order
     from attn_lab.selfcheck.harness import Ordinary
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

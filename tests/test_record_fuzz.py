@@ -18,17 +18,15 @@ import pytest
 from spoilt import BASES, MARK, RESULTS, Spoilt, spoilt
 
 from attn_lab.bench.case import Case
+from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.report import html, markdown, tidy
-from attn_lab.report.diff import diff
 from attn_lab.report.pages import PAGES
-from attn_lab.report.planner import plan_backends
 from attn_lab.report.study import read
+from attn_lab.run.resume import standings
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
-from attn_lab.run.resume import standings
-from attn_lab.cli.show import show
 
 COUNT = os.environ.get("ATTN_LAB_FUZZ", "")  # "3000", or "1000-2000" for a part of them
 SLOW = ("show", "report", "dashboard", "nsight")  # of a sample's records each meets one of these
@@ -45,14 +43,12 @@ def report_(run: Spoilt) -> None:
 
 def dashboard_(run: Spoilt) -> None:
     pytest.importorskip("wandb_workspaces")
-    from attn_lab.share.dashboard import dashboard
-
-    dashboard([str(run.folder), "--dry-run"])
+    execute(["dashboard", str(run.folder), "--dry-run"])
 
 
 def show_(run: Spoilt) -> None:
     if run.id:
-        show([run.id, str(run.folder)])
+        execute(["show", run.id, str(run.folder)])
 
 
 def nsight_(run: Spoilt) -> None:
@@ -68,10 +64,12 @@ def repair_(run: Spoilt) -> None:
 @pytest.fixture(scope="module")
 def commands(planned: list[Case]) -> dict[str, Callable[[Spoilt], Any]]:
     return {
-        "show": show_, "diff": lambda run: diff([str(run.folder), str(RESULTS / BASES[0])]),
-        "diff itself": lambda run: diff([str(run.folder)] * 2), "report": report_, "dashboard": dashboard_,
-        "plan-backends": lambda run: plan_backends([str(run.folder), "-o", str(run.folder / "plan.json")]),
-        "plan": lambda run: standings(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
+        "show": show_, "diff": lambda run: execute(["diff", str(run.folder), str(RESULTS / BASES[0])]),
+        "diff itself": lambda run: execute(["diff", *[str(run.folder)] * 2]),
+        "report": report_, "dashboard": dashboard_,
+        "tune": lambda run: execute(["tune", str(run.folder), "-o", str(run.folder / "plan.json")]),
+        "ls": lambda run: execute(["ls", str(run.folder)]),
+        "status": lambda run: standings(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
     }  # fmt: skip
 
 

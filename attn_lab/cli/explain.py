@@ -13,6 +13,9 @@ from rich.text import Text
 
 from attn_lab.bench.case import Case
 from attn_lab.cli.parser import takes_json, takes_overrides
+from attn_lab.config.build import build
+from attn_lab.config.errors import explained
+from attn_lab.config.schema import register
 from attn_lab.core.backend import take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
@@ -22,11 +25,8 @@ from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.candidates import refusals
 from attn_lab.layer.kept import Kept
 from attn_lab.layer.plan import SHIPPED, Found, Plan
-from attn_lab.config.build import build
-from attn_lab.config.errors import explained
 from attn_lab.run.gpu_lock import here, look_by
 from attn_lab.run.plan import register_resolvers
-from attn_lab.config.schema import register
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
 

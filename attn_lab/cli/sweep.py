@@ -53,9 +53,9 @@ def _run(argv: Sequence[str], looking: bool) -> tuple["Run", BaseException | Non
     from rich.console import Console
 
     from attn_lab.config.errors import explained
-    from attn_lab.run.plan import register_resolvers
-    from attn_lab.run.main import NoRoom, Run
     from attn_lab.config.schema import register
+    from attn_lab.run.main import NoRoom, Run
+    from attn_lab.run.plan import register_resolvers
 
     gc.freeze()
     gc.enable()

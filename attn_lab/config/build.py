@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attn_lab.bench.case import Case
+from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.suggest import did_you_mean
 from attn_lab.run.gpu_lock import here
 from attn_lab.run.provenance import basis_of

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from attn_lab.bench.case import Case
 from attn_lab.bench.examine import examine
+from attn_lab.config.build import build
 from attn_lab.core.errors import BadRequest, StorageError
 from attn_lab.records.broken import BrokenLines as Broken
 from attn_lab.records.reading import Reading
@@ -22,18 +23,17 @@ from attn_lab.records.store import RunStore
 from attn_lab.report.console import summary
 from attn_lab.report.language import catalogue
 from attn_lab.run.cluster import coordinator
-from attn_lab.run.cluster.task_queue import Order
-from attn_lab.config.build import build
-from attn_lab.run.summary import FAILED, answers, last_words, later, reported
 from attn_lab.run.cluster.backend import Engine, engine
+from attn_lab.run.cluster.task_queue import Order
 from attn_lab.run.gpu_lock import held, here, look_by
 from attn_lab.run.interrupt import Interrupt
+from attn_lab.run.local.pool import check_count, hired, work
 from attn_lab.run.loggers import opened
 from attn_lab.run.plan import arranged, batches, longest_first, plan
+from attn_lab.run.progress import View
 from attn_lab.run.provenance import new_sweep_id, provenance_of
 from attn_lab.run.resume import Standing, check_resume, standings
-from attn_lab.run.progress import View
-from attn_lab.run.local.pool import check_count, hired, work
+from attn_lab.run.summary import FAILED, answers, last_words, later, reported
 
 HERE = "here"  # where a case is that is examined in this very process
 

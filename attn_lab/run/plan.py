@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
-from attn_lab.core.errors import BadRequest
-from attn_lab.core.flops import attention_flops
 from attn_lab.config.build import build
 from attn_lab.config.errors import explained
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.flops import attention_flops
 from attn_lab.run.gpu_lock import here
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run

@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.bench.case import Case
+from attn_lab.config.build import packed, unpacked
+from attn_lab.config.errors import explained
+from attn_lab.config.trusted import check_targets
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.artifacts import File, artifact_path
@@ -25,11 +28,8 @@ from attn_lab.records.printable import printable
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.sweep.again import composed
-from attn_lab.config.build import packed, unpacked
 from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of, patterns_of
-from attn_lab.config.errors import explained
 from attn_lab.sweep.file_tables import counters_table
-from attn_lab.config.trusted import check_targets
 
 TOOLS = {"ncu": ("Nsight Compute", "/opt/nvidia/nsight-compute/*/ncu"),
          "nsys": ("Nsight Systems", "/opt/nvidia/nsight-systems/*/bin/nsys")}  # fmt: skip
@@ -119,7 +119,13 @@ def case_under_nsight(record: Record) -> Case:
 def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:
     """The report.  Raises BadRequest if the tool made none, with what it said."""
     (folder / "case.json").write_text(json.dumps(packed(case)), encoding="utf-8")
-    child = [sys.executable, "-m", "attn_lab.run.local.single_case", str(folder / "case.json"), str(folder / "record.jsonl")]
+    child = [
+        sys.executable,
+        "-m",
+        "attn_lab.run.local.single_case",
+        str(folder / "case.json"),
+        str(folder / "record.jsonl"),
+    ]
     report = folder / {"ncu": "nsight.ncu-rep", "nsys": "nsight.nsys-rep"}[name]
     if name == "ncu":
         sections = [word for each in SECTIONS for word in ("--section", each)]

@@ -9,8 +9,8 @@ from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.records.record import Record
-from attn_lab.run.cluster.task_queue import Board, Order
 from attn_lab.run.cluster.backend import Engine, Job
+from attn_lab.run.cluster.task_queue import Board, Order
 from attn_lab.run.progress import View
 
 POLL = 0.3  # seconds between two looks into the run folder

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attn_lab.bench.case import Case
+from attn_lab.config.build import packed, unpacked
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore
-from attn_lab.config.build import packed, unpacked
 
 
 class Order(NamedTuple):

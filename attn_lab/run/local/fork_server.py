@@ -10,7 +10,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = "attn_lab.run.local.worker_main"  # and with it torch and all else a case needs; nothing of it may initialise CUDA
+PRELOAD = (
+    "attn_lab.run.local.worker_main"  # and with it torch and all else a case needs; nothing of it may initialise CUDA
+)
 
 
 def warm() -> None:

@@ -8,8 +8,8 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.records.record import Provenance, Record
 from attn_lab.run.gpu_lock import visible
-from attn_lab.run.progress import View
 from attn_lab.run.local.worker import Worker
+from attn_lab.run.progress import View
 
 LOOK = 60.0  # seconds between two looks at workers that say nothing; they are heard at once when they do
 Batch = Sequence[Case]

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 import torch
 
 from attn_lab.bench.examine import examine
-from attn_lab.core.machine import detect
 from attn_lab.config.build import unpacked
+from attn_lab.core.machine import detect
 
 
 def serve(pipe: Connection, told: Connection, lifeline: Connection, gpu: str | None) -> None:
