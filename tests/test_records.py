@@ -361,9 +361,14 @@ def test_nsight_builds_only_what_the_configuration_names(
 def test_every_part_in_our_results_may_be_built() -> None:
     from attn_lab.config.trusted import check_targets
 
+    refused = set()
     for file in RESULTS.rglob("records.jsonl"):
         for record in RunStore(file.parent).records().records:
-            check_targets({**record.provenance["config"], "plan": ""})
+            try:
+                check_targets({**record.provenance["config"], "plan": ""})
+            except BadRequest as error:
+                refused.add(str(error).rpartition("=")[2])
+    assert refused == {"attn_lab.backends.xformers.XFormers"}  # a backend that this version no longer has
 
 
 # What is made of it
@@ -373,9 +378,9 @@ def test_a_case_whose_id_collides_with_another_question_is_run(tmp_path: Path, d
     words = ("probe=[accuracy]", "passes=[forward]", "shape.seq_len=16", "name=x")
     (first,) = door(*words).records
     file = tmp_path / "runs/x/records.jsonl"
-    assert "1 done, 0 stale, 0 todo" in door("plan", *words).out
+    assert "1 done, 0 stale, 0 todo" in door("status", *words).out
     file.write_text(file.read_text().replace(first["case"]["question"], "0123456789ab"))
-    assert "0 done, 0 stale, 1 todo" in door("plan", *words).out
+    assert "0 done, 0 stale, 1 todo" in door("status", *words).out
 
 
 def test_a_case_asked_twice_with_other_passes_can_be_compared(door: Any) -> None:
