@@ -21,7 +21,7 @@ DENSE_BLOCK_MASK_UP_TO = 2**27  # pairs: past it the predicate is compiled rathe
 @dataclass(frozen=True)
 class Flex(Backend):
     limits = {
-        "cuda": Limits(head_dim=(16, 256), empty_rows=True, capability=(8, 0)),
+        "cuda": Limits(head_dim=(16, 256), empty_rows=True, max_batch_size=65535, capability=(8, 0)),
         # torch has no backward of it on the CPU; and under 24 channels, where 8 keys are left over of its blocks of 16,
         # inductor's matrix product reads and writes past them (2.13, AVX2: one answer in three is wrong).
         "cpu": Limits(backward=False, empty_rows=True, head_dim=(24, 1024)),

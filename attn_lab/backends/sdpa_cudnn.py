@@ -27,6 +27,7 @@ class SdpaCudnn(Backend):
             head_dim_multiple=8,
             least_keys=2,
             backward_elements=MOST,
+            max_batch_size=65535,
             dropout=True,
             capability=(8, 0),
         )
@@ -40,6 +41,7 @@ class SdpaCudnn(Backend):
             head_dim_multiple=8,
             least_keys=2,
             backward_elements=MOST,
+            max_batch_size=65535,
             capability=(8, 0),
         )
     }

@@ -52,8 +52,8 @@ class SdpaFlash(Backend):
         "backward": "pytorch_flash::flash_bwd|_flash_attention_for_cpu_backward$",
     }
 
-    def refusals(self, request: Request, machine: Machine) -> list[str]:
-        reasons = super().refusals(request, machine)
+    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
+        reasons = super().declared_refusals(request, machine)
         if request.mask.ends is None or machine.device == "cpu":
             return reasons
         release = machine.packages.get("torch", str(torch.__version__))
