@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 COMMANDS = {  # a word, and the function that is given what follows it and returns the exit code
     "dashboard": "attn_lab.share.dashboard:dashboard",
-    "diff": "attn_lab.report.diff:diff",
+    "diff": "attn_lab.report.diff.command:diff",
     "doctor": "attn_lab.sweep.doctor:doctor",
     "plan": "attn_lab.cli:_plan",
     "plan-backends": "attn_lab.report.planner:plan_backends",

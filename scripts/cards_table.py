@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_lab.report.card import late
+from attn_lab.report.pages.gpu_state import late
 from attn_lab.report.read import Row, records
 from attn_lab.report.verdict import floor_of
 

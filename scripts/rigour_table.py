@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_lab.report.card import late
 from attn_lab.report.compare import digits
+from attn_lab.report.pages.gpu_state import late
 from attn_lab.report.read import PASSES, Row, records
 from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 

@@ -14,7 +14,7 @@ from attn_lab.bench.card import REASONS, SLOWED, Nvml, State, Unwatched
 from attn_lab.core.machine import detect
 from attn_lab.probes._watched import Watched
 from attn_lab.report.compare import pooled
-from attn_lab.report.marks import noise
+from attn_lab.report.flags import noise
 from attn_lab.sweep.cards import SOUND, Recording
 
 RECORDED = "probe.timing.watch._target_=attn_lab.sweep.cards.Recorded"

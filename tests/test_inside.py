@@ -32,12 +32,12 @@ from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.hooks.trainer import ProfileCallback
-from attn_lab.inside.chrome import Trace
-from attn_lab.inside.phases import phases_of
-from attn_lab.inside.ranges import ranged
-from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
+from attn_lab.profiling.annotate import ranged
+from attn_lab.profiling.phases import phases_of
+from attn_lab.profiling.recorder import Stage, recorded
+from attn_lab.profiling.trace import Trace
+from attn_lab.profiling.trainer import ProfileCallback
 from attn_lab.report.read import records
 from attn_lab.sweep.alone import alone
 from attn_lab.sweep.build import packed

@@ -9,8 +9,8 @@ import torch
 
 from attn_lab.bench.record import Measurement
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.inside.ranges import parts
-from attn_lab.inside.recording import Stage, run
+from attn_lab.profiling.annotate import parts
+from attn_lab.profiling.recorder import Stage, run
 
 WARMUP = 2
 MB = 2**20

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
-from attn_lab.report.marks import NOISY, noise
+from attn_lab.report.flags import NOISY, noise
 from attn_lab.report.read import PASSES, Row
 from attn_lab.report.verdict import LEAST, Floor, floor_of, judge
 

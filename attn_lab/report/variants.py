@@ -6,7 +6,7 @@ from dataclasses import replace
 from attn_lab.report.read import AGAIN, Row
 
 
-def told_apart(runs: Sequence[Sequence[Row]]) -> list[list[Row]]:
+def disambiguate(runs: Sequence[Sequence[Row]]) -> list[list[Row]]:
     """The runs' rows; where one run has a backend with several options, they stand behind its name in all."""
     several: set[str] = set()
     for rows in runs:

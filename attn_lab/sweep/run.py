@@ -16,7 +16,7 @@ from attn_lab.bench.examine import examine
 from attn_lab.bench.record import Logger, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.report.console import summary
-from attn_lab.report.language import catalogue
+from attn_lab.report.locales.i18n import catalogue
 from attn_lab.report.read import Broken, Reading, Row
 from attn_lab.sweep import afar
 from attn_lab.sweep.board import Order

@@ -1,8 +1,8 @@
-"""What the numbers say, in sentences: found freely, and the study's nine claims examined one by one.
+"""What the numbers say, in sentences: found freely, and the seed study's nine claims examined one by one.
 
 `findings` and `claims` take the rows of one run or of several, as read, rounds apart.  Rows of two machines, or of two
 versions of a package, are told of one after the other and never held against each other.  Who asks for both lays the
-rows out once: `told` and `held` take what `laid_out` gives.
+rows out once: `told` and `held` take what `partition` gives.
 
 A claim holds, fails or is untested by rules that `examined.py` states, and each rule says for itself in
 `claims_point.py` and `claims_axes.py`.  They are about FlashAttention v2, backend `flash2`: where only another fused
@@ -12,32 +12,32 @@ backend was run they are untested, and say which was.
 from collections.abc import Sequence
 
 from attn_lab.report.compare import BASELINE
-from attn_lab.report.findings.conduct import apart, conduct
+from attn_lab.report.findings.claims.nine import examined
+from attn_lab.report.findings.comparability import places
 from attn_lab.report.findings.costs import costs
+from attn_lab.report.findings.data_quality import apart, conduct
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
-from attn_lab.report.findings.nine import examined
-from attn_lab.report.findings.places import places
+from attn_lab.report.findings.measurements import Measured
 from attn_lab.report.findings.trends import trends
 from attn_lab.report.findings.winners import winners
 from attn_lab.report.read import Row
 
-__all__ = ["Finding", "claims", "findings", "held", "laid_out", "told"]
+__all__ = ["Finding", "claims", "findings", "held", "partition", "told"]
 
 Parts = Sequence[tuple[str, Measured]]
 
 
 def findings(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """Sentences about these rows, the winners first, each with the numbers it rests on."""
-    return told(laid_out(rows, baseline), language)
+    return told(partition(rows, baseline), language)
 
 
 def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
-    return held(laid_out(rows, baseline), language)
+    return held(partition(rows, baseline), language)
 
 
-def laid_out(rows: Sequence[Row], baseline: str) -> Parts:
+def partition(rows: Sequence[Row], baseline: str) -> Parts:
     """What may be compared, by what sets it apart."""
     return [(place, Measured(part, baseline)) for place, part in places(rows)]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
+from attn_lab.report.findings.measurements import Measured
 from attn_lab.report.read import PASSES, Row
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from attn_lab.report.compare import digits
-from attn_lab.report.language import catalogue
+from attn_lab.report.locales.i18n import catalogue
 from attn_lab.report.verdict import ANYTHING, decimals, rough
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
+from attn_lab.report.findings.measurements import Measured
 from attn_lab.report.read import PASSES, Row
 
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}  # 97.5 %, by degrees of freedom

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from attn_lab.report.findings.finding import Finding, Span, Words
-from attn_lab.report.findings.measured import Measured, Setting
+from attn_lab.report.findings.measurements import Measured, Setting
 from attn_lab.report.read import Row
 
 
