@@ -1,10 +1,15 @@
-"""attn_lab.profile: probes over the steps of somebody's own loop, one after the other, and a record of it all."""
+"""attn_lab.profile: the lab's profiling probes over the steps of any training loop, one after the other."""
 
+import os
 import pickle
-from collections.abc import Iterator, Sequence
+import sys
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
+import torch.distributed
 from torch import nn
 from torch.profiler import record_function
 
@@ -28,18 +33,31 @@ STEP = "train_step"
 
 
 class profile:
-    """Use it around a loop, and call `step()` at the end of each iteration; the first `wait` are let pass.
+    """Profile the first steps of a training loop; call `step()` at the end of each iteration.
 
         with attn_lab.profile(model, probes=["trace", "phases", "snapshot"]) as p:
             for batch in loader:
                 …
                 p.step()
 
-    Each probe then has steps of its own: one to warm up, `active` to look at (`snapshot` looks at one).  After them
-    nothing is left in the model.  What was seen is a line of FOLDER/records.jsonl, with files in FOLDER/profile, given
-    to `loggers` as well; `record` holds it once the block is left.  `subject` is what it is called there.
+    Each probe takes steps of its own, one after the other: one to warm up, then `active` that it observes (`snapshot`
+    observes one).  Afterwards no hook is left in the model.  Under torch.distributed only rank 0 records; in the other
+    processes the block does nothing.
 
-    Raises BadRequest for a probe that there is not, and for a folder that another process writes to.
+    Args:
+        model: what the loop trains; its hooks and device are used, its code is not changed.
+        probes: some of "trace", "phases" and "snapshot".
+        folder: the run folder: one line of records.jsonl, files below profile/.
+        subject: the name of the loop in its record.
+        wait: iterations to skip before the first probe.
+        active: iterations that a probe observes.
+        loggers: further loggers that receive the record.
+
+    Attributes:
+        record: the record, once the block is left; None in all processes but rank 0.
+
+    Raises:
+        BadRequest: for an unknown probe, and for a folder that another process writes to.
     """
 
     def __init__(
@@ -64,6 +82,9 @@ class profile:
         self._sweep = new_sweep_id(self._folder.name or "profile")
         self._found: list[Measurement | File] = []
         self._done: list[str] = []
+        self._count = 0
+        self._open = ExitStack()
+        self._probing: Generator[None, None, None] | None = None
 
     @property
     def steps(self) -> int:
@@ -71,52 +92,61 @@ class profile:
         return self._wait + sum(1 + self._of(name) for name in self._probes)
 
     def __enter__(self) -> "profile":
-        self._lock = RunFolder(self._folder)
-        self._lock.repair()
-        self._context.listen()
-        self._count = 0
-        self._watching: Iterator[None] | None = self._watch()
-        next(self._watching)
+        if _rank() != 0:
+            return self
+        with ExitStack() as opened:
+            lock = opened.enter_context(closing(RunFolder(self._folder)))
+            lock.repair()
+            self._context.listen()
+            opened.callback(self._context.close)
+            self._probing = opened.enter_context(closing(self._watch()))
+            next(self._probing)
+            self._open = opened.pop_all()
         return self
 
     def step(self) -> None:
-        """An iteration has ended."""
+        """Mark the end of an iteration."""
         self._count += 1
-        if self._watching is not None:
-            try:
-                next(self._watching)
-            except StopIteration:
-                self._watching = None
+        if self._probing is not None and next(self._probing, self) is self:
+            self._probing = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._watching is not None:
-                self._watching.close()  # type: ignore[attr-defined]  # a generator: its hooks go
-            self._context.close()
-            self._keep([] if error is None else [f"{type(error).__name__}: {error}"])
-        finally:
-            self._lock.close()
+        if _rank() == 0:
+            with self._open:
+                if self._probing is not None:
+                    self._probing.close()  # before the record: the probe's hooks are removed
+                self._write([] if error is None else [f"{type(error).__name__}: {error}"])
 
-    def _keep(self, reasons: list[str]) -> None:
+    def close(self) -> None:
+        """Remove all hooks and release the run folder without writing a record."""
+        self._open.close()
+
+    def _write(self, reasons: list[str]) -> None:
         missing = [name for name in self._probes if name not in self._done]
         if missing:
-            reasons.append(f"{', '.join(missing)}: expected {self.steps} steps; the loop had {self._count}")
+            short = f"{', '.join(missing)}: expected {self.steps} steps; the loop had {self._count}"
+            reasons.append(short)
+            if len(reasons) == 1:
+                warnings.warn(f"attn_lab.profile: {short}; nothing was recorded for {', '.join(missing)}", stacklevel=4)
         metrics = [each for each in self._found if isinstance(each, Measurement)]
+        files = [each for each in self._found if isinstance(each, File)]
         self.record = Record(
             case=self._context.case, status="error" if reasons else "ok", reasons=reasons,
             provenance=self._context.provenance(self._sweep), metrics={each.name: each.as_json() for each in metrics},
-            files=[each for each in self._found if isinstance(each, File)],
+            files=files,
         )  # fmt: skip
         loggers = [Jsonl(folder=self._folder, sweep=self._sweep), *self._extra]
         for logger in loggers:
             logger.write(self.record)
         for logger in loggers:
             logger.close()
+        where = f"record in {self._folder / 'records.jsonl'}" + f", {len(files)} files below it" * bool(files)
+        print(f"attn_lab.profile: {where}", file=sys.stderr)
 
-    def _watch(self) -> Iterator[None]:
-        """Goes on at the end of each step."""
+    def _watch(self) -> Generator[None, None, None]:
+        """Resumed at the end of each step."""
         for _ in range(self._wait):
             yield
         for name in self._probes:
@@ -124,7 +154,6 @@ class profile:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield from getattr(self, f"_{name}")(path)
             self._done.append(name)
-        yield from ()
 
     def _trace(self, path: Path) -> Iterator[None]:
         yield from self._seen(path)
@@ -169,3 +198,10 @@ class profile:
 
     def _of(self, name: str) -> int:
         return 1 if name == "snapshot" else self._active
+
+
+def _rank() -> int:
+    """This process's rank; 0 where nothing is distributed."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0"))

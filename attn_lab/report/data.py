@@ -10,7 +10,7 @@ from typing import Any
 from attn_lab.core.errors import BadRequest
 from attn_lab.report import compare
 from attn_lab.report.families import Family, experiment_of, families
-from attn_lab.report.findings import Finding, held, partition, told
+from attn_lab.report.findings import Finding, check_claims, partition, sentences
 from attn_lab.report.locales.i18n import catalogue
 from attn_lab.report.read import PASSES, Broken, Row, printable, records
 from attn_lab.report.verdict import Floor, Verdict, floor_of, judge
@@ -40,7 +40,7 @@ class Experiment:
     def _baselines(self) -> dict[Any, Row]:
         return compare.baselines(self.cases, self.baseline)
 
-    def beside(self, row: Row) -> Row | None:
+    def baseline_of(self, row: Row) -> Row | None:
         """The baseline at the row's setting, whatever became of it."""
         return self._baselines.get(row.setting)
 
@@ -79,7 +79,7 @@ class ReportData:
 
     def missing(self, experiment: Experiment, row: Row) -> str:
         """Why there is nothing to compare the row with; nothing where there is."""
-        other = experiment.beside(row)
+        other = experiment.baseline_of(row)
         if other is None:
             return self.say("baseline_absent", baseline=self.baseline)
         return (
@@ -99,12 +99,13 @@ class ReportData:
 
     @cached_property
     def findings(self) -> list[Finding]:
-        return told(self._parts, self.language)
+        return sentences(self._parts, self.language)
 
     @cached_property
     def claims(self) -> list[Finding]:
         """The nine claims of the seed study; empty unless a seed experiment was run."""
-        return held(self._parts, self.language)
+        seed = any(experiment.name.startswith("seed/") for experiment in self.experiments)
+        return check_claims(self._parts, self.language) if seed else []
 
     @cached_property
     def more(self) -> list[str]:
@@ -160,7 +161,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
 
 
 def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:
-    rows = compare.distinct(rows)
+    (rows,) = compare.disambiguate(rows, ids=True)
     cases = compare.pooled(row for row in rows if not row.twin)
     drawn: list[Family] = []
     seen: Counter[str | None] = Counter()

@@ -22,7 +22,7 @@ def of_pass(data: ReportData, experiment: Experiment, family: Family, one: str) 
     metrics = {"time": f"{one}/time", "tflops": f"{one}/tflops"}
     values = [_value(row, family, metrics) for row in family.rows]
     for value, row in zip(values, family.rows, strict=True):
-        verdict = experiment.verdict(row, experiment.beside(row), one)
+        verdict = experiment.verdict(row, experiment.baseline_of(row), one)
         if verdict and row.backend != data.baseline:
             told = data.say("speedup_told", verdict=verdict, word=data.words[verdict.word])
             low, high = rounded(verdict.low) or None, rounded(verdict.high)  # neither 0 nor infinity has a place
@@ -39,7 +39,7 @@ def of_memory(data: ReportData, experiment: Experiment, family: Family) -> Figur
     """Peak memory along the family's axis, and its share of the baseline's; None where none was measured."""
     values = [_value(row, family, {"memory": "memory/peak"}) for row in family.rows]
     for value, row in zip(values, family.rows, strict=True):
-        share = compare.memory_share(row, experiment.beside(row))
+        share = compare.memory_share(row, experiment.baseline_of(row))
         if share is not None and row.backend != data.baseline:
             value["share"] = rounded(100 * share)
     told = data.say("alt_memory", axis=family.axis, baseline=data.baseline)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from attn_lab.report import compare
 from attn_lab.report.flags import noise
 from attn_lab.report.read import PASSES, Row
-from attn_lab.report.variants import disambiguate
 from attn_lab.report.verdict import UNMEASURED, Floor, Verdict, floor_of, judge
 
 BROKEN = ("wrong", "error", "crashed", "oom", "timeout")  # what an ok case must not become
@@ -48,7 +47,7 @@ Key = tuple[tuple[str, Any], ...]
 
 def differences(a_rows: Sequence[Row], b_rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> list[Difference]:
     """Every case of either run, the worst first.  The machines may differ: give runs of one machine each."""
-    a_rows, b_rows = disambiguate([a_rows, b_rows])
+    a_rows, b_rows = compare.disambiguate(a_rows, b_rows)
     before, after = _cases(a_rows), _cases(b_rows)
     floors = {metric: both(floor_of(a_rows, metric), floor_of(b_rows, metric)) for metric in metrics}
     found: list[Difference] = []
@@ -68,7 +67,7 @@ def both(a: Floor, b: Floor) -> Floor:
 
 
 def common(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> int:
-    a_rows, b_rows = disambiguate([a_rows, b_rows])
+    a_rows, b_rows = compare.disambiguate(a_rows, b_rows)
     return len(_cases(a_rows).keys() & _cases(b_rows).keys())
 
 

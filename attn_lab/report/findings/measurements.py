@@ -10,7 +10,6 @@ from attn_lab.report.families import families
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.flags import noise
 from attn_lab.report.read import AXES, PASSES, Row
-from attn_lab.report.variants import disambiguate
 from attn_lab.report.verdict import Floor, Verdict, Word, edge, floor_of, judge
 
 Setting = Hashable
@@ -21,7 +20,7 @@ class Measured:
 
     def __init__(self, rows: Sequence[Row], baseline: str):
         self.baseline = baseline
-        (self.everything,) = disambiguate([rows])
+        (self.everything,) = compare.disambiguate(rows)
         self.rows = [row for row in self.everything if not row.twin]
         self.rounds: dict[tuple[Setting, str], list[Row]] = {}  # of each case, those that came out ok
         asked: dict[Any, list[Row]] = {}

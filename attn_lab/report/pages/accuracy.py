@@ -19,8 +19,6 @@ def render(data: ReportData) -> Iterator[Block]:
         yield Text(data.words["accuracy_how"], "note")
         yield Picture(_figure(data, worst))
         yield _table(data, worst)
-    else:
-        yield Text(data.words["not_measured"])
     wrong = [row for row in data.cases if row.status == "wrong"]
     if wrong:
         yield Heading(data.words["wrong_answers"])

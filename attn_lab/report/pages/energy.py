@@ -16,7 +16,6 @@ title = "page_energy"
 def render(data: ReportData) -> Iterator[Block]:
     passes = [one for one in PASSES if any(row.number(f"{one}/energy") is not None for row in data.cases)]
     if not passes:
-        yield Text(data.words["not_measured"])
         return
     yield Text(data.words["energy_how"], "note")
     idle = sorted(watts for row in data.cases if (watts := row.number("energy/idle")) is not None)

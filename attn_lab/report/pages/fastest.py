@@ -36,4 +36,6 @@ def winners(data: ReportData, one: str) -> Iterator[Winner]:
                     break
                 if verdict:
                     level.append((other, verdict))
-            yield Winner(experiment, first, level, following, experiment.verdict(first, experiment.beside(first), one))
+            yield Winner(
+                experiment, first, level, following, experiment.verdict(first, experiment.baseline_of(first), one)
+            )

@@ -1,4 +1,4 @@
-"""The study's figures page: for each swept axis and pass what it costs, with the numbers under each family."""
+"""The figures page: for each swept axis and pass what it costs, with the numbers under each family."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,6 @@ LONGEST = 96  # characters of a list of kernels: what comes after, nobody compar
 
 def render(data: ReportData) -> Iterator[Block]:
     if not data.passes:
-        yield Text(data.words["nothing_measured"])
         return
     yield Text(data.words["figures_how"], "note")
     for experiment in data.experiments:
@@ -71,7 +70,7 @@ def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
             if any(cell.number is not None for cell in cells):
                 heads.append(Head(f"{data.words[one]} ×", True))
                 columns.append(cells)
-        shares = [share(row, experiment.beside(row)) for row in rows]
+        shares = [share(row, experiment.baseline_of(row)) for row in rows]
         if any(cell.number is not None for cell in shares):
             heads.append(Head(data.say("share_of", baseline=data.baseline), True))
             columns.append(shares)
@@ -125,7 +124,7 @@ def _notes(data: ReportData, experiment: Experiment, family: Family) -> list[str
             if choice := chosen(row):
                 told.append(f"→ {row.backend}: {choice}")
             told += filter(None, [data.missing(experiment, row)])
-            other = experiment.beside(row)
+            other = experiment.baseline_of(row)
             told += [
                 f"‡ {row.backend}: {data.words['mixed']} {each}" for each in (mixtures([row, other]) if other else [])
             ]

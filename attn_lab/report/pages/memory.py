@@ -23,8 +23,6 @@ def render(data: ReportData) -> Iterator[Block]:
                 yield Heading(f"{experiment.name} · {family.axis or data.words['point']}")
                 yield Picture(figure)
                 yield Details(data.words["numbers"], [_table(data, experiment, family)])
-    if not measured:
-        yield Text(data.words["not_measured"])
 
 
 def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
@@ -35,7 +33,7 @@ def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
     rows = [
         [*(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
          *(Cell(compare.digits(each), each) for each in (*parts, row.number("memory/peak"))),
-         share(row, experiment.beside(row))]
+         share(row, experiment.baseline_of(row))]
         for row in sorted(family.rows, key=lambda row: (compare.order(row), compare.speed(row)))
         if (parts := parts_of(row))
     ]  # fmt: skip

@@ -60,7 +60,7 @@ def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
         [*(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
          Cell(data.words[row.status], kind=row.status, hover="; ".join(row.reasons)),
          *(number(row, metric) for metric in shown), speedup(data, experiment, row, "train_step"),
-         share(row, experiment.beside(row))]
+         share(row, experiment.baseline_of(row))]
         for row in rows
     ]  # fmt: skip
     return Table(data.words["models_caption"], heads, lines, len(start) + 1)

@@ -102,6 +102,6 @@ def _beside(data: ReportData, each: Winner) -> Cell:
         return Cell(data.words["is_baseline"], 1.0)
     if each.beside is None:
         return Cell("–", hover=data.missing(each.experiment, each.first))
-    other = each.experiment.beside(each.first)
+    other = each.experiment.baseline_of(each.first)
     mixed = mixtures([each.first, other]) if other else []
     return compared(data, each.beside, mixed)

@@ -13,7 +13,6 @@ title = "page_roofline"
 
 
 def render(data: ReportData) -> Iterator[Block]:
-    told = False
     for experiment in data.experiments:
         # Roofs belong to a card and a dtype; an experiment that mixes them gets one chart for each.
         groups: dict[tuple[str, str], list[Row]] = {}
@@ -24,15 +23,11 @@ def render(data: ReportData) -> Iterator[Block]:
             gemm, copy = roofs
             values, passes = _values(rows)
             if gemm and copy and values:
-                told = True
                 yield Heading(f"{experiment.name} · {machine} · {dtype}")
                 yield Text(data.say("roofs", gemm=compare.digits(gemm), copy=compare.digits(copy)))
                 yield Picture(_figure(data, experiment, values, passes, gemm, copy, machine, dtype))
             if table := _table(data, experiment, rows):
-                told = True
                 yield table
-    if not told:
-        yield Text(data.words["no_ceiling"])
 
 
 def _highest(rows: list[Row], metric: str) -> float | None:

@@ -55,8 +55,6 @@ def render(data: ReportData) -> Iterator[Block]:
                 yield Heading(f"{family.axis}: {family.held}")
                 yield Picture(_figure(data, family, fits))
                 yield _table(data, family, fits)
-    if not told:
-        yield Text(data.say("no_scaling", least=LEAST))
 
 
 def _fits(data: ReportData, family: Family) -> dict[tuple[str, str], Fit]:

@@ -76,9 +76,9 @@ Block = Text | Heading | Bullets | KeyValues | Table | Picture | Details
 
 
 class Page(Protocol):
-    """A module in pages/.  `title` is the key of its title among the words.
+    """A module in pages/.  `title` is the catalogue key of its title.
 
-    A page of what every run should have says what is missing; one of what few have yields nothing, and is left out.
+    A page with nothing to show yields nothing: it is then neither written nor in the navigation.
     """
 
     title: str

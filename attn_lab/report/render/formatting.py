@@ -19,7 +19,7 @@ def speedup(data: ReportData, experiment: Experiment, row: Row, one: str) -> Cel
     """`12.9×`, with the word where it is not plainly faster; the interval on hover."""
     if row.backend == data.baseline:
         return Cell("1" if row.number(f"{one}/time") else "–")
-    verdict = experiment.verdict(row, experiment.beside(row), one)
+    verdict = experiment.verdict(row, experiment.baseline_of(row), one)
     if verdict is None:
         return Cell("–")
     word = "" if verdict.word == "faster" else f" {data.words[verdict.word]}"
