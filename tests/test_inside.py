@@ -61,7 +61,7 @@ def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, 
     assert [name for name in names if name.startswith("pass: ")] == 2 * [
         "pass: forward", "pass: backward", "pass: forward_backward"
     ]  # fmt: skip
-    table, markdown = told.artifacts("kernels")
+    (table,) = told.artifacts("kernels")
     passes = json.loads(table.read_text())
     flash = {"forward": "aten::_scaled_dot_product_flash_attention_for_cpu",
              "backward": "aten::_scaled_dot_product_flash_attention_for_cpu_backward"}  # fmt: skip
@@ -69,7 +69,6 @@ def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, 
         rows = passes[name]["kernels"]
         assert [(row["name"], row["count"]) for row in rows if row["attention"]] == [(operator, 1)]
         assert sum(row["share"] for row in rows) == pytest.approx(100)
-        assert re.search(rf"### {name}: .*\n(.*\n)*\| ● \| `{operator}` \|", markdown.read_text())
     assert {row["name"] for row in passes["forward_backward"]["kernels"] if row["attention"]} == set(flash.values())
     # What ran in a pass must not be more than the pass took, nor so little that half of it was missed.
     metrics = told.records[0]["metrics"]
@@ -263,12 +262,11 @@ def test_phases_of_a_case_add_up_and_are_kept_beside_it(door: Lab) -> None:
     assert sum(metrics.values()) == pytest.approx(step, rel=0.03) and of_timed > 0
     parts = ("qkv_projection", "attention", "output_projection")
     assert {f"phases/{direction}/{part}" for direction in ("forward", "backward") for part in parts} < set(metrics)
-    table, markdown = told.artifacts("phases")
+    (table,) = told.artifacts("phases")
     rows = json.loads(table.read_text())["forward_backward"]["phases"]
     assert {f"{each['name']} {each['direction']}": each["ms"] for each in rows} == {
         " ".join([*key.split("/")[:0:-1], ""][:2]): ms for key, ms in metrics.items()
     }  # fmt: skip
-    assert "| attention | backward |" in markdown.read_text()
     told = door("+profile=phases", "probe=[accuracy]", "name=kernel")
     rows = told.records[1]["metrics"]
     alone = {name for name in rows if name.startswith("phases/") and rows[name]["unit"] == "ms"}

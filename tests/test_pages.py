@@ -229,7 +229,7 @@ def test_growth_is_told_in_words_and_not_of_two_places(tmp_path: Path) -> None:
     _, pages = told(tmp_path / "a", *cases)
     assert tables(pages["scaling"])[0][0]["exponent"] == "time ~ seq_len^2.00"
     _, pages = told(tmp_path / "b", *cases[:2])
-    assert "no exponent to fit" in words(pages["scaling"]) and not drawn(pages["scaling"])
+    assert not pages["scaling"], "a page with nothing to show is left out"
 
 
 def test_accuracy_tells_the_worst_and_every_wrong_answer(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_accuracy_tells_the_worst_and_every_wrong_answer(tmp_path: Path) -> None
 
 def test_the_roof_is_what_was_measured_and_absent_where_nothing_was(tmp_path: Path) -> None:
     _, pages = told(tmp_path / "a", record())
-    assert "No ceiling was measured" in words(pages["roofline"])
+    assert not pages["roofline"]
     roof = {**measured("ceiling/gemm", 700.0), **measured("ceiling/copy", 3000.0)}
     roof |= {**measured("forward/intensity", 500.0), **measured("forward/of_ceiling", 0.47)}
     _, pages = told(tmp_path / "b", record(metrics=roof))
@@ -257,7 +257,7 @@ def test_the_roof_is_what_was_measured_and_absent_where_nothing_was(tmp_path: Pa
 
 def test_energy_is_shown_where_it_was_measured(tmp_path: Path) -> None:
     _, pages = told(tmp_path / "a", record())
-    assert "Not measured" in words(pages["energy"])
+    assert not pages["energy"]
     spent = {**measured("forward_backward/energy", 2.5, "J"), **measured("energy/idle", 71.2, "W")}
     _, pages = told(tmp_path / "b", *lengths("naive", metrics=spent))
     assert "at rest: 71.2 W" in words(pages["energy"])
@@ -287,9 +287,13 @@ def test_the_fastest_is_said_and_its_lead_taken_away_when_the_times_turn(tmp_pat
 def test_findings_and_claims_stand_on_their_page_with_links_to_what_shows_them(tmp_path: Path) -> None:
     data, pages = told(tmp_path, *lengths("naive", "flash2"))
     (bullets,) = (block for block in pages["findings"] if isinstance(block, Bullets))
-    assert [line for line, _ in bullets.lines] == [each.text for each in findings(data.rows)]
+    assert [line for line, _ in bullets.lines] == [
+        each.text for each in findings(data.rows) if not each.key.startswith("fastest")
+    ]
     overview = next(block for block in pages["overview"] if isinstance(block, Bullets))
-    assert overview.lines and set(overview.lines) < set(bullets.lines)
+    assert overview.lines and not set(overview.lines) & set(bullets.lines), "no sentence stands twice"
+    assert not tables(pages["findings"]), "the study's claims are only in reports of its own experiments"
+    _, pages = told(tmp_path / "seed", *lengths("naive", "flash2", sweep="seed-seq_len-20261122-100000-1"))
     (table,) = tables(pages["findings"])
     examined = claims(data.rows)
     assert [line["what the numbers say"] for line in table] == [each.text for each in examined]
@@ -383,7 +387,7 @@ def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> 
 
 def test_only_refused_cases_make_a_report_that_says_so(tmp_path: Path) -> None:
     _, pages = told(tmp_path, record("a", "refused", ("no GPU",)), record("b", "refused", ("no GPU",)))
-    assert "nothing was measured" in words(pages["overview"]) and "nothing was measured" in words(pages["figures"])
+    assert "nothing was measured" in words(pages["overview"]) and not pages["figures"]
     assert "a: refused: no GPU" in words(pages["support"])
 
 
@@ -465,7 +469,7 @@ def test_the_page_is_small_and_asks_the_network_for_nothing(published: Path) -> 
 def test_headings_links_and_ids_fit_together(published: Path) -> None:
     found = Tags((published / "report.html").read_text("utf-8"))
     assert len(found.ids) == len(set(found.ids)) and {link[1:] for link in found.links} <= set(found.ids)
-    assert {*PAGES} - {*found.ids} == {"kinds", "models", "inside"}, "left out: nobody asked for them in that data"
+    assert {*PAGES} - {*found.ids} == {"kinds", "models", "inside", "roofline", "energy"}, "not measured there"
     assert {"figures-seq_len-forward_backward", "figures-emb_dim-memory", "figures-point", "figures-point-2"} <= set(
         found.ids
     )
@@ -477,7 +481,7 @@ def test_pictures_hold_a_line_and_a_mark_for_every_backend(published: Path) -> N
     for file in (published / "figures").glob("figures-seq_len-forward.svg"):
         text = file.read_text("utf-8")
         xml.fromstring(text)
-        for name in ("naive", "sdpa_math", "sdpa_flash", "flash2", "sdpa_efficient", "sdpa_cudnn"):
+        for name in ("naive", "sdpa_flash", "flash2", "flash4", "flex", "sdpa_cudnn"):
             colour = look_of(name).light
             assert text.count(f'stroke="{colour}"') >= 3  # a line in each panel
             assert text.count(f'fill="{colour}"') >= 4 * 3  # at least four marks in each
