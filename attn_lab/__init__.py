@@ -6,9 +6,9 @@ __version__ = "0.1.0"
 __all__ = ["Attention", "__version__", "convert", "profile"]
 
 if TYPE_CHECKING:
-    from attn_lab.hooks.loop import profile as profile
     from attn_lab.integrations.multihead import convert as convert
     from attn_lab.layer.attention import Attention as Attention
+    from attn_lab.profiling.loop import profile as profile
 
 
 def __getattr__(name: str) -> Any:
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return convert
     if name == "profile":
-        from attn_lab.hooks.loop import profile
+        from attn_lab.profiling.loop import profile
 
         return profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ import numpy as np
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import noise_floor
-from attn_lab.report.card import late
+from attn_lab.report.pages.gpu_state import late
 
 METRICS = ("forward/time", "backward/time", "forward_backward/time")
 UNSURE = 2.0  # %

@@ -42,12 +42,13 @@ def _written(folder: Path, count: int, grid: bool) -> Path:
 
 def _measure(runs: Path, out: Path) -> None:
     begun = time.perf_counter(), time.process_time()
-    from attn_lab.report import command, html, markdown, study, tidy
+    from attn_lab.report import command, data, table_export
     from attn_lab.report.pages import PAGES
+    from attn_lab.report.render import html, markdown
 
     print(f"{'stage':22}  wall s   CPU s      load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     print(f"{'imports':22}  {time.perf_counter() - begun[0]:6.2f}  {time.process_time() - begun[1]:6.2f}")
-    for owner, name in ((study, "read"), (html, "page"), (markdown, "page"), (tidy, "write")):
+    for owner, name in ((data, "read"), (html, "page"), (markdown, "page"), (table_export, "write")):
         setattr(owner, name, _told(f"{owner.__name__.rpartition('.')[2]}.{name}", getattr(owner, name)))
     for name, page in PAGES.items():
         render = page.render

@@ -19,8 +19,8 @@ from attn_lab.records.record import PASSES
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor, noise_floor
 from attn_lab.records.stats.verdict import compare_times
-from attn_lab.report.card import late
 from attn_lab.report.compare import digits
+from attn_lab.report.pages.gpu_state import late
 
 STEP = {"forward_backward": "step"}
 KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host", "time_sustained")

@@ -16,7 +16,7 @@ from written import A100, line, rows, run
 from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.record import STATUSES
-from attn_lab.report.differences import BROKEN, KINDS, Difference, differences
+from attn_lab.report.diff.differences import BROKEN, KINDS, Difference, differences
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 NASTY = "<script>alert(1)</script> | `a` *b* [x](u)"

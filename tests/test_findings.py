@@ -19,7 +19,7 @@ from attn_lab.report.console import summary
 from attn_lab.report.findings import Finding, claims, findings
 from attn_lab.report.findings.finding import Words
 from attn_lab.report.findings.trends import exponent
-from attn_lab.report.language import LANGUAGES, catalogue
+from attn_lab.report.locales.i18n import LANGUAGES, catalogue
 
 PUBLISHED = Path(__file__).parents[1] / "results/h100-2026-11-22-seed"
 FRAGMENTS = ("part.", "pass.", "verdict.", "ours.", "why.", "claim.")

@@ -1,6 +1,7 @@
 """Looking inside a case: what the files that probes leave really hold, and that a sweep keeps no more than it may."""
 
 import copy
+import gc
 import gzip
 import json
 import os
@@ -32,15 +33,15 @@ from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.hooks.trainer import ProfileCallback
-from attn_lab.inside.chrome import Trace
-from attn_lab.inside.phases import phases_of
-from attn_lab.inside.ranges import ranged
-from attn_lab.inside.recording import Stage, recorded
 from attn_lab.layer.names import backend_names, backends_named
+from attn_lab.profiling.annotate import ranged
+from attn_lab.profiling.phases import phases_of
+from attn_lab.profiling.recorder import Stage, recorded
+from attn_lab.profiling.trace import Trace
+from attn_lab.profiling.trainer import ProfileCallback
 from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
-from attn_lab.records.store import find_case
+from attn_lab.records.store import RunStore, find_case
 from attn_lab.run.local.single_case import alone
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
@@ -59,7 +60,7 @@ def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, 
     assert [name for name in names if name.startswith("pass: ")] == 2 * [
         "pass: forward", "pass: backward", "pass: forward_backward"
     ]  # fmt: skip
-    table, markdown = told.artifacts("kernels")
+    (table,) = told.artifacts("kernels")
     passes = json.loads(table.read_text())
     flash = {"forward": "aten::_scaled_dot_product_flash_attention_for_cpu",
              "backward": "aten::_scaled_dot_product_flash_attention_for_cpu_backward"}  # fmt: skip
@@ -67,7 +68,6 @@ def test_a_trace_holds_each_pass_and_its_table_the_attention_operator(lab: Lab, 
         rows = passes[name]["kernels"]
         assert [(row["name"], row["count"]) for row in rows if row["attention"]] == [(operator, 1)]
         assert sum(row["share"] for row in rows) == pytest.approx(100)
-        assert re.search(rf"### {name}: .*\n(.*\n)*\| ● \| `{operator}` \|", markdown.read_text())
     assert {row["name"] for row in passes["forward_backward"]["kernels"] if row["attention"]} == set(flash.values())
     # What ran in a pass must not be more than the pass took, nor so little that half of it was missed.
     metrics = told.records[0]["metrics"]
@@ -261,12 +261,11 @@ def test_phases_of_a_case_add_up_and_are_kept_beside_it(door: Lab) -> None:
     assert sum(metrics.values()) == pytest.approx(step, rel=0.03) and of_timed > 0
     parts = ("qkv_projection", "attention", "output_projection")
     assert {f"phases/{direction}/{part}" for direction in ("forward", "backward") for part in parts} < set(metrics)
-    table, markdown = told.artifacts("phases")
+    (table,) = told.artifacts("phases")
     rows = json.loads(table.read_text())["forward_backward"]["phases"]
     assert {f"{each['name']} {each['direction']}": each["ms"] for each in rows} == {
         " ".join([*key.split("/")[:0:-1], ""][:2]): ms for key, ms in metrics.items()
     }  # fmt: skip
-    assert "| attention | backward |" in markdown.read_text()
     told = door("+profile=phases", "probe=[accuracy]", "name=kernel")
     rows = told.records[1]["metrics"]
     alone = {name for name in rows if name.startswith("phases/") and rows[name]["unit"] == "ms"}
@@ -281,7 +280,7 @@ def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
     metrics = told.records[0]["metrics"]
     assert metrics["snapshot/peak"]["value"] == pytest.approx(metrics["memory/peak"]["value"], rel=0.001)
     assert 95 <= metrics["snapshot/explained"]["value"] <= 100.1
-    (live,), (timeline,) = told.artifacts("live"), told.artifacts("timeline")
+    (live,) = told.artifacts("live")
     largest = json.loads(live.read_text())["largest"]
     assert len(largest) == 10
     scores = 8 * 256 * 256 * 4  # what naive attention materialises, and nobody else in this step has as much
@@ -291,9 +290,6 @@ def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
         assert each["part"] in ("attention", "attention, backward") and each["operator"].startswith("aten::")
     given = {each["line"]: each["bytes"] for each in largest if each["part"] == "before the step"}
     assert given["x, given"] == 256 * 128 * 4
-    html = timeline.read_text()
-    assert html.count("<polygon") >= 4 and "attend" in html
-    assert not re.search(r"https?://|<script|@import", html), "a page that opens anywhere needs nothing from elsewhere"
 
 
 def test_a_case_is_shown_whole_and_the_command_it_ends_with_asks_it_again(door: Lab) -> None:
@@ -441,7 +437,7 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
     assert row.status == "ok" and (row.backend, row.mask, row.subject) == ("sdpa_flash", "causal", "toy")
     assert [row.shape[axis] for axis in ("batch_size", "seq_len", "num_heads", "emb_dim")] == [2, 16, 4, 64]
     assert looking.record is not None and row.id == looking.record.case["id"] and looking.steps < 12
-    assert {each["kind"] for each in row.artifacts} == {"trace", "kernels", "phases", "live", "timeline"}
+    assert {each["kind"] for each in row.artifacts} == {"trace", "kernels", "phases", "live"}
     parts = [f"phases/{direction}/{part}" for direction in ("forward", "backward")
              for part in ("qkv_projection", "rope", "attention", "output_projection", "norm")]  # fmt: skip
     assert {*parts, "phases/optimizer"} < set(row.metrics)
@@ -453,7 +449,8 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
 
 def test_a_loop_too_short_is_told_so_in_its_record_and_left_in_peace(tmp_path: Path) -> None:
     model = nn.Sequential(Attention(64, 4, backend="naive"))
-    loop(model, 5, tmp_path, probes=["trace", "phases"])
+    with pytest.warns(UserWarning, match="phases: expected 7 steps; the loop had 5"):
+        loop(model, 5, tmp_path, probes=["trace", "phases"])
     (row,) = records(tmp_path).records
     assert row.status == "error" and row.reasons == ["phases: expected 7 steps; the loop had 5"]
     assert "train_step/kernels" in row.metrics
@@ -463,6 +460,45 @@ def test_a_loop_too_short_is_told_so_in_its_record_and_left_in_peace(tmp_path: P
     assert records(tmp_path).records[-1].reasons[0] == "ZeroDivisionError: division by zero"
     with pytest.raises(BadRequest, match="expected probes, some of trace, phases, snapshot; got \\['tracer'\\]"):
         profile(model, ["tracer"])
+
+
+def test_an_error_inside_or_on_entering_leaves_neither_lock_nor_hooks(tmp_path: Path, monkeypatch: Any) -> None:
+    model = nn.Sequential(Attention(64, 4, backend="naive"))
+    looking = profile(model, folder=tmp_path, wait=0)
+    with pytest.raises(ZeroDivisionError), looking:  # in the middle of a probe
+        model(1 / 0)
+    monkeypatch.setattr(RunStore, "repair", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        profile(model, folder=tmp_path).__enter__()
+    monkeypatch.undo()
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+    RunStore(tmp_path).lock().release()
+
+
+def _train_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(Attention(64, 4, backend="naive")))
+    looking = loop(model, 8, Path(folder) / "run", probes=["trace", "phases"])
+    assert (looking.record is not None) == (rank == 0)
+    torch.distributed.destroy_process_group()
+
+
+def test_under_ddp_rank_0_records_and_the_other_ranks_train_on(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_train_rank, (str(tmp_path),), nprocs=2)
+    (row,) = records(tmp_path / "run").records
+    assert row.status == "ok" and row.metrics["train_step/kernels"]
+
+
+def test_a_training_that_raises_leaves_neither_lock_nor_hooks(tmp_path: Path) -> None:
+    model = nn.Sequential(Attention(64, 4, backend="naive"))
+    callback = ProfileCallback(probes=["phases"], folder=tmp_path, wait=0)
+    callback.on_train_begin(None, None, None, model=model)
+    callback.on_step_end(None, None, None)
+    assert any(each._forward_pre_hooks for each in model.modules())
+    del callback  # as the Trainer does once its own caller lets go of it
+    gc.collect()
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+    RunStore(tmp_path).lock().release()
 
 
 def test_transformers_trainer_takes_it_as_a_callback(tmp_path: Path) -> None:
@@ -495,7 +531,7 @@ def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(l
     ((name, artifact),) = server.artifacts.items()
     assert (name, artifact["type"]) == (f"profile-{record['case']['id']}", "profile")
     assert server.runs[artifact["run"]]["job_type"] == "case"
-    assert set(kept) == {"trace.json.gz", "kernels.json", "kernels.md"}
+    assert set(kept) == {"trace.json.gz", "kernels.json"}
     assert kept == {file: content for file, content in artifact["files"].items() if file in kept}
 
 

@@ -10,12 +10,12 @@ import pytest
 from test_pages import Tags, drawn, lengths, measured, tables, told, words
 from test_report import record, write
 
-from attn_lab.report import export
 from attn_lab.report.charts import key
 from attn_lab.report.command import make
 from attn_lab.report.console import summary
-from attn_lab.report.inside import link
-from attn_lab.report.study import read
+from attn_lab.report.data import read
+from attn_lab.report.profiles import link
+from attn_lab.report.render.figure_files import sheet
 
 RARE = ("kinds", "models", "inside")
 
@@ -102,9 +102,9 @@ def test_at_one_point_models_are_bars_and_the_terminal_knows_the_pass(
 
     cases = [record(name, metrics=training(tokens, 40.0, 30.0, 100.0), drop="ward") for name, tokens in
              (("naive", 1000.0), ("flash2", 3000.0))]  # fmt: skip
-    study, pages = told(tmp_path, *cases)
+    data, pages = told(tmp_path, *cases)
     assert drawn(pages["models"])["models-point"].values[0]["said0"] in ("1000", "3000")
-    summary(study.rows, Console(width=160))
+    summary(data.rows, Console(width=160))
     shown = capsys.readouterr().out
     assert "train step" in shown and "tok/s" in shown and "3000" in shown
 
@@ -201,7 +201,7 @@ def test_whom_auto_took_and_why_stands_where_its_numbers_do(tmp_path: Path) -> N
 def test_every_new_chart_is_valid_and_drawn_in_both_languages(tmp_path: Path, language: str) -> None:
     metrics = {**kinds(2.0), **training(1.0, 2.0, 3.0, 4.0), **phases(1.0), **measured("forward/energy", 1.0)}
     cases = [*lengths("naive", "flash2", metrics=metrics), record("naive", mask="full", metrics=metrics)]
-    study, pages = told(tmp_path, *cases, language=language)
+    data, pages = told(tmp_path, *cases, language=language)
     figures = [figure for name in RARE for figure in drawn(pages[name]).values()]
     assert {figure.anchor for figure in figures} == {
         f"{name}-{place}" for name in RARE for place in ("seq_len", "point")
@@ -209,4 +209,4 @@ def test_every_new_chart_is_valid_and_drawn_in_both_languages(tmp_path: Path, la
     for panel in {key(panel.spec): panel for figure in figures for panel in figure.panels}.values():
         altair.LayerChart.from_dict(panel.filled())
     for figure in figures[::2]:
-        assert export.sheet(figure, study.backends).count("<path") > 4
+        assert sheet(figure, data.backends).count("<path") > 4

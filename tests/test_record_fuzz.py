@@ -21,9 +21,10 @@ from attn_lab.bench.case import Case
 from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.store import RunStore, find_case
-from attn_lab.report import html, markdown, tidy
+from attn_lab.report import table_export
+from attn_lab.report.data import read
 from attn_lab.report.pages import PAGES
-from attn_lab.report.study import read
+from attn_lab.report.render import html, markdown
 from attn_lab.run.resume import standings
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
@@ -38,7 +39,7 @@ def report_(run: Spoilt) -> None:
     pages = [(name, name, pieces) for name, page in PAGES.items() if (pieces := list(page.render(study)))]
     markdown.page(study, "t", pages, {})
     html.page(study, "t", pages, "")
-    tidy.write(study, run.folder)
+    table_export.write(study, run.folder)
 
 
 def dashboard_(run: Spoilt) -> None:

@@ -22,6 +22,8 @@ from attn_lab.records.samples import read_samples
 from attn_lab.records.schema import decode, record_of
 from attn_lab.records.stats.fit import fit_exponent
 from attn_lab.records.store import RunStore, find_case
+from attn_lab.report import table_export
+from attn_lab.report.data import read
 
 
 def case(name: str = "flash2", **fields: Any) -> Record:
@@ -417,12 +419,10 @@ def numbers_of(table: Path) -> list[Any]:
 
 def test_the_tables_of_our_results_hold_the_numbers_that_schema_1_gave(tmp_path: Path) -> None:
     """The golden numbers were taken from the tables of the last version that knew schema 1 alone."""
-    from attn_lab.report import tidy
-    from attn_lab.report.study import read
 
     golden = json.loads((Path(__file__).parent / "golden/tables.json").read_text())
     found = {}
     for file in sorted(RESULTS.rglob("records.jsonl")):
-        tidy.write(read([file.parent], language="en", baseline="naive"), tmp_path)
+        table_export.write(read([file.parent], language="en", baseline="naive"), tmp_path)
         found[str(file.parent.relative_to(RESULTS))] = numbers_of(tmp_path / "table.csv")
     assert found == golden

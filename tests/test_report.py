@@ -212,7 +212,7 @@ def test_rounds_pool_and_a_failed_round_fails_the_case(rows: Any) -> None:
 def test_two_windows_and_two_builds_are_not_rounds_of_one_case(rows: Any) -> None:
     windows = [record(mask="sliding_window", config={"mask": {"window": window}}, id=str(window)) for window in (8, 64)]
     assert len(compare.pooled(rows(*windows))) == 2
-    builds = compare.distinct(rows(record(id="aaaa"), record(id="bbbb")))
+    (builds,) = compare.disambiguate(rows(record(id="aaaa"), record(id="bbbb")), ids=True)
     assert [row.backend for row in compare.pooled(builds)] == ["flash2 aaaa", "flash2 bbbb"]
 
 

@@ -5,7 +5,7 @@ import argparse
 from attn_lab.cli.parser import takes_json
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.suggest import did_you_mean
-from attn_lab.report.diff import FAIL_ON, diff
+from attn_lab.report.diff.command import FAIL_ON, diff
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

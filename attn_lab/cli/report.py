@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attn_lab.report.command import make
 from attn_lab.report.compare import BASELINE
-from attn_lab.report.language import LANGUAGES
+from attn_lab.report.locales.i18n import LANGUAGES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.inside.ranges import parts
-from attn_lab.inside.recording import Stage, run
+from attn_lab.profiling.annotate import parts
+from attn_lab.profiling.recorder import Stage, run
 from attn_lab.records.record import Measurement
 
 WARMUP = 2

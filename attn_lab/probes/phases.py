@@ -8,10 +8,10 @@ import torch
 
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.inside.chrome import Trace
-from attn_lab.inside.ranges import parts
-from attn_lab.inside.recording import Stage, recorded
-from attn_lab.inside.told import of_phases
+from attn_lab.profiling.annotate import parts
+from attn_lab.profiling.recorder import Stage, recorded
+from attn_lab.profiling.results import of_phases
+from attn_lab.profiling.trace import Trace
 from attn_lab.records.artifacts import File
 from attn_lab.records.record import Measurement
 
@@ -24,8 +24,7 @@ class Phases(Probe):
 
     phases/DIRECTION/NAME: a part's time in a step, with its share; phases/optimizer, phases/idle: what has no
     direction.  phases/step: all of it.  phases/of_timed: all parts but idle over the time that the clock saw without
-    hooks.  On CUDA times are kernels', on the CPU operators' own and Python's within the part.  Files: phases.json,
-    phases.md.
+    hooks.  On CUDA times are kernels', on the CPU operators' own and Python's within the part.  File: phases.json.
     """
 
     active: int = 3

@@ -1,4 +1,4 @@
-"""What a step's memory is made of: the allocator's own history, its timeline, the largest tensors at the peak."""
+"""What a step's memory is made of: the allocator's history and the largest tensors at the peak."""
 
 import gc
 import pickle
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from attn_lab.bench.trial import Probe, Trial
-from attn_lab.inside.allocations import Use, use_of
-from attn_lab.inside.chrome import Trace
-from attn_lab.inside.history import history, lines_of
-from attn_lab.inside.ranges import parts
-from attn_lab.inside.recording import Stage, profiling, run
-from attn_lab.inside.told import of_memory
+from attn_lab.profiling.annotate import parts
+from attn_lab.profiling.memory import MemoryUse, memory_use
+from attn_lab.profiling.memory_history import history, lines_of
+from attn_lab.profiling.recorder import Stage, profiling, run
+from attn_lab.profiling.results import of_memory
+from attn_lab.profiling.trace import Trace
 from attn_lab.records.artifacts import File
 from attn_lab.records.record import Measurement
 
@@ -26,7 +26,7 @@ class Snapshot(Probe):
 
     snapshot/peak is what was seen; snapshot/explained the share of memory/peak (of its own, where that was not
     measured) whose tensors are known: by operator and line, or as what a step is given.  Files: live.json, the largest
-    tensors at the peak; timeline.html; on CUDA snapshot.pickle, for pytorch.org/memory_viz.
+    tensors at the peak; on CUDA snapshot.pickle, for pytorch.org/memory_viz.
     """
 
     hooks = True
@@ -39,10 +39,9 @@ class Snapshot(Probe):
         if trial.machine.device == "cuda":
             yield File("snapshot", trial.scratch / "snapshot.pickle")
         asked = trial.found.get("memory/peak")
-        title = f"{type(trial.backend).__name__} {trial.request.shape}: memory of one {trial.largest_pass}"
-        yield from of_memory(use, title, trial.scratch, asked.value * MB if asked else None)
+        yield from of_memory(use, trial.scratch, asked.value * MB if asked else None)
 
-    def _seen(self, trial: Trial) -> Use | None:
+    def _seen(self, trial: Trial) -> MemoryUse | None:
         name, device, path = trial.largest_pass, trial.machine.device, trial.scratch / "snapshot.trace.json.gz"
         stage = Stage(name, *trial.stages(name))
         options = {"profile_memory": True, "with_stack": True}
@@ -57,7 +56,7 @@ class Snapshot(Probe):
             with history(device) as seen:
                 run(stage, device)
             profiler.step()
-        found = use_of(Trace(path, python=True), name, device, _given(trial), lines_of(seen) if seen else None)
+        found = memory_use(Trace(path, python=True), name, device, _given(trial), lines_of(seen) if seen else None)
         path.unlink()
         if seen:
             with (trial.scratch / "snapshot.pickle").open("wb") as file:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import BadRequest
-from attn_lab.inside.chrome import Trace as Seen
-from attn_lab.inside.recording import Stage, recorded
-from attn_lab.inside.told import of_kernels
+from attn_lab.profiling.recorder import Stage, recorded
+from attn_lab.profiling.results import of_kernels
+from attn_lab.profiling.trace import Trace as Seen
 from attn_lab.records.artifacts import File
 from attn_lab.records.record import Measurement
 
@@ -18,7 +18,7 @@ class Trace(Probe):
 
     PASS/kernels: launches.  PASS/kernel_time: of all of them together, per run.  PASS/attention_kernels: of that, what
     the kernels take that the witness recognises.  PASS/busy: of the time from the first kernel's start to the last's
-    end, what they fill; the rest waits for the host.  Files: trace.json.gz, kernels.json, kernels.md.
+    end, what they fill; the rest waits for the host.  Files: trace.json.gz, kernels.json.
     """
 
     active: int = 2

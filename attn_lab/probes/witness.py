@@ -10,13 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from attn_lab.bench.trial import Probe, Trial
 from attn_lab.core.errors import Wrong
+from attn_lab.profiling.kernels import ATTENTION_KERNELS, short_name
 from attn_lab.records.record import Measurement
-
-ATTENTION_KERNELS = (
-    r"flash::\w*flash_(fwd|bwd)|flash_attncute|flash::.*FlashAttn|fmha_cutlass|cudnn.*sdpa|flex_attention"
-    r"|_flash_attention_for_cpu|_scaled_dot_product_attention_math"
-)
-"""Attention kernels and, on the CPU, operators anybody launches: one that its backend did not declare is a fault."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,12 @@ class Witness(Probe):
             if trial.recomputes:
                 strange = [k for k in strange if not re.search(trial.backend.kernels["forward"], k)]
             if not matching:
-                most = ", ".join(_short(kernel) for kernel, _ in kernels.most_common(5)) or "nothing"
+                most = ", ".join(short_name(kernel) for kernel, _ in kernels.most_common(5)) or "nothing"
                 reasons.append(f"{name}: expected a kernel matching {declared.pattern!r}; launched {most}")
             if strange:
-                reasons.append(f"{name}: launched another's kernels: {', '.join(map(_short, strange))}")
+                reasons.append(f"{name}: launched another's kernels: {', '.join(map(short_name, strange))}")
             launches += sum(kernels[kernel] for kernel in matching)
-            seen.append(f"{name}: {', '.join(_short(kernel, declared) for kernel in matching)}")
+            seen.append(f"{name}: {', '.join(short_name(kernel, declared) for kernel in matching)}")
         yield Measurement(name="witness/kernels", value=launches, unit="launches", note="; ".join(seen))
         if reasons:
             raise Wrong(*reasons)
@@ -54,11 +49,3 @@ class Witness(Probe):
             call()
             trial.synchronize()
         return Counter(event.name for event in profiler.events() if event.device_type == wanted)
-
-
-def _short(kernel: str, declared: re.Pattern[str] | None = None) -> str:
-    """A kernel's name without template arguments and parameters, unless it is by those that it was recognised."""
-    name = re.sub(r"^void ", "", kernel).replace("(anonymous namespace)", "")
-    name = re.split(r"[<(]", name, maxsplit=1)[0][:120]
-    match = declared and declared.search(kernel)
-    return f"{name}<{match.group()}>" if match and not re.search(re.escape(match.group()), name) else name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.report.compare import BASELINE
-from attn_lab.report.language import catalogue
+from attn_lab.report.locales.i18n import catalogue
 
 EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
 MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
@@ -45,26 +45,26 @@ def make(
 
 
 def _write(folders: Sequence[str | Path], fresh: Path, out: Path, language: str, baseline: str) -> None:
-    from attn_lab.report import export, html, markdown, tidy
-    from attn_lab.report.charts.library import bundle
+    from attn_lab.report import table_export
+    from attn_lab.report.data import read
     from attn_lab.report.pages import PAGES
-    from attn_lab.report.study import read
+    from attn_lab.report.render import figure_files, html, markdown
 
-    study = read(folders, language=language, baseline=baseline, out=out)
-    with export.beside() as beside:
-        library = beside.submit(bundle)
+    data = read(folders, language=language, baseline=baseline, out=out)
+    with figure_files.draw_pool() as pool:
+        library = pool.submit(figure_files.chart_library)
         pages = []
         drawn: dict[str, Future[None]] = {}
         for name, page in PAGES.items():
-            if not (pieces := list(page.render(study))):
+            if not (blocks := list(page.render(data))):
                 continue
-            pages.append((name, study.words[page.title], pieces))
-            for figure in html.figures(pieces)[: MOST_FILES - len(drawn)]:
-                drawn[figure.anchor] = beside.submit(export.draw, figure, fresh / "figures", study.backends)
-        title = study.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in study.rows)))
-        (fresh / "report.md").write_text(markdown.page(study, title, pages, drawn), encoding="utf-8")
-        tidy.write(study, fresh)
-        (fresh / "report.html").write_text(html.page(study, title, pages, library.result()), encoding="utf-8")
+            pages.append((name, data.words[page.title], blocks))
+            for figure in html.figures(blocks)[: MOST_FILES - len(drawn)]:
+                drawn[figure.anchor] = pool.submit(figure_files.draw, figure, fresh / "figures", data.backends)
+        title = data.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in data.rows)))
+        (fresh / "report.md").write_text(markdown.page(data, title, pages, drawn), encoding="utf-8")
+        table_export.write(data, fresh)
+        (fresh / "report.html").write_text(html.page(data, title, pages, library.result()), encoding="utf-8")
         for each in drawn.values():
             each.result()
 

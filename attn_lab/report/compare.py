@@ -9,20 +9,48 @@ from typing import Any
 from attn_lab.records.axes import order as order
 from attn_lab.records.axes import text as text
 from attn_lab.records.axes import vary as vary
-from attn_lab.records.record import PASSES, finite
+from attn_lab.records.flags import NOISY
+from attn_lab.records.record import AGAIN, PASSES, finite
 from attn_lab.records.record import Record as Row
 
 BASELINE = "naive"
 WORDS = {"forward_backward": "step", "train_step": "train step"}
 
 
-def distinct(rows: Sequence[Row]) -> list[Row]:
-    """Cases that differ in nothing a row tells (a backend's own options, say) get their id behind their name."""
-    ids: dict[Any, set[str]] = {}
+def disambiguate(*runs: Sequence[Row], ids: bool = False) -> list[list[Row]]:
+    """Give backends of one name different labels where one run has several of them at the same setting.
+
+    Args:
+        runs: the rows of each run; a label that one run needs is used in all.
+        ids: also append the case's id where rows differ in nothing that a row shows.
+    Returns:
+        The rows of each run, relabelled by the backend's own options: `flash2 deterministic=True`.
+    """
+    options: dict[Any, set[str]] = {}
+    for number, rows in enumerate(runs):
+        for row in rows:
+            options.setdefault((number, row.setting, row.name), set()).add(_options(row))
+    names = {name for (*_, name), found in options.items() if len(found) > 1}
+    labelled = [[_labelled(row, _options(row)) if row.name in names else row for row in rows] for rows in runs]
+    return [_with_ids(rows) for rows in labelled] if ids else labelled
+
+
+def _with_ids(rows: Sequence[Row]) -> list[Row]:
+    found: dict[Any, set[str]] = {}
     for row in rows:
-        ids.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
+        found.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
     return [row.labelled(f"{row.backend} {row.id}")
-            if len(ids[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
+            if len(found[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
+
+
+def _labelled(row: Row, label: str) -> Row:
+    return row.labelled(f"{row.name} {label}".strip() + AGAIN * row.twin)
+
+
+def _options(row: Row) -> str:
+    config = row.provenance["config"].get("backend")
+    items = config.items() if isinstance(config, dict) else ()
+    return " ".join(f"{name}={value}" for name, value in items if not name.startswith("_"))
 
 
 def pooled(rows: Iterable[Row]) -> list[Row]:
@@ -91,6 +119,6 @@ def _one(rounds: Sequence[Row]) -> Row:
             numbers = [number for each in found if (number := finite(each.get(part))) is not None]
             kept[part] = pool(numbers) if numbers else None
         notes = [str(each.get("note") or "") for each in found]
-        kept["note"] = max(notes, key=lambda note: (note.startswith("noisy:"), bool(note)))  # one bad round is enough
+        kept["note"] = max(notes, key=lambda note: (note.startswith(NOISY), bool(note)))  # one bad round is enough
         metrics[name] = kept
     return replace(rounds[0], metrics=metrics)

@@ -1,4 +1,4 @@
-"""What a terminal says when a sweep is over: every case on a line, then each backend against the baseline."""
+"""The summary of a sweep in the terminal: one line per case, then each backend against the baseline."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
-STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
+STATUS_STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
 ASCII = str.maketrans("×·–…≈", "x,-~~")
 STATUS = len("refused")
 
@@ -29,7 +29,7 @@ def summary(
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     _say(console, f"{len(rows)} case{'s' * (len(rows) != 1)}{': ' * bool(told)}{told}", "bold")
     if rows:
-        rows = compare.distinct(rows)
+        (rows,) = compare.disambiguate(rows, ids=True)
         varying = compare.vary(rows)
         _say(console, compare.text(rows[0], [name for name in rows[0].asked if name not in varying]), "dim")
         _cases(sorted(rows, key=compare.order), varying, console)
@@ -70,7 +70,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
             for name, width in before.items():
                 line.append(str(row.asked.get(name, "")).rjust(width) + "  ", "cyan")
             line.append_text(_cell(names[id(row)], backend)).append("  ")
-            line.append(row.status.ljust(STATUS) + "  ", STYLES.get(row.status, "red"))
+            line.append(row.status.ljust(STATUS) + "  ", STATUS_STYLES.get(row.status, "red"))
             if row.status == "ok":
                 line.append("  ".join(_cells(groups, widths, row)))
             else:
@@ -94,29 +94,28 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
 
 
 def _marks(rows: Sequence[Row], console: Console) -> None:
-    """Why numbers bear a mark; and, once, why nobody watched the card they come from."""
+    """Why numbers are flagged as noisy; and, once, why the GPU was not monitored."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         told: dict[str, list[str]] = {}
         for one in PASSES:
-            if (why := noise(row, f"{one}/time")).startswith(NOISY):
+            if why := noise(row, f"{one}/time"):
                 told.setdefault(why.removeprefix(NOISY).strip(), []).append(WORDS.get(one, one))
         marks = dict.fromkeys(f"{', '.join(passes)}: {why}" for why, passes in told.items())
         found.setdefault(row.backend, {}).update(marks)
     marked = {backend: marks for backend, marks in sorted(found.items()) if marks}
     if marked:
-        _say(console, "\n≈ Not to be trusted as they stand", "bold")
+        _say(console, "\n≈ Noisy", "bold")
     for backend, marks in marked.items():
         for count, mark in enumerate(marks):
             _hang(console, "" if count else backend, max(map(len, marked)), mark)
     unwatched = {str(row.metrics["card/unwatched"].get("note")) for row in rows if "card/unwatched" in row.metrics}
     if unwatched:
-        _say(console, f"Clocks, power and other processes were not watched: {'; '.join(sorted(unwatched))}", "yellow")
+        _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unwatched))}", "yellow")
 
 
 def _figure(row: Row, metric: str) -> str:
-    marked = noise(row, metric).startswith(NOISY)
-    return compare.digits(row.number(metric)) + "≈" * marked
+    return compare.digits(row.number(metric)) + "≈" * bool(noise(row, metric))
 
 
 def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console: Console) -> None:

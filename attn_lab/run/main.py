@@ -21,7 +21,7 @@ from attn_lab.records.record import Logger, Record
 from attn_lab.records.record import Record as Row
 from attn_lab.records.store import RunStore
 from attn_lab.report.console import summary
-from attn_lab.report.language import catalogue
+from attn_lab.report.locales.i18n import catalogue
 from attn_lab.run.cluster import coordinator
 from attn_lab.run.cluster.backend import Engine, engine
 from attn_lab.run.cluster.task_queue import Order

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from statistics import median_low
 from typing import Any
 
 import altair as alt
@@ -11,13 +12,14 @@ from attn_lab.records.flags import noise
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
-from attn_lab.report.inside import Phase
-from attn_lab.report.study import Study
+from attn_lab.report.data import ReportData
+from attn_lab.report.profiles import Phase
 
 BAR = 22  # pixels
 STACK = ("inputs", "saved", "workspace")
 MOST_PARTS = 7  # with a colour of their own
 DIRECTIONS = ("forward", "backward", "")
+CUT = 3  # times the median; see _longest
 MOST_STACKS = 4  # places of an axis, from its first to its last; the table has them all
 NAMES = alt.Axis(ticks=False, domain=False)
 ORDER = alt.EncodingSortField("place", op="min")
@@ -26,29 +28,45 @@ HERE = alt.FieldEqualPredicate(field="at", equal=hole("at"))
 ROOM = alt.Scale(domain=[0, hole("most")], nice=False)  # for a number behind the longest bar
 
 
-def of_point(study: Study, family: Family, metrics: Sequence[str], anchor: str, told: str) -> Figure | None:
+def of_point(data: ReportData, family: Family, metrics: Sequence[str], anchor: str, told: str) -> Figure | None:
     """One bar a backend in a panel for each of the metrics; None where none was measured."""
     rows = sorted(family.rows, key=lambda row: (row.status != "ok", compare.speed(row)))
     drawn = [metric for metric in metrics if any(row.number(metric) is not None for row in rows)]
     if not drawn:
         return None
+    longest = {metric: _longest(rows, metric) for metric in drawn}
     values = []
     for place, row in enumerate(rows):
         value: dict[str, Any] = {"backend": row.backend, "place": place, "note": row.reasons[0] if row.reasons else ""}
         for count, metric in enumerate(drawn):
             number = row.number(metric)
-            value[f"m{count}"] = rounded(number) or 0
-            said = compare.digits(number) + " ≈" * bool(noise(row, metric))
-            value[f"said{count}"] = said if row.status == "ok" else study.words[row.status]
+            value[f"m{count}"] = rounded(number if number is None else min(number, longest[metric])) or 0
+            cut = " ▶" * (number is not None and number > longest[metric])
+            said = compare.digits(number) + cut + " ≈" * bool(noise(row, metric))
+            value[f"said{count}"] = said if row.status == "ok" else data.words[row.status]
         values.append(value)
-    names = tuple(study.backends)
-    panels = [Panel(study.metric(metric), bars(f"m{count}", f"said{count}", study.metric(metric), names),
+    names = tuple(data.backends)
+    panels = [Panel(data.metric(metric), bars(f"m{count}", f"said{count}", data.metric(metric), names),
                     {"height": BAR * len(rows), "most": 1.25 * max(value[f"m{count}"] for value in values)})
               for count, metric in enumerate(drawn)]  # fmt: skip
     return Figure(anchor, family.held, told, panels, values)
 
 
-def of_stack(study: Study, family: Family) -> Figure | None:
+def _longest(rows: Sequence[Row], metric: str) -> float:
+    """The length at which bars are cut, so that a few slow backends do not leave the others as stubs.
+
+    A bar is cut if it is more than CUT times the median; it then ends with ▶, and its number is still written.
+    Metrics of which more is better are never cut.
+    """
+    numbers = [number for row in rows if (number := row.number(metric)) is not None]
+    costs = metric == "memory/peak" or metric.partition("/")[2] in ("time", "energy")
+    contenders = [number for number in numbers if number <= CUT * median_low(numbers)]
+    if not costs or len(contenders) == len(numbers):
+        return max(numbers, default=0.0)
+    return 1.3 * max(contenders)
+
+
+def of_stack(data: ReportData, family: Family) -> Figure | None:
     """What the peak memory is made of, a panel for each place on the axis; None where it was not measured."""
     values: list[dict[str, Any]] = []
     for place, row in enumerate(sorted(family.rows, key=compare.speed)):
@@ -57,17 +75,17 @@ def of_stack(study: Study, family: Family) -> Figure | None:
             continue
         at = row.shape[family.axis] if family.axis else 0
         for rank, (name, size) in enumerate(zip(STACK, parts, strict=True)):
-            values.append({"backend": row.backend, "place": place, "at": at, "part": study.words[f"memory/{name}"],
+            values.append({"backend": row.backend, "place": place, "at": at, "part": data.words[f"memory/{name}"],
                            "rank": rank, "size": rounded(size), "peak": rounded(sum(parts))})  # fmt: skip
     if not values:
         return None
-    names = tuple(study.words[f"memory/{name}"] for name in STACK)
-    return _stacked(study, family, f"memory-{family.anchor}", study.words["alt_stack"], values, names, "MB",
-                    study.words["memory/peak"])  # fmt: skip
+    names = tuple(data.words[f"memory/{name}"] for name in STACK)
+    return _stacked(data, family, f"memory-{family.anchor}", data.words["alt_stack"], values, names, "MB",
+                    data.words["memory/peak"])  # fmt: skip
 
 
 def _stacked(
-    study: Study, family: Family, anchor: str, told: str, values: list[dict[str, Any]], parts: tuple[str, ...],
+    data: ReportData, family: Family, anchor: str, told: str, values: list[dict[str, Any]], parts: tuple[str, ...],
     unit: str, whole: str,
 ) -> Figure:  # fmt: skip
     spec = stack(parts, unit, whole)
@@ -81,10 +99,10 @@ def _stacked(
     return Figure(anchor, family.held, told, panels, values)
 
 
-def of_phases(study: Study, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
+def of_phases(data: ReportData, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
     """Where the time of a step goes, one bar a backend; a panel for each place on the axis."""
-    parts = _largest([each for _, phases in steps for each in phases], study.words["other_parts"])
-    named = tuple(study.words.get(f"part_{part}", part) for part in parts)
+    parts = _largest([each for _, phases in steps for each in phases], data.words["other_parts"])
+    named = tuple(data.words.get(f"part_{part}", part) for part in parts)
     values: list[dict[str, Any]] = []
     for place, (row, phases) in enumerate(steps):
         sizes: dict[tuple[int, int], float] = {}
@@ -94,12 +112,12 @@ def of_phases(study: Study, family: Family, steps: Sequence[tuple[Row, Sequence[
         for rank, ((direction, part), size) in enumerate(sorted(sizes.items())):
             values.append({
                 "backend": row.backend, "place": place, "at": row.shape[family.axis] if family.axis else 0,
-                "part": named[part], "direction": study.words.get(DIRECTIONS[direction], ""),
+                "part": named[part], "direction": data.words.get(DIRECTIONS[direction], ""),
                 "pale": int(DIRECTIONS[direction] == "backward"), "rank": rank, "size": rounded(size),
                 "peak": rounded(sum(sizes.values())),
             })  # fmt: skip
-    return _stacked(study, family, f"inside-{family.anchor}", study.words["alt_phases"], values, named, "ms",
-                    study.words["step_together"])  # fmt: skip
+    return _stacked(data, family, f"inside-{family.anchor}", data.words["alt_phases"], values, named, "ms",
+                    data.words["step_together"])  # fmt: skip
 
 
 def _largest(phases: Sequence[Phase], others: str) -> tuple[str, ...]:
@@ -135,8 +153,8 @@ def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
 def stack(parts: tuple[str, ...], unit: str, whole: str) -> Spec:
     base = alt.Chart(look.VALUES).transform_filter(HERE).transform_filter(look.SHOWN)
     y = alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES)
-    # Three are told apart by lightness alone; for more the theme's colours.
-    shades: Any = list(look.PARTS) if len(parts) <= len(look.PARTS) else alt.Undefined
+    # Three differ in lightness alone; more take the theme's colours.
+    shades: Any = list(look.PARTS) if len(parts) <= len(look.PARTS) else "ordinal"
     scale, legend = (
         alt.Scale(domain=list(parts), range=shades),
         alt.Legend(orient="top", title=None, columns=3 if len(parts) <= 3 else 2),

@@ -12,58 +12,58 @@ from attn_lab.records.flags import noise
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
-from attn_lab.report.study import Experiment, Study
+from attn_lab.report.data import Experiment, ReportData
 
 HEIGHT = 210
 
 
-def of_pass(study: Study, experiment: Experiment, family: Family, one: str) -> Figure | None:
+def of_pass(data: ReportData, experiment: Experiment, family: Family, one: str) -> Figure | None:
     """Time, TFLOP/s and speed-up of one pass along the family's axis; None where nothing was timed."""
     metrics = {"time": f"{one}/time", "tflops": f"{one}/tflops"}
     values = [_value(row, family, metrics) for row in family.rows]
     for value, row in zip(values, family.rows, strict=True):
-        verdict = experiment.verdict(row, experiment.beside(row), one)
-        if verdict and row.backend != study.baseline:
-            told = study.say("speedup_told", verdict=verdict, word=study.words[verdict.word])
+        verdict = experiment.verdict(row, experiment.baseline_of(row), one)
+        if verdict and row.backend != data.baseline:
+            told = data.say("speedup_told", verdict=verdict, word=data.words[verdict.word])
             low, high = rounded(verdict.low) or None, rounded(verdict.high)  # neither 0 nor infinity has a place
             known = low is not None and high is not None
             numbers = (rounded(verdict.ratio), low if known else None, high if known else None)
             value |= dict(zip(_parts("speedup"), numbers, strict=True)) | {"speedup_told": told}
-    told = study.say("alt_pass", what=study.words[one], axis=family.axis, baseline=study.baseline)
-    return _figure(study, family, one, f"{study.words[one]}: {family.axis}", told, values,
-                   {"time": study.words["time_ms"], "tflops": "TFLOP/s",
-                    "speedup": study.say("speedup_against", baseline=study.baseline)})  # fmt: skip
+    told = data.say("alt_pass", what=data.words[one], axis=family.axis, baseline=data.baseline)
+    return _figure(data, family, one, f"{data.words[one]}: {family.axis}", told, values,
+                   {"time": data.words["time_ms"], "tflops": "TFLOP/s",
+                    "speedup": data.say("speedup_against", baseline=data.baseline)})  # fmt: skip
 
 
-def of_memory(study: Study, experiment: Experiment, family: Family) -> Figure | None:
+def of_memory(data: ReportData, experiment: Experiment, family: Family) -> Figure | None:
     """Peak memory along the family's axis, and its share of the baseline's; None where none was measured."""
     values = [_value(row, family, {"memory": "memory/peak"}) for row in family.rows]
     for value, row in zip(values, family.rows, strict=True):
-        share = compare.memory_share(row, experiment.beside(row))
-        if share is not None and row.backend != study.baseline:
+        share = compare.memory_share(row, experiment.baseline_of(row))
+        if share is not None and row.backend != data.baseline:
             value["share"] = rounded(100 * share)
-    told = study.say("alt_memory", axis=family.axis, baseline=study.baseline)
-    return _figure(study, family, "memory", f"{study.words['memory/peak']}: {family.axis}", told, values,
-                   {"memory": "MB", "share": study.say("share_of", baseline=study.baseline)})  # fmt: skip
+    told = data.say("alt_memory", axis=family.axis, baseline=data.baseline)
+    return _figure(data, family, "memory", f"{data.words['memory/peak']}: {family.axis}", told, values,
+                   {"memory": "MB", "share": data.say("share_of", baseline=data.baseline)})  # fmt: skip
 
 
-def of_energy(study: Study, family: Family, one: str) -> Figure | None:
+def of_energy(data: ReportData, family: Family, one: str) -> Figure | None:
     """Joules a step and TFLOP a joule along the family's axis; None where none was measured."""
     values = [_value(row, family, {"energy": f"{one}/energy", "economy": f"{one}/tflop_per_joule"})
               for row in family.rows]  # fmt: skip
-    told = study.say("alt_energy", what=study.words[one], axis=family.axis)
-    figure = _figure(study, family, one, f"{study.words[one]}: {family.axis}", told, values,
-                     {"energy": study.words["energy_j"], "economy": study.words["tflop_per_joule"]})  # fmt: skip
+    told = data.say("alt_energy", what=data.words[one], axis=family.axis)
+    figure = _figure(data, family, one, f"{data.words[one]}: {family.axis}", told, values,
+                     {"energy": data.words["energy_j"], "economy": data.words["tflop_per_joule"]})  # fmt: skip
     return figure and replace(figure, anchor=f"energy-{figure.anchor.removeprefix('figures-')}")
 
 
-def of_training(study: Study, family: Family) -> Figure | None:
+def of_training(data: ReportData, family: Family) -> Figure | None:
     """Tokens a second, MFU and attention's share of a training step along the family's axis; None without any."""
     fields = {"tokens": "tokens_per_second", "mfu": "mfu", "attention": "attention_share"}
     values = [_value(row, family, {name: f"train_step/{what}" for name, what in fields.items()}) for row in family.rows]
-    told = study.say("alt_training", axis=family.axis)
-    figure = _figure(study, family, "train_step", f"{study.words['train_step']}: {family.axis}", told, values,
-                     {name: study.words[what] for name, what in fields.items()})  # fmt: skip
+    told = data.say("alt_training", axis=family.axis)
+    figure = _figure(data, family, "train_step", f"{data.words['train_step']}: {family.axis}", told, values,
+                     {name: data.words[what] for name, what in fields.items()})  # fmt: skip
     return figure and replace(figure, anchor=f"models-{family.anchor}")
 
 
@@ -72,19 +72,18 @@ RATIOS = {"speedup": 1, "share": 100}  # fields with a line where the two are eq
 
 
 def _figure(
-    study: Study, family: Family, what: str, title: str, told: str, values: list[dict[str, Any]], fields: dict[str, str]
-) -> Figure | None:
+    data: ReportData, family: Family, what: str, title: str, told: str, values: list[dict[str, Any]],
+    fields: dict[str, str],
+) -> Figure | None:  # fmt: skip
     drawn = [name for name in fields if any(value.get(name) for value in values)]
     if not drawn or family.axis is None:
         return None
     lost = _place_lost(values, drawn[0])
     ticks = sorted({row.shape[family.axis] for row in family.rows})
-    names = [
-        name for name in study.backends if any(value["backend"] == name and _has(value, drawn) for value in values)
-    ]
+    names = [name for name in data.backends if any(value["backend"] == name and _has(value, drawn) for value in values)]
     wide = ticks[-1] >= 4 * ticks[0]
     panels = [
-        Panel(fields[name], curve(name, tuple(study.backends), wide, lost and name == drawn[0]),
+        Panel(fields[name], curve(name, tuple(data.backends), wide, lost and name == drawn[0]),
               {"ticks": ticks, "axis": family.axis, "title": fields[name]})
         for name in drawn
     ]  # fmt: skip
@@ -154,7 +153,9 @@ def curve(field: str, names: tuple[str, ...], wide: bool, lost: bool) -> Spec:
         ]
     told.append(alt.Tooltip("note:N"))
     layers = [
-        seen.mark_line().encode(y=y, color=look.colour(names), opacity=look.faint(1)),
+        seen.mark_line().encode(
+            y=y, color=look.colour(names), strokeDash=look.dash(names), opacity=look.faint(1)
+        ),
         seen.mark_point(filled=True).encode(
             y=y, shape=look.shape(names), opacity=look.faint(1), tooltip=told,
             stroke=look.colour(names),

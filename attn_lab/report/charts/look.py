@@ -1,10 +1,11 @@
-"""What all charts share: who is shown, who is pointed at, and how a backend is told by colour and mark."""
+"""What all charts share: which backends are shown or highlighted, and the channels for colour, mark and dash."""
 
 from typing import Any
 
 import altair as alt
 
 from attn_lab.report.charts import hole
+from attn_lab.report.charts.palette import look_of
 
 PARTS = ("#8A929E", "#3D93D6", "#E69F00")  # of a stack: told apart by lightness alone, on either ground
 SHOWN = "indexof(hidden, datum.backend) < 0"
@@ -27,8 +28,13 @@ def shape(names: tuple[str, ...]) -> Any:
     return alt.Shape("backend:N", scale=alt.Scale(domain=list(names)), legend=None)
 
 
+def dash(names: tuple[str, ...]) -> Any:
+    scale = alt.Scale(domain=list(names), range=[look_of(name).dash for name in names])
+    return alt.StrokeDash("backend:N", scale=scale, legend=None)
+
+
 def faint(full: float) -> Any:
-    """Opacity of a mark: less, while another backend is pointed at."""
+    """Opacity of a mark: less, while another backend is highlighted."""
     return alt.OpacityValue(full, condition={"test": FAINT, "value": full * 0.2})  # `condition` would check it: slow
 
 

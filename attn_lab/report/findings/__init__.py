@@ -1,11 +1,11 @@
-"""What the numbers say, in sentences: found freely, and the study's nine claims examined one by one.
+"""What the numbers say, in sentences: found freely, and the seed study's nine claims examined one by one.
 
 `findings` and `claims` take the rows of one run or of several, as read, rounds apart.  Rows of two machines, or of two
 versions of a package, are told of one after the other and never held against each other.  Who asks for both lays the
-rows out once: `told` and `held` take what `laid_out` gives.
+rows out once: `sentences` and `check_claims` take what `partition` returns.
 
-A claim holds, fails or is untested by rules that `examined.py` states, and each rule says for itself in
-`claims_point.py` and `claims_axes.py`.  They are about FlashAttention v2, backend `flash2`: where only another fused
+A claim holds, fails or is untested by rules that `claims/rules.py` states, and each rule says for itself in
+`claims/point.py` and `claims/axes.py`.  They are about FlashAttention v2, backend `flash2`: where only another fused
 backend was run they are untested, and say which was.
 """
 
@@ -13,36 +13,36 @@ from collections.abc import Sequence
 
 from attn_lab.records.record import Record as Row
 from attn_lab.report.compare import BASELINE
-from attn_lab.report.findings.conduct import apart, conduct
+from attn_lab.report.findings.claims.nine import examined
+from attn_lab.report.findings.comparability import places
 from attn_lab.report.findings.costs import costs
+from attn_lab.report.findings.data_quality import apart, conduct
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
-from attn_lab.report.findings.nine import examined
-from attn_lab.report.findings.places import places
+from attn_lab.report.findings.measurements import Measured
 from attn_lab.report.findings.trends import trends
 from attn_lab.report.findings.winners import winners
 
-__all__ = ["Finding", "claims", "findings", "held", "laid_out", "told"]
+__all__ = ["Finding", "check_claims", "claims", "findings", "partition", "sentences"]
 
 Parts = Sequence[tuple[str, Measured]]
 
 
 def findings(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """Sentences about these rows, the winners first, each with the numbers it rests on."""
-    return told(laid_out(rows, baseline), language)
+    return sentences(partition(rows, baseline), language)
 
 
 def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
-    return held(laid_out(rows, baseline), language)
+    return check_claims(partition(rows, baseline), language)
 
 
-def laid_out(rows: Sequence[Row], baseline: str) -> Parts:
+def partition(rows: Sequence[Row], baseline: str) -> Parts:
     """What may be compared, by what sets it apart."""
     return [(place, Measured(part, baseline)) for place, part in places(rows)]
 
 
-def told(parts: Parts, language: str) -> list[Finding]:
+def sentences(parts: Parts, language: str) -> list[Finding]:
     found = [apart(Words(language), [place for place, _ in parts])] if len(parts) > 1 else []
     for place, measured in parts:
         words = Words(language, place)
@@ -51,5 +51,5 @@ def told(parts: Parts, language: str) -> list[Finding]:
     return found
 
 
-def held(parts: Parts, language: str) -> list[Finding]:
+def check_claims(parts: Parts, language: str) -> list[Finding]:
     return [each for place, measured in parts for each in examined(measured, Words(language, place))]

@@ -6,7 +6,7 @@ from attn_lab.records.record import PASSES
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
+from attn_lab.report.findings.measurements import Measured
 
 
 def costs(measured: Measured, words: Words) -> Iterator[Finding]:

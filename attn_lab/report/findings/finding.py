@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from attn_lab.records.stats.verdict import WIDEST, decimals, rough
 from attn_lab.report.compare import digits
-from attn_lab.report.language import catalogue
+from attn_lab.report.locales.i18n import catalogue
 
 
 class Finding(NamedTuple):

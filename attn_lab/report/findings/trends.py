@@ -8,7 +8,7 @@ from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.fit import Exponent, fit_exponent
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
-from attn_lab.report.findings.measured import Measured
+from attn_lab.report.findings.measurements import Measured
 
 BENT = 1.0  # an exponent whose interval is wider than this is none: the curve is bent, or has too few points
 

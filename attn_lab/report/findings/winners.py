@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from attn_lab.records.record import Record as Row
 from attn_lab.report.findings.finding import Finding, Span, Words
-from attn_lab.report.findings.measured import Measured, Setting
+from attn_lab.report.findings.measurements import Measured, Setting
 
 
 class Pair(NamedTuple):

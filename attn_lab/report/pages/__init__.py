@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from attn_lab.report.fragment import Page
 from attn_lab.report.pages import (
     accuracy,
     energy,
     figures,
     findings,
-    inside,
-    kinds,
     memory,
     models,
     overview,
+    profiling,
     provenance,
     roofline,
     scaling,
     support,
+    time_variants,
 )
+from attn_lab.report.render.blocks import Page
 
 PAGES: Mapping[str, Page] = {
     "overview": overview,
@@ -26,8 +26,8 @@ PAGES: Mapping[str, Page] = {
     "models": models,
     "support": support,
     "memory": memory,
-    "kinds": kinds,
-    "inside": inside,
+    "kinds": time_variants,
+    "inside": profiling,
     "accuracy": accuracy,
     "roofline": roofline,
     "scaling": scaling,

@@ -6,32 +6,30 @@ from typing import Any
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
-from attn_lab.report.fragment import Bullets, Cell, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.study import Study
+from attn_lab.report.data import ReportData
+from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Heading, Picture, Table, Text
 
 title = "page_accuracy"
 Worst = dict[tuple[str, str], tuple[float, Row, int]]  # by backend and tensor: share, where, of how many cases
 
 
-def render(study: Study) -> Iterator[Piece]:
-    worst = _worst(study)
+def render(data: ReportData) -> Iterator[Block]:
+    worst = _worst(data)
     if worst:
-        yield Text(study.words["accuracy_how"], "note")
-        yield Picture(_figure(study, worst))
-        yield _table(study, worst)
-    else:
-        yield Text(study.words["not_measured"])
-    wrong = [row for row in study.cases if row.status == "wrong"]
+        yield Text(data.words["accuracy_how"], "note")
+        yield Picture(_figure(data, worst))
+        yield _table(data, worst)
+    wrong = [row for row in data.cases if row.status == "wrong"]
     if wrong:
-        yield Heading(study.words["wrong_answers"])
+        yield Heading(data.words["wrong_answers"])
         yield Bullets([(f"{row.backend}, {row.shape_text}: {'; '.join(row.reasons)}", "") for row in wrong])
     elif worst:
-        yield Text(study.words["none_wrong"])
+        yield Text(data.words["none_wrong"])
 
 
-def _worst(study: Study) -> Worst:
+def _worst(data: ReportData) -> Worst:
     found: Worst = {}
-    for row in study.cases:
+    for row in data.cases:
         for name in row.metrics:
             value = row.number(name)
             if name.startswith("accuracy/") and value is not None:
@@ -41,23 +39,23 @@ def _worst(study: Study) -> Worst:
     return found
 
 
-def _figure(study: Study, worst: Worst) -> Figure:
+def _figure(data: ReportData, worst: Worst) -> Figure:
     values: list[dict[str, Any]] = [
         {"backend": backend, "tensor": tensor, "share": rounded(value), "where": row.shape_text,
          "note": str(row.metrics[f"accuracy/{tensor}"].get("note") or "")}
         for (backend, tensor), (value, row, _) in worst.items()
     ]  # fmt: skip
-    names = tuple(name for name in study.backends if any(name == backend for backend, _ in worst))
+    names = tuple(name for name in data.backends if any(name == backend for backend, _ in worst))
     panel = Panel(
-        study.words["accuracy_axis"], dots.errors(study.words["accuracy_axis"], names), {"height": 26 * len(names)}
+        data.words["accuracy_axis"], dots.errors(data.words["accuracy_axis"], names), {"height": 26 * len(names)}
     )
-    return Figure("accuracy-worst", study.words["accuracy_title"], study.words["alt_accuracy"], [panel], values)
+    return Figure("accuracy-worst", data.words["accuracy_title"], data.words["alt_accuracy"], [panel], values)
 
 
-def _table(study: Study, worst: Worst) -> Table:
+def _table(data: ReportData, worst: Worst) -> Table:
     tensors = list(dict.fromkeys(tensor for _, tensor in worst))
     rows = []
-    for name in study.backends:
+    for name in data.backends:
         mine = {tensor: worst[name, tensor] for tensor in tensors if (name, tensor) in worst}
         if mine:
             cells = [Cell(compare.digits(mine[each][0]), mine[each][0], mine[each][1].shape_text) if each in mine
@@ -65,6 +63,6 @@ def _table(study: Study, worst: Worst) -> Table:
             _, row, _ = max(mine.values(), key=lambda one: one[0])
             count = max(count for _, _, count in mine.values())
             rows.append([Cell(name), *cells, Cell(str(count), count), Cell(row.shape_text)])
-    heads = [Head(study.words["backend"]), *(Head(each, True) for each in tensors),
-             Head(study.words["cases"], True), Head(study.words["worst_at"])]  # fmt: skip
-    return Table(study.words["accuracy_caption"], heads, rows)
+    heads = [Head(data.words["backend"]), *(Head(each, True) for each in tensors),
+             Head(data.words["cases"], True), Head(data.words["worst_at"])]  # fmt: skip
+    return Table(data.words["accuracy_caption"], heads, rows)

@@ -5,43 +5,42 @@ from collections.abc import Iterator
 from attn_lab.records.axes import Family
 from attn_lab.records.record import PASSES
 from attn_lab.report import compare
-from attn_lab.report.cells import number
 from attn_lab.report.charts import Figure, bars, curves
-from attn_lab.report.fragment import Cell, Fold, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.study import Study
+from attn_lab.report.data import ReportData
+from attn_lab.report.render.blocks import Block, Cell, Details, Head, Heading, Picture, Table, Text
+from attn_lab.report.render.formatting import number
 
 title = "page_energy"
 
 
-def render(study: Study) -> Iterator[Piece]:
-    passes = [one for one in PASSES if any(row.number(f"{one}/energy") is not None for row in study.cases)]
+def render(data: ReportData) -> Iterator[Block]:
+    passes = [one for one in PASSES if any(row.number(f"{one}/energy") is not None for row in data.cases)]
     if not passes:
-        yield Text(study.words["not_measured"])
         return
-    yield Text(study.words["energy_how"], "note")
-    idle = sorted(watts for row in study.cases if (watts := row.number("energy/idle")) is not None)
+    yield Text(data.words["energy_how"], "note")
+    idle = sorted(watts for row in data.cases if (watts := row.number("energy/idle")) is not None)
     if idle:
         ends = dict.fromkeys(map(compare.digits, (idle[0], idle[-1])))
-        yield Text(study.say("idle_power", watts="–".join(ends)))
-    for experiment in study.experiments:
+        yield Text(data.say("idle_power", watts="–".join(ends)))
+    for experiment in data.experiments:
         for family in experiment.families:
-            drawn = [figure for figure in _figures(study, family, passes) if figure]
+            drawn = [figure for figure in _figures(data, family, passes) if figure]
             if drawn:
-                yield Heading(f"{experiment.name} · {family.axis or study.words['point']}")
+                yield Heading(f"{experiment.name} · {family.axis or data.words['point']}")
                 yield from map(Picture, drawn)
-                yield Fold(study.words["numbers"], [_table(study, family, passes)])
+                yield Details(data.words["numbers"], [_table(data, family, passes)])
 
 
-def _figures(study: Study, family: Family, passes: list[str]) -> Iterator[Figure | None]:
+def _figures(data: ReportData, family: Family, passes: list[str]) -> Iterator[Figure | None]:
     if family.axis is None:
         metrics = [f"{one}/{what}" for one in passes for what in ("energy", "tflop_per_joule")]
-        yield bars.of_point(study, family, metrics, f"energy-{family.anchor}", study.words["alt_energy_point"])
+        yield bars.of_point(data, family, metrics, f"energy-{family.anchor}", data.words["alt_energy_point"])
         return
     for one in passes:
-        yield curves.of_energy(study, family, one)
+        yield curves.of_energy(data, family, one)
 
 
-def _table(study: Study, family: Family, passes: list[str]) -> Table:
+def _table(data: ReportData, family: Family, passes: list[str]) -> Table:
     start = [family.axis] if family.axis else []
     metrics = [f"{one}/{what}" for one in passes for what in ("energy", "tflop_per_joule")]
     rows = [
@@ -49,6 +48,6 @@ def _table(study: Study, family: Family, passes: list[str]) -> Table:
          *(number(row, metric) for metric in metrics)]
         for row in sorted(family.rows, key=lambda row: (compare.order(row), compare.speed(row))) if row.status == "ok"
     ]  # fmt: skip
-    heads = [*(Head(name, True) for name in start), Head(study.words["backend"]),
-             *(Head(study.metric(metric), True) for metric in metrics)]  # fmt: skip
-    return Table(study.words["page_energy"], heads, rows, len(start) + 1)
+    heads = [*(Head(name, True) for name in start), Head(data.words["backend"]),
+             *(Head(data.metric(metric), True) for metric in metrics)]  # fmt: skip
+    return Table(data.words["page_energy"], heads, rows, len(start) + 1)

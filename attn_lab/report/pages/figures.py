@@ -1,4 +1,4 @@
-"""The study's figures page: for each swept axis and pass what it costs, with the numbers under each family."""
+"""The figures page: for each swept axis and pass what it costs, with the numbers under each family."""
 
 from collections.abc import Iterator
 
@@ -7,81 +7,80 @@ from attn_lab.records.flags import chosen, mixtures, noise
 from attn_lab.records.record import PASSES
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
-from attn_lab.report.cells import number, share, speedup
 from attn_lab.report.charts import Figure, bars, curves
-from attn_lab.report.fragment import Bullets, Cell, Fold, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.study import Experiment, Study
+from attn_lab.report.data import Experiment, ReportData
+from attn_lab.report.render.blocks import Block, Bullets, Cell, Details, Head, Heading, Picture, Table, Text
+from attn_lab.report.render.formatting import number, share, speedup
 
 title = "page_figures"
 LONGEST = 96  # characters of a list of kernels: what comes after, nobody compares by eye
 
 
-def render(study: Study) -> Iterator[Piece]:
-    if not study.passes:
-        yield Text(study.words["nothing_measured"])
+def render(data: ReportData) -> Iterator[Block]:
+    if not data.passes:
         return
-    yield Text(study.words["figures_how"], "note")
-    for experiment in study.experiments:
+    yield Text(data.words["figures_how"], "note")
+    for experiment in data.experiments:
         yield Heading(experiment.name)
         for axis, count in experiment.undrawn.items():
-            yield Text(study.say("more_families", axis=axis or study.words["point"], count=count), "note")
+            yield Text(data.say("more_families", axis=axis or data.words["point"], count=count), "note")
         for family in experiment.families:
             if not any(row.status == "ok" for row in family.rows):
                 continue
-            moving = study.say("moving", names=", ".join(family.moving)) if family.axis and family.moving else ""
+            moving = data.say("moving", names=", ".join(family.moving)) if family.axis and family.moving else ""
             yield Heading(f"{f'{family.axis}: ' * bool(family.axis)}{family.held}{moving}", level=4)
-            yield from (Picture(figure) for figure in _figures(study, experiment, family) if figure)
-            notes = _notes(study, experiment, family)
-            table = _table(study, experiment, family)
-            yield Fold(study.words["numbers"], [table]) if family.axis else table
+            yield from (Picture(figure) for figure in _figures(data, experiment, family) if figure)
+            notes = _notes(data, experiment, family)
+            table = _table(data, experiment, family)
+            yield Details(data.words["numbers"], [table]) if family.axis else table
             if notes:
                 yield Bullets([(note, "") for note in notes])
 
 
-def _figures(study: Study, experiment: Experiment, family: Family) -> Iterator[Figure | None]:
+def _figures(data: ReportData, experiment: Experiment, family: Family) -> Iterator[Figure | None]:
     if family.axis is None:
         metrics = [*(f"{one}/time" for one in PASSES), "memory/peak"]
-        yield bars.of_point(study, family, metrics, f"figures-{family.anchor}", study.words["alt_point"])
+        yield bars.of_point(data, family, metrics, f"figures-{family.anchor}", data.words["alt_point"])
         return
     for one in PASSES:
-        yield curves.of_pass(study, experiment, family, one)
-    yield curves.of_memory(study, experiment, family)
+        yield curves.of_pass(data, experiment, family, one)
+    yield curves.of_memory(data, experiment, family)
 
 
-def _table(study: Study, experiment: Experiment, family: Family) -> Table:
+def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
     """A family's rows: along an axis in its order, at a point the fastest first."""
     rows = sorted(family.rows, key=lambda row: (row.status != "ok", compare.speed(row)))
     start: list[str] = []
     if family.axis:
-        rows = sorted(family.rows, key=lambda row: (compare.order(row), row.backend != study.baseline, row.backend))
+        rows = sorted(family.rows, key=lambda row: (compare.order(row), row.backend != data.baseline, row.backend))
         start = [family.axis, *family.moving]
-    heads = [*(Head(name, True) for name in start), Head(study.words["backend"])]
+    heads = [*(Head(name, True) for name in start), Head(data.words["backend"])]
     columns = [[_plain(row.asked.get(name)) for row in rows] for name in start] + [[Cell(row.backend) for row in rows]]
     if any(row.status != "ok" for row in rows):
-        heads.append(Head(study.words["status"]))
-        columns.append([Cell(study.words[row.status], kind=row.status, hover="; ".join(row.reasons)) for row in rows])
-    wanted = [(f"{one}/{what}", f"{study.words[one]} {unit}") for one in PASSES
+        heads.append(Head(data.words["status"]))
+        columns.append([Cell(data.words[row.status], kind=row.status, hover="; ".join(row.reasons)) for row in rows])
+    wanted = [(f"{one}/{what}", f"{data.words[one]} {unit}") for one in PASSES
               for what, unit in (("time", "ms"), ("tflops", "TFLOP/s"))]  # fmt: skip
-    for metric, label in [*wanted, ("memory/peak", f"{study.words['memory/peak']} MB")]:
+    for metric, label in [*wanted, ("memory/peak", f"{data.words['memory/peak']} MB")]:
         if any(row.number(metric) is not None for row in rows):
             heads.append(Head(label, True))
             columns.append([number(row, metric) for row in rows])
     if len({row.backend for row in rows}) > 1:
         for one in PASSES:
-            cells = [speedup(study, experiment, row, one) for row in rows]
+            cells = [speedup(data, experiment, row, one) for row in rows]
             if any(cell.number is not None for cell in cells):
-                heads.append(Head(f"{study.words[one]} ×", True))
+                heads.append(Head(f"{data.words[one]} ×", True))
                 columns.append(cells)
-        shares = [share(row, experiment.beside(row)) for row in rows]
+        shares = [share(row, experiment.baseline_of(row)) for row in rows]
         if any(cell.number is not None for cell in shares):
-            heads.append(Head(study.say("share_of", baseline=study.baseline), True))
+            heads.append(Head(data.say("share_of", baseline=data.baseline), True))
             columns.append(shares)
     if family.axis is None:
-        for label, cells in ((study.words["accuracy_head"], _errors(rows)), (study.words["kernels"], _kernels(rows))):
+        for label, cells in ((data.words["accuracy_head"], _errors(rows)), (data.words["kernels"], _kernels(rows))):
             if any(cell.words for cell in cells):
                 heads.append(Head(label))
                 columns.append(cells)
-    return Table(study.say("numbers_caption", what=family.axis or study.words["point"]), heads,
+    return Table(data.say("numbers_caption", what=family.axis or data.words["point"]), heads,
                  list(zip(*columns, strict=True)), len(start) + 1)  # fmt: skip
 
 
@@ -110,25 +109,25 @@ def _kernels(rows: list[Row]) -> list[Cell]:
     return told
 
 
-def _notes(study: Study, experiment: Experiment, family: Family) -> list[str]:
+def _notes(data: ReportData, experiment: Experiment, family: Family) -> list[str]:
     """Why rows have no number, which numbers are noisy, what was mixed, and where there was nothing to compare with."""
     places: dict[str, dict[str, None]] = {}
     for row in family.rows:
         at = f"{family.axis} {row.shape[family.axis]}" if family.axis else ""
         told = []
         if row.status != "ok":
-            reasons = row.reasons or [study.words["no_reason"]]
-            told += [f"{row.backend}: {study.words[row.status]}: {reason}" for reason in reasons]
+            reasons = row.reasons or [data.words["no_reason"]]
+            told += [f"{row.backend}: {data.words[row.status]}: {reason}" for reason in reasons]
         else:
             told += [
-                f"≈ {row.backend}: {study.metric(name)}: {noise(row, name)}" for name in row.metrics if noise(row, name)
+                f"≈ {row.backend}: {data.metric(name)}: {noise(row, name)}" for name in row.metrics if noise(row, name)
             ]
             if choice := chosen(row):
                 told.append(f"→ {row.backend}: {choice}")
-            told += filter(None, [study.missing(experiment, row)])
-            other = experiment.beside(row)
+            told += filter(None, [data.missing(experiment, row)])
+            other = experiment.baseline_of(row)
             told += [
-                f"‡ {row.backend}: {study.words['mixed']} {each}" for each in (mixtures([row, other]) if other else [])
+                f"‡ {row.backend}: {data.words['mixed']} {each}" for each in (mixtures([row, other]) if other else [])
             ]
         for words in told:
             places.setdefault(words, {})[at] = None

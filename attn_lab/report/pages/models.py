@@ -5,31 +5,31 @@ from collections.abc import Iterator
 from attn_lab.records.axes import Family
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
-from attn_lab.report.cells import number, share, speedup
 from attn_lab.report.charts import Figure, bars, curves
-from attn_lab.report.fragment import Cell, Facts, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.study import Experiment, Study
+from attn_lab.report.data import Experiment, ReportData
+from attn_lab.report.render.blocks import Block, Cell, Head, Heading, KeyValues, Picture, Table, Text
+from attn_lab.report.render.formatting import number, share, speedup
 
 title = "page_models"
 TRAINING = ("train_step/tokens_per_second", "train_step/mfu", "train_step/attention_share")
 COLUMNS = ("train_step/time", *TRAINING, "memory/peak")
 
 
-def render(study: Study) -> Iterator[Piece]:
+def render(data: ReportData) -> Iterator[Block]:
     told = False
-    for experiment in study.experiments:
+    for experiment in data.experiments:
         for family in experiment.families:
             rows = [row for row in family.rows if any(row.number(metric) is not None for metric in TRAINING)]
             if not rows:
                 continue
             if not told:
-                yield Text(study.words["models_how"], "note")
+                yield Text(data.words["models_how"], "note")
             told = True
-            yield Heading(f"{experiment.name} · {family.axis or study.words['point']}")
-            yield Facts(_facts(rows[0]))
-            if figure := _drawn(study, family):
+            yield Heading(f"{experiment.name} · {family.axis or data.words['point']}")
+            yield KeyValues(_facts(rows[0]))
+            if figure := _drawn(data, family):
                 yield Picture(figure)
-            yield _table(study, experiment, family)
+            yield _table(data, experiment, family)
 
 
 def _facts(row: Row) -> list[tuple[str, str]]:
@@ -40,34 +40,34 @@ def _facts(row: Row) -> list[tuple[str, str]]:
                                         if name[:1] != "_" and value is not None)]  # fmt: skip
 
 
-def _drawn(study: Study, family: Family) -> Figure | None:
+def _drawn(data: ReportData, family: Family) -> Figure | None:
     if family.axis:
-        return curves.of_training(study, family)
-    return bars.of_point(study, family, [*TRAINING, "memory/peak"], f"models-{family.anchor}",
-                         study.words["alt_training_point"])  # fmt: skip
+        return curves.of_training(data, family)
+    return bars.of_point(data, family, [*TRAINING, "memory/peak"], f"models-{family.anchor}",
+                         data.words["alt_training_point"])  # fmt: skip
 
 
-def _table(study: Study, experiment: Experiment, family: Family) -> Table:
+def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
     """All rows of the family, for who ran out of memory is told as well."""
     start = [family.axis] if family.axis else []
     rows = sorted(family.rows, key=lambda row: (compare.order(row) if start else (), row.status != "ok",
                                                 compare.speed(row)))  # fmt: skip
     shown = [metric for metric in COLUMNS if any(row.number(metric) is not None for row in rows)]
-    heads = [*(Head(name, True) for name in start), Head(study.words["backend"]), Head(study.words["status"]),
-             *(Head(_head(study, metric), True) for metric in shown), Head(f"{study.words['train_step']} ×", True),
-             Head(study.say("share_of", baseline=study.baseline), True)]  # fmt: skip
+    heads = [*(Head(name, True) for name in start), Head(data.words["backend"]), Head(data.words["status"]),
+             *(Head(_head(data, metric), True) for metric in shown), Head(f"{data.words['train_step']} ×", True),
+             Head(data.say("share_of", baseline=data.baseline), True)]  # fmt: skip
     lines = [
         [*(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
-         Cell(study.words[row.status], kind=row.status, hover="; ".join(row.reasons)),
-         *(number(row, metric) for metric in shown), speedup(study, experiment, row, "train_step"),
-         share(row, experiment.beside(row))]
+         Cell(data.words[row.status], kind=row.status, hover="; ".join(row.reasons)),
+         *(number(row, metric) for metric in shown), speedup(data, experiment, row, "train_step"),
+         share(row, experiment.baseline_of(row))]
         for row in rows
     ]  # fmt: skip
-    return Table(study.words["models_caption"], heads, lines, len(start) + 1)
+    return Table(data.words["models_caption"], heads, lines, len(start) + 1)
 
 
-def _head(study: Study, metric: str) -> str:
+def _head(data: ReportData, metric: str) -> str:
     what = metric.partition("/")[2]
     if metric == "memory/peak":
-        return f"{study.words[metric]} MB"
-    return study.words["time_ms"] if what == "time" else study.words[what]
+        return f"{data.words[metric]} MB"
+    return data.words["time_ms"] if what == "time" else data.words[what]

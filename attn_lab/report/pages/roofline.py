@@ -7,15 +7,14 @@ from attn_lab.records.record import PASSES
 from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
-from attn_lab.report.fragment import Cell, Head, Heading, Picture, Piece, Table, Text
-from attn_lab.report.study import Experiment, Study
+from attn_lab.report.data import Experiment, ReportData
+from attn_lab.report.render.blocks import Block, Cell, Head, Heading, Picture, Table, Text
 
 title = "page_roofline"
 
 
-def render(study: Study) -> Iterator[Piece]:
-    told = False
-    for experiment in study.experiments:
+def render(data: ReportData) -> Iterator[Block]:
+    for experiment in data.experiments:
         # Roofs belong to a card and a dtype; an experiment that mixes them gets one chart for each.
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in experiment.cases:
@@ -25,15 +24,11 @@ def render(study: Study) -> Iterator[Piece]:
             gemm, copy = roofs
             values, passes = _values(rows)
             if gemm and copy and values:
-                told = True
                 yield Heading(f"{experiment.name} · {machine} · {dtype}")
-                yield Text(study.say("roofs", gemm=compare.digits(gemm), copy=compare.digits(copy)))
-                yield Picture(_figure(study, experiment, values, passes, gemm, copy, machine, dtype))
-            if table := _table(study, experiment, rows):
-                told = True
+                yield Text(data.say("roofs", gemm=compare.digits(gemm), copy=compare.digits(copy)))
+                yield Picture(_figure(data, experiment, values, passes, gemm, copy, machine, dtype))
+            if table := _table(data, experiment, rows):
                 yield table
-    if not told:
-        yield Text(study.words["no_ceiling"])
 
 
 def _highest(rows: list[Row], metric: str) -> float | None:
@@ -54,7 +49,7 @@ def _values(rows: list[Row]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _figure(
-    study: Study, experiment: Experiment, values: list[dict[str, Any]], passes: list[str],
+    data: ReportData, experiment: Experiment, values: list[dict[str, Any]], passes: list[str],
     gemm: float, copy: float, machine: str, dtype: str,
 ) -> Figure:  # fmt: skip
     knee = 1000 * gemm / copy  # FLOP/byte where both roofs meet
@@ -63,14 +58,14 @@ def _figure(
     lines = [{"roof": "copy", "intensity": least, "tflops": least * copy / 1000},
              {"roof": "copy", "intensity": knee, "tflops": gemm}, {"roof": "gemm", "intensity": knee, "tflops": gemm},
              {"roof": "gemm", "intensity": most, "tflops": gemm}]  # fmt: skip
-    names = [name for name in study.backends if any(value["backend"] == name for value in values)]
-    spec = dots.roofs(study.words["intensity"], "TFLOP/s", tuple(study.backends))
-    panels = [Panel(study.words[one], spec, {"pass": one}) for one in passes]
-    anchor = f"roofline-{study.experiments.index(experiment) + 1}-{dtype}"
-    return Figure(anchor, f"{machine}, {dtype}", study.words["alt_roofline"], panels, [*lines, *values], names)
+    names = [name for name in data.backends if any(value["backend"] == name for value in values)]
+    spec = dots.roofs(data.words["intensity"], "TFLOP/s", tuple(data.backends))
+    panels = [Panel(data.words[one], spec, {"pass": one}) for one in passes]
+    anchor = f"roofline-{data.experiments.index(experiment) + 1}-{dtype}"
+    return Figure(anchor, f"{machine}, {dtype}", data.words["alt_roofline"], panels, [*lines, *values], names)
 
 
-def _table(study: Study, experiment: Experiment, rows: list[Row]) -> Table | None:
+def _table(data: ReportData, experiment: Experiment, rows: list[Row]) -> Table | None:
     """The share of the GEMM rate each case reaches; it needs no copy rate."""
     passes = [one for one in PASSES if any(row.number(f"{one}/of_ceiling") is not None for row in rows)]
     if not passes:
@@ -82,8 +77,8 @@ def _table(study: Study, experiment: Experiment, rows: list[Row]) -> Table | Non
             told = [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
             cells.append([Cell(row.shape_text, place), Cell(row.backend), *told])
     heads = [
-        Head(study.words["shape"]),
-        Head(study.words["backend"]),
-        *(Head(study.words[one], True) for one in passes),
+        Head(data.words["shape"]),
+        Head(data.words["backend"]),
+        *(Head(data.words[one], True) for one in passes),
     ]
-    return Table(study.say("ceiling_caption", name=experiment.name), heads, cells, 2)
+    return Table(data.say("ceiling_caption", name=experiment.name), heads, cells, 2)

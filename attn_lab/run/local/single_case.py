@@ -1,4 +1,4 @@
-"""python -m attn_lab.run.local.single_case IN OUT: one packed case in a process of its own, for Nsight to stand around."""
+"""python -m attn_lab.run.local.single_case IN OUT: one case in a process of its own, for Nsight to look at."""
 
 import json
 import sys

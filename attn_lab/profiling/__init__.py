@@ -1,0 +1,1 @@
+"""torch.profiler over a step: kernels, phases and memory, for probes and for training loops."""

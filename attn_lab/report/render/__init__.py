@@ -1,0 +1,1 @@
+"""A report written down: HTML, Markdown and figure files, all from the same blocks."""
