@@ -1,11 +1,8 @@
 """The front door: which command was meant, how it ended, and the exit code that says so."""
 
-import gc
 import importlib
 import io
 import os
-import re
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -61,77 +58,18 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    return _sweep(words, looking=True)
-
-
-def _sweep(words: list[str], looking: bool = False) -> int:
-    from attn_lab.run.local.fork_server import warm
-
-    if not {"--help", "-h", "hydra/launcher=ray", "hydra/launcher=slurm"} & {*words}:  # of which none has workers here
-        warm()  # before the imports, to import at the same time
-    gc.disable()  # looking for garbage takes a fifth of the time in which torch is imported, where there is none
-
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from attn_lab.core.errors import BadRequest
-    from attn_lab.config.errors import explained
-    from attn_lab.run.plan import register_resolvers
-    from attn_lab.run.main import NoRoom, Run
-    from attn_lab.config.schema import register
-    from attn_lab.sweep.todo import show
+    from attn_lab.run.main import plan_sweep
 
-    gc.freeze()
-    gc.enable()
-    register()
-    register_resolvers()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are ours to tell, in one line
-    sys.argv = ["attn-lab", *_flags_first(words)]
-    run = Run(Console(), words, looking=looking)
-    trouble: BaseException | None = None
-    before = signal.signal(signal.SIGINT, run.interrupt)
-    try:
-        try:
-            hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(run)()
-        except NoRoom as stop:
-            trouble = BadRequest(str(stop))
-        except (HydraException, OmegaConfBaseException, ValueError, BadRequest) as error:
-            trouble = explained(error)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  raised again below, when all is summed up
-            trouble = error
-        code = run.close()
-    finally:  # interrupted once, all is said, and another must not upset the interpreter's own end
-        signal.signal(signal.SIGINT, signal.SIG_IGN if run.interrupt.asked else before)
-    if run.interrupt.asked:  # whatever the trouble is, Ctrl-C made it
-        print(f"attn-lab: interrupted; {run.kept} of {len(run.cases)} cases are kept", file=sys.stderr)
-        return 130
-    if trouble is not None:
-        raise trouble from None
-    if looking:
-        show(run.standings, run.path, run.console)
-    return code
+    if plan := plan_sweep(words):
+        from attn_lab.sweep.todo import show
+
+        show(plan.statuses, plan.sweep.folder, Console())
+    return 0
 
 
-def _flags_first(words: list[str]) -> list[str]:
-    """Hydra's command line with its flags before the overrides, wherever they stood, and -m among them: all are swept.
+def _sweep(words: list[str]) -> int:
+    from attn_lab.run.main import run_sweep
 
-    hydra.mode says so too, but not when composing fails: without -m Hydra then complains of commas instead.
-    """
-    from hydra._internal.utils import get_args_parser
-
-    from attn_lab.core.errors import BadRequest
-
-    def refuse(message: str) -> None:
-        raise BadRequest(f"flags: expected those of Hydra (attn-lab --hydra-help lists them); got {message}")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[assignment,method-assign]
-    asked = parser.parse_intermixed_args(words)
-    overrides = asked.overrides
-    flags = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
-    if not (asked.run or asked.cfg or asked.info or asked.shell_completion):  # of which Hydra wants one at most
-        flags.append("--multirun")
-    # Hydra composes what is not swept before our sweeper, which knows what A+B means, has seen it.
-    return [*flags, *(re.sub(r"^backend=([^,()]*\+[^,()]*)$", r"backend=choice(\1)", word) for word in overrides)]
+    return run_sweep(words)

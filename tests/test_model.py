@@ -20,7 +20,7 @@ from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.subjects.layer import Layer
 from attn_lab.subjects.model import Model
 from attn_lab.selfcheck import faults
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 
 TINY = ("subject=model", "subject.layers=2", "subject.vocab_size=61", "subject.mlp=96", "passes=[train_step]",
         "shape.batch_size=2", "shape.seq_len=24", "shape.emb_dim=64", "again=false")  # fmt: skip
@@ -95,8 +95,8 @@ class NoGradientToKeys(InOneLayer):
 
 
 @pytest.fixture(scope="module")
-def path() -> Ordinary:
-    return Ordinary(detect("cpu"))
+def path() -> Harness:
+    return Harness(detect("cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

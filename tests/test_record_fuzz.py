@@ -27,7 +27,7 @@ from attn_lab.report.planner import plan_backends
 from attn_lab.report.study import read
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
-from attn_lab.run.resume import standings
+from attn_lab.run.resume import case_statuses
 from attn_lab.sweep.show import show
 
 COUNT = os.environ.get("ATTN_LAB_FUZZ", "")  # "3000", or "1000-2000" for a part of them
@@ -71,7 +71,7 @@ def commands(planned: list[Case]) -> dict[str, Callable[[Spoilt], Any]]:
         "show": show_, "diff": lambda run: diff([str(run.folder), str(RESULTS / BASES[0])]),
         "diff itself": lambda run: diff([str(run.folder)] * 2), "report": report_, "dashboard": dashboard_,
         "plan-backends": lambda run: plan_backends([str(run.folder), "-o", str(run.folder / "plan.json")]),
-        "plan": lambda run: standings(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
+        "plan": lambda run: case_statuses(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
     }  # fmt: skip
 
 

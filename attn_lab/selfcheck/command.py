@@ -15,7 +15,7 @@ from attn_lab.core.errors import BadRequest, Wrong
 from attn_lab.core.machine import detect, software
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
 
 Fate = Literal["caught", "undecided", "missed", "passed", "blamed"]  # the latter two for what is sound
@@ -48,7 +48,7 @@ class Plant(NamedTuple):
     def sound(self) -> bool:
         return self.status == "ok" and not self.marks
 
-    def case(self, path: Ordinary, without: Collection[str] = ()) -> Case:
+    def case(self, path: Harness, without: Collection[str] = ()) -> Case:
         return path.case(self.name, self.target, *self.words, without=without)
 
     def found(self, record: Record) -> Finding:
@@ -133,7 +133,7 @@ def selfcheck(words: Sequence[str], without: Collection[str] = ()) -> int:
         given[key] = value
     if not re.fullmatch(r"\d+(\.\d+)?", given["seconds"]):
         raise BadRequest(f"selfcheck: seconds: expected a number of at least 0; got {given['seconds']!r}")
-    console, path = Console(), Ordinary(detect(given["device"]))
+    console, path = Console(), Harness(detect(given["device"]))
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):
@@ -150,7 +150,7 @@ def selfcheck(words: Sequence[str], without: Collection[str] = ()) -> int:
     return int(any(finding.fate in ("missed", "blamed") for finding in findings))
 
 
-def _raced(path: Ordinary, seconds: float) -> tuple[list[Finding], str]:
+def _raced(path: Harness, seconds: float) -> tuple[list[Finding], str]:
     try:
         raced = race(path, seconds)
     except Wrong as fault:

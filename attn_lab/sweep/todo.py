@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from attn_lab.run.resume import Standing
+from attn_lab.run.resume import CaseStatus
 
 STYLES = {"done": "green", "stale": "yellow", "todo": "bold"}
 
 
-def show(standings: Sequence[Standing], folder: Path, console: Console) -> None:
+def show(standings: Sequence[CaseStatus], folder: Path, console: Console) -> None:
     width = max((len(each.case.label) for each in standings), default=0)
     for each in standings:
         line = Text.assemble(

@@ -20,8 +20,8 @@ from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.kept import Kept
 from attn_lab.config.build import build
 from attn_lab.config.errors import explained
-from attn_lab.run.gpu_lock import here
-from attn_lab.run.plan import register_resolvers
+from attn_lab.run.local.machines import local_machines
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
@@ -33,7 +33,7 @@ def why(words: Sequence[str]) -> int:
     Returns 1 where nobody can answer.  Raises BadRequest for words that make no case.
     """
     case = _case(words)
-    machine = here(str(case.config["device"]))[0]
+    machine = local_machines(str(case.config["device"]))[0]
     console = Console(highlight=False)
     assert isinstance(case.who, Auto)
     _say(console, f"{case.setting} on {machine.name} ({machine.device}); auto {case.who.told(machine)}", "bold")
@@ -95,7 +95,7 @@ def _case(words: Sequence[str]) -> Case:
     try:
         with initialize_config_module("attn_lab.conf", version_base="1.3"):
             config = compose("config", ["backend=auto", *words], return_hydra_config=True)
-        return build(config, config.hydra.runtime.choices)
+        return build(config, local_machines(config.device)[0])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(error) from None
 
