@@ -8,12 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from attn_lab.bench.examine import run_case
-from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.config.build import build
-from attn_lab.run.local.machines import local_machines
 from attn_lab.config.resolvers import register_resolvers
-from attn_lab.run.provenance import provenance_of
 from attn_lab.config.schema import register
+from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.run.local.machines import local_machines
+from attn_lab.run.provenance import provenance_of
 
 CWD = Path(os.environ.setdefault("HARNESS_ELSEWHERE", os.getcwd()))  # a launcher may run jobs in another folder
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Lab, Told, environment, words_with_defaults
 
-
 pytest.importorskip("ray", reason="extra: ray")
 pytest.importorskip("submitit", reason="extra: slurm")
 
@@ -272,13 +271,19 @@ if os.environ["SICK"] in " ".join(sys.orig_argv):
 """
 
 
-@pytest.mark.parametrize(("who", "says"), [("remote_worker serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")])
+@pytest.mark.parametrize(
+    ("who", "says"), [("remote_worker serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")]
+)
 def test_a_job_that_cannot_start_says_why(who, says, lab: Lab, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(SICK)
     told = lab(*SIX, *SLURM, SICK=who, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert f": cannot open shared object file{says}" in told.out + told.err, told.out + told.err
     if who == "remote_worker serve":  # the other is seen before anything is planned
-        assert told.code == 1 and "a remote worker failed: job " in told.out and "6 cases left; to go on: attn-lab" in told.out
+        assert (
+            told.code == 1
+            and "a remote worker failed: job " in told.out
+            and "6 cases left; to go on: attn-lab" in told.out
+        )
 
 
 def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
@@ -294,9 +299,9 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
 
 def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
+    from attn_lab.run.cluster.remote_worker import run_worker
     from attn_lab.run.cluster.task_queue import TaskQueue
     from attn_lab.run.plan import SweepSpec
-    from attn_lab.run.cluster.remote_worker import run_worker
     from attn_lab.selfcheck.harness import Harness
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

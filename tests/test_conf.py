@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from attn_lab.core.machine import detect
-from attn_lab.core.shape import Shape
 from attn_lab.config.build import build
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
+from attn_lab.core.machine import detect
+from attn_lab.core.shape import Shape
 
 CONF = ROOT / "conf"
 GROUPS = ("backend", "shape", "mask", "subject", "measure", "probe")

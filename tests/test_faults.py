@@ -414,7 +414,8 @@ def test_a_count_of_workers_that_cannot_be_is_refused(count, crew):
 HOLDER = """
 import sys
 from attn_lab.run.gpu_lock import GpuLocks
-for line in GpuLocks(["a-card"]).acquire():
+locks = GpuLocks(["a-card"])
+for line in locks.acquire():
     if line:
         print(line, flush=True)
 print("held", flush=True)

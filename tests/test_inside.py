@@ -27,6 +27,7 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
+from attn_lab.config.build import packed
 from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
@@ -41,7 +42,6 @@ from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
 from attn_lab.records.store import find_case
 from attn_lab.run.local.single_case import run_single_case
-from attn_lab.config.build import packed
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 

@@ -31,8 +31,8 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.probes.accuracy import Accuracy
 from attn_lab.probes.witness import Witness
-from attn_lab.subjects.kernel import Kernel
 from attn_lab.run.provenance import basis_of
+from attn_lab.subjects.kernel import Kernel
 
 H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),

@@ -25,9 +25,9 @@ from attn_lab.report.diff import diff
 from attn_lab.report.pages import PAGES
 from attn_lab.report.planner import plan_backends
 from attn_lab.report.study import read
+from attn_lab.run.resume import case_statuses
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
-from attn_lab.run.resume import case_statuses
 from attn_lab.sweep.show import show
 
 COUNT = os.environ.get("ATTN_LAB_FUZZ", "")  # "3000", or "1000-2000" for a part of them

@@ -14,9 +14,9 @@ from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
 from attn_lab.selfcheck import faults
+from attn_lab.selfcheck.command import PLANTS, RACED, judged, selfcheck
 from attn_lab.selfcheck.harness import Harness
 from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
-from attn_lab.selfcheck.command import PLANTS, RACED, judged, selfcheck
 
 LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",

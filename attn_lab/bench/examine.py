@@ -30,7 +30,7 @@ def run_case(case: Case, machine: Machine, provenance: Provenance) -> Record:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return end.value
 
 
 def case_steps(case: Case, machine: Machine, provenance: Provenance) -> Generator[str, None, Record]:
@@ -52,9 +52,7 @@ def case_steps(case: Case, machine: Machine, provenance: Provenance) -> Generato
     )  # fmt: skip
 
 
-def _outcome(
-    case: Case, machine: Machine, found: Found, place: Path
-) -> Generator[str, None, tuple[Status, list[str]]]:
+def _outcome(case: Case, machine: Machine, found: Found, place: Path) -> Generator[str, None, tuple[Status, list[str]]]:
     """Adds what is measured to `found`."""
     begin, probing = time.perf_counter(), 0.0
     try:

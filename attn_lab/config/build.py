@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from attn_lab.bench.case import Case
 from attn_lab.config.basis import basis_of
+from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.config.schema import Config, unknown_keys
 
 NOT_THE_QUESTION = (
     "name",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from attn_lab.core.errors import BadRequest
 from attn_lab.run.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _interruptible() -> Iterator[Interrupt]:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null for each of descriptors 0 to 2 that is closed: else a pipe gets its number, and is mistaken for it."""
+    """Open /dev/null for descriptors 0 to 2 where closed: a pipe with such a number is mistaken for a stream."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

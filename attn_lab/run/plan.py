@@ -127,7 +127,7 @@ def _without_cases(
     limits = {name: value for name, value in config.logger.jsonl.items() if name != "_target_"}
     spec = SweepSpec(new_sweep_id(config.name), command, machines[0].device, limits)
     folder, resume, baseline = Path(config.hydra.sweep.dir), config.resume, config.baseline
-    report, loggers = (OmegaConf.create(OmegaConf.to_container(each, resolve=True))
+    report, loggers = (DictConfig(OmegaConf.to_container(each, resolve=True))
                        for each in (config.report, config.logger))  # fmt: skip
     return lambda cases: Sweep(spec, folder, machines, cases, resume, baseline, report, loggers)
 

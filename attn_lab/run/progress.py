@@ -98,7 +98,9 @@ class Progress:
         counts = Text(" ").join(Text(f"{count} {status}", COLOURS.get(status, "red"))
                               for status, count in self._counts.most_common())  # fmt: skip
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(self._spinner, f"{done}/{self._total}", ProgressBar(self._total, done, width=20), self._left, counts)
+        bar.add_row(
+            self._spinner, f"{done}/{self._total}", ProgressBar(self._total, done, width=20), self._left, counts
+        )
         workers = Table.grid(padding=(0, 1))
         for worker, (case, probe, since) in sorted(self._at.items()):
             best = self._best.get(case.setting)

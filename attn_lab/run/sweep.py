@@ -28,8 +28,8 @@ from attn_lab.run.plan import Plan, Sweep, make_plan, make_sweep
 from attn_lab.run.progress import Progress, print_line
 from attn_lab.run.summary import FAILED, later, planned_records, reported, summary_lines
 
-FOREIGN = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, ImportError, IndexError, KeyError,
-           OSError, OverflowError, RecursionError, AssertionError)  # fmt: skip
+FOREIGN = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, ImportError, IndexError,
+           KeyError, OSError, OverflowError, RecursionError, AssertionError)  # fmt: skip
 
 
 @dataclass
@@ -47,7 +47,8 @@ def run(argv: Sequence[str], interrupt: Interrupt) -> int:
     if composed is None:  # Hydra has answered a flag of its own
         return 0
     sweep, executor = composed
-    console, store, loggers = Console(file=LastingOutput(sys.stdout)), _store(sweep), list[Logger]()
+    console = Console(file=LastingOutput(sys.stdout))  # type: ignore[arg-type]  # it has what Console uses of a file
+    store, loggers = _store(sweep), list[Logger]()
     with store:
         plan = _taken(sweep, store, loggers, console)
         tally, trouble = Tally(), None
@@ -120,10 +121,9 @@ def finish(
     missing = stored < len(plan.cases)  # by a remote worker that failed
     if records or missing:
         wall = time.perf_counter() - started
-        before = f", {plan.n_done} of them before," * bool(plan.n_done)
+        count = f"{stored} of {len(plan.cases)} cases" + f", {plan.n_done} of them before," * bool(plan.n_done)
         lines = [
-            f"{stored} of {len(plan.cases)} cases{before} in {wall:.1f} s, "
-            f"{tally.probing / wall / n_workers:.0%} of it inside probes",
+            f"{count} in {wall:.1f} s, {tally.probing / wall / n_workers:.0%} of it inside probes",
             *summary_lines(records, len(plan.cases), sweep.spec.command),
             "; ".join([f"records: {store.path}", *store.notices]),
             *filter(None, (getattr(logger, "where", "") for logger in loggers)),

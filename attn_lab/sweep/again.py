@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
-from attn_lab.core.errors import BadRequest
-from attn_lab.records.record import Record, digest
 from attn_lab.config.build import build, question_of
-from attn_lab.run.local.machines import local_machines
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
+from attn_lab.core.errors import BadRequest
+from attn_lab.records.record import Record, digest
+from attn_lab.run.local.machines import local_machines
 from hydra_plugins.attn_lab_sweeper import unpaired
 
 ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it has no twin

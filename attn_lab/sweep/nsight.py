@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.bench.case import Case
+from attn_lab.config.build import packed, unpacked
+from attn_lab.config.errors import explained
+from attn_lab.config.trusted import check_targets
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.artifacts import File, artifact_path
@@ -26,11 +29,8 @@ from attn_lab.records.printable import printable
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.sweep.again import composed
-from attn_lab.config.build import packed, unpacked
 from attn_lab.sweep.counters import ALSO, SECTIONS, counted, metrics, passes_of, patterns_of
-from attn_lab.config.errors import explained
 from attn_lab.sweep.file_tables import counters_table
-from attn_lab.config.trusted import check_targets
 
 TOOLS = {"ncu": ("Nsight Compute", "/opt/nvidia/nsight-compute/*/ncu"),
          "nsys": ("Nsight Systems", "/opt/nvidia/nsight-systems/*/bin/nsys")}  # fmt: skip

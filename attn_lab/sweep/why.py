@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.bench.case import Case
+from attn_lab.config.build import build
+from attn_lab.config.errors import explained
+from attn_lab.config.resolvers import register_resolvers
+from attn_lab.config.schema import register
 from attn_lab.core.backend import take
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import PASSES, Request
 from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.kept import Kept
-from attn_lab.config.build import build
-from attn_lab.config.errors import explained
 from attn_lab.run.local.machines import local_machines
-from attn_lab.config.resolvers import register_resolvers
-from attn_lab.config.schema import register
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
 

@@ -79,7 +79,7 @@ class Coordinator:
         jobs = list[Job]()
         try:
             for _ in range(self.n_workers(plan)):
-                jobs.append(self._backend.start(["serve", str(queue.path)], device))  # noqa: PERF401  cancelled if one fails
+                jobs.append(self._backend.start(["serve", str(queue.path)], device))
             yield from self._follow(plan.todo, queue, jobs, WaitReporter(self._backend, device))
         finally:
             queue.stop()

@@ -5,6 +5,7 @@ import signal
 import time
 from contextlib import suppress
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from attn_lab.bench.case import Case
@@ -28,13 +29,13 @@ class Worker:
         self.label, self.machine, self._gpu = label, machine, gpu
         self.case: Case | None = None
         self.probe = ""
-        self._start()
+        self._process = self._start()
 
     def submit(self, case: Case, provenance: Provenance) -> None:
         """Have it run a case.  A process that has died since the last is replaced first."""
         if not self._process.is_alive():
             self.close()
-            self._start()
+            self._process = self._start()
         self.case, self.probe, self._provenance = case, "prepare", provenance
         self.begun = time.monotonic()
         self._printed = b""
@@ -85,7 +86,7 @@ class Worker:
         for end in (self._requests, self._answers, self._output, self._lifeline):
             end.close()
 
-    def _start(self) -> None:
+    def _start(self) -> BaseProcess:
         requests, self._requests = CONTEXT.Pipe(duplex=False)
         self._answers, answers = CONTEXT.Pipe(duplex=False)
         self._output, output = CONTEXT.Pipe(duplex=False)
@@ -93,12 +94,13 @@ class Worker:
         os.set_blocking(self._output.fileno(), False)
         self._receiver = Receiver(self._answers.fileno())
         self._printed = b""
-        self._process = CONTEXT.Process(target=serve, args=(requests, answers, output, lifeline, self._gpu))
+        process = CONTEXT.Process(target=serve, args=(requests, answers, output, lifeline, self._gpu))
         try:
-            start_process(self._process)
+            start_process(process)
         finally:
             for end in (requests, answers, output, lifeline):
                 end.close()
+        return process
 
     def _listen(self) -> None:
         with suppress(BlockingIOError):
