@@ -272,13 +272,13 @@ if os.environ["SICK"] in " ".join(sys.orig_argv):
 
 
 @pytest.mark.parametrize(
-    ("who", "says"), [("remote_worker serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")]
+    ("sick", "says"), [("remote_worker serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")]
 )
-def test_a_job_that_cannot_start_says_why(who, says, lab: Lab, tmp_path: Path):
+def test_a_job_that_cannot_start_says_why(sick, says, lab: Lab, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(SICK)
-    told = lab(*SIX, *SLURM, SICK=who, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    told = lab(*SIX, *SLURM, SICK=sick, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert f": cannot open shared object file{says}" in told.out + told.err, told.out + told.err
-    if who == "remote_worker serve":  # the other is seen before anything is planned
+    if sick == "remote_worker serve":  # the other is seen before anything is planned
         assert (
             told.code == 1
             and "a remote worker failed: job " in told.out

@@ -75,6 +75,7 @@ PLANTS = (
     Plant("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
     Plant("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
     Plant("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
+    Plant("one head size's gradient", HERE + "WrongAtOneHeadSize", "wrong", "^dq: max error", ("shape.head_dim=40",)),
     Plant("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
     Plant("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
     Plant("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),

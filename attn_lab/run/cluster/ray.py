@@ -104,7 +104,8 @@ class RayBackend:
         try:
             ray.init(
                 address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", THREADS: os.environ.get(THREADS, UNSET)}},
+                runtime_env={"env_vars": {"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1",
+                                          THREADS: os.environ.get(THREADS, UNSET)}},
             )  # fmt: skip
         except ray.exceptions.AuthenticationError as error:
             raise BadRequest(f"hydra.launcher.address: expected {TOKEN}; got {_first(str(error))}") from None

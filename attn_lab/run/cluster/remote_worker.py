@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +87,8 @@ def _serve(path: str) -> int:
     if not queue.path.is_dir():
         raise BadRequest(f"expected the run folder, on a file system that all machines see; got no {queue.path}")
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
+    with suppress(KeyboardInterrupt):
         _run(queue)
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
