@@ -1,4 +1,4 @@
-"""Hydra's doors to attn_lab's workers, here and on clusters: launchers that hand a sweep over whole, to be spread."""
+"""Hydra's launchers of attn_lab: each holds the settings of one way to run a sweep; attn_lab.run runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,32 +19,25 @@ class WorkersConf:
 ConfigStore.instance().store(group="hydra/launcher", name="workers", node=WorkersConf, provider="attn_lab")
 
 
-class WorkersLauncher(Launcher):
-    """Calls the task function's `spread`, which knows the cases from when they were planned: none is composed again."""
+class _Settings(Launcher):
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        pass
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        raise NotImplementedError("expected hydra/sweeper=cases, which hands a sweep over whole")
+
+
+class WorkersLauncher(_Settings):
+    """Worker processes on this host."""
 
     def __init__(self, count: int | None = None):
         self.count = count
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.task_function = task_function
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        self.task_function.spread(self.count)  # type: ignore[attr-defined]
-        return []
+class ClusterLauncher(_Settings):
+    """Remote workers on a cluster: `backend` is ray or slurm, and the settings are its own (conf/hydra/launcher)."""
 
-
-class AfarLauncher(Launcher):
-    """The same on a cluster: `engine` is ray or slurm, and the settings are its own (conf/hydra/launcher)."""
-
-    def __init__(self, engine: str, **settings: Any):
-        self.engine = engine
+    def __init__(self, backend: str, **settings: Any):
+        self.backend = backend
         self.settings = {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
                          for name, value in settings.items()}  # fmt: skip
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.task_function = task_function
-        task_function.engage(self.engine, self.settings)  # type: ignore[attr-defined]
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        self.task_function.spread_afar()  # type: ignore[attr-defined]
-        return []

@@ -1,4 +1,4 @@
-"""Hydra's door to attn_lab's planning: a sweeper that orders and checks every case before the first runs."""
+"""Hydra's sweeper of attn_lab: it orders the cases of a command line and hands them over whole."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,10 @@ MOST = 64  # composed configurations that are remembered, each of about a megaby
 
 
 class CaseSweeper(BasicSweeper):
-    """The basic sweeper's product of choices, backends varying fastest, handed to the task's `plan` before launch.
+    """The basic sweeper's product of choices, backends varying fastest.
 
-    hydra-core 1.3 admits plugins only from this namespace, and passes the task function to `setup` alone.
+    The task function is called once, with the overrides of all cases, what composes them, and the launcher; it runs
+    nothing.  hydra-core 1.3 admits plugins only from this namespace, and passes the task function to `setup` alone.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -32,8 +33,8 @@ class CaseSweeper(BasicSweeper):
         overrides.sort(key=lambda each: {"round": 0, "backend": 2}.get(each.key_or_group.partition(".")[0], 1))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         jobs = [[each for word in job for each in unpaired(word)] for job in jobs]
-        jobs = self.task_function.plan(jobs, _Composer(loader, self.config))  # type: ignore[attr-defined]
-        return [self.launcher.launch(jobs, initial_job_idx=0)] if jobs else []
+        self.task_function(jobs, Composer(loader, self.config), self.launcher)  # type: ignore[call-arg]
+        return []
 
 
 def unpaired(word: str) -> list[str]:
@@ -44,7 +45,7 @@ def unpaired(word: str) -> list[str]:
     return ["backend=paired", f"backend.forward={forward}", f"backend.backward={backward}"]
 
 
-class _Composer:
+class Composer:
     """Composes jobs one after another; what it returns is good until it is called again.
 
     Hydra takes 0.1 s to compose, most of it to gather files.  Which files, only choices of options can tell: jobs that

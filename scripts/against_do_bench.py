@@ -22,7 +22,7 @@ from attn_lab.bench.card import Card, Nvml, Unwatched
 from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
 from attn_lab.records.record import Measurement
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 
 ROUNDS = 7
 BURSTS = 5
@@ -39,7 +39,7 @@ WORDS = ("probe=[accuracy,timing]", "passes=[forward,forward_backward]", "measur
 Seen = dict[str, dict[str, list[float]]]
 
 
-def compared(path: Ordinary, name: str, target: str) -> tuple[Seen, Seen]:
+def compared(path: Harness, name: str, target: str) -> tuple[Seen, Seen]:
     """Milliseconds, and the SM clock meanwhile, by pass and by whose clock."""
     from triton.testing import do_bench
 
@@ -105,7 +105,7 @@ def main(out: str, *names: str) -> int:
     if machine.device != "cuda":
         print("against_do_bench: expected a CUDA GPU; got a CPU (nothing was compared)")
         return 0
-    path, found, clocks = Ordinary(machine), {}, {}
+    path, found, clocks = Harness(machine), {}, {}
     for name, target in ((name, KERNELS[name]) for name in names or KERNELS):
         try:
             found[name], clocks[name] = compared(path, name, target)

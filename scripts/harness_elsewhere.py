@@ -7,12 +7,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from attn_lab.bench.examine import examine
+from attn_lab.bench.examine import run_case
 from attn_lab.config.build import build
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.loggers.jsonl import Jsonl
-from attn_lab.run.gpu_lock import here
-from attn_lab.run.plan import register_resolvers
+from attn_lab.run.local.machines import local_machines
 from attn_lab.run.provenance import provenance_of
 
 CWD = Path(os.environ.setdefault("HARNESS_ELSEWHERE", os.getcwd()))  # a launcher may run jobs in another folder
@@ -20,9 +20,9 @@ CWD = Path(os.environ.setdefault("HARNESS_ELSEWHERE", os.getcwd()))  # a launche
 
 def task(config: DictConfig) -> None:
     register_resolvers()
-    machine = here(config.device)[0]
-    case = build(config, HydraConfig.get().runtime.choices)
-    record = examine(case, machine, provenance_of(case, machine, "elsewhere", ""), lambda _: None)
+    machine = local_machines(config.device)[0]
+    case = build(config, machine, choices=HydraConfig.get().runtime.choices)
+    record = run_case(case, machine, provenance_of(case, machine, "elsewhere", ""))
     folder = CWD / "runs/adhoc"
     folder.mkdir(parents=True, exist_ok=True)
     logger = Jsonl(folder=folder, sweep="")

@@ -15,7 +15,7 @@ from attn_lab.bench.card import CAP, Card, Nvml
 from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
 from attn_lab.probes._clock import CudaClock
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 
 KERNELS = {"sdpa_cudnn": "sdpa_cudnn.SdpaCudnn", "flash4": "flash4.Flash4"}
 WORDS = ("shape.batch_size=1", "shape.seq_len=16384", "shape.num_heads=16", "shape.emb_dim=2048", "mask=causal",
@@ -49,7 +49,7 @@ def main() -> int:
     if card is None:
         print("rests: expected a CUDA GPU; got a CPU (nothing was measured)")
         return 0
-    path = Ordinary(machine)
+    path = Harness(machine)
     for backend, target in KERNELS.items():
         case = path.case(backend, f"attn_lab.backends.{target}", *WORDS)
         if reasons := case.who.refusals(case.request, machine):

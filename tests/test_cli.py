@@ -21,10 +21,11 @@ from conftest import ROOT, Told, environment, words_with_defaults
 from attn_lab import __version__
 from attn_lab.cli.help import EXAMPLES
 from attn_lab.cli.parser import COMMANDS
-from attn_lab.cli.sweep import planned
+from attn_lab.config.compose import compose
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import Measure
 from attn_lab.core.machine import Machine
-from attn_lab.run.gpu_lock import look_by
+from attn_lab.run.plan import make_sweep
 
 BACKENDS = sorted(file.stem for file in (ROOT / "conf/backend").glob("*.yaml"))
 OPTIONS = {
@@ -347,7 +348,7 @@ def test_help_shows_every_group_and_option_and_examples(door):
 
 
 GPUS = [("NVIDIA H100 80GB HBM3", (9, 0)), ("NVIDIA A100-SXM4-80GB", (8, 0))]
-PACKAGES = {"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "1.0", "xformers": "0.0.33"}
+PACKAGES = {"flash-attn": "2.8.3", "flash-attn-4": "4.0.0", "tokenspeed-fa3": "1.0"}
 HOPPER_ONLY = ("flash3",)  # an A100 cannot run these commands, whatever the shape
 
 
@@ -371,8 +372,10 @@ def test_every_sweep_of_readme_and_help_runs_on_the_gpus_it_is_for(name, capabil
     for words in commands:
         if capability < (9, 0) and any(only in word for only in HOPPER_ONLY for word in words):
             continue
-        look_by(lambda device: (gpu,))
-        cases = [each.case for each in planned(words).standings]
+        register_resolvers(lambda: "cuda")
+        composition = compose(words)
+        assert composition is not None
+        cases = make_sweep(composition, lambda device: (gpu,), "attn-lab", lambda: None).cases
         reasons = [case.who.refusals(case.request, gpu) for case in cases]
         if not any(not each for each in reasons):
             whole.append((words, reasons[0]))
@@ -435,10 +438,10 @@ def test_explain_answers_for_a_gpu_that_is_not_here(door):
 
 
 def test_an_error_after_planning_is_a_crash_not_a_bad_request(crew, monkeypatch):
-    def broken(self, count):
+    def broken(*given):
         raise ValueError("zip() argument 2 is shorter than argument 1")
 
-    monkeypatch.setattr("attn_lab.run.main.Run.spread", broken)
+    monkeypatch.setattr("attn_lab.run.sweep.execute", broken)
     with pytest.raises(ValueError, match="zip"):
         crew("probe=[accuracy]")
 

@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Lab, Told, environment, words_with_defaults
 
-from attn_lab.core.machine import detect
-from attn_lab.run.gpu_lock import here
-
 pytest.importorskip("ray", reason="extra: ray")
 pytest.importorskip("submitit", reason="extra: slurm")
 
@@ -206,7 +203,7 @@ def test_a_node_that_dies_costs_the_batch_at_hand_and_the_rest_can_be_done(ray, 
     ray.kill(ray.nodes.pop())
     out, _ = sweep.communicate(timeout=90)
     ray.join()
-    assert sweep.returncode == 1 and out.count("a hand failed: ") == 1 and "NodeDiedError" in out, out
+    assert sweep.returncode == 1 and out.count("a remote worker failed: ") == 1 and "NodeDiedError" in out, out
     kept = (tmp_path / "runs/x/records.jsonl").read_bytes().count(b"\n")
     assert kept == 9 and "1 case left; to go on: attn-lab" in out
     told = crew(*words)
@@ -236,19 +233,10 @@ def test_jobs_of_slurm_fill_one_table_and_samples_lie_beside_it(lab: Lab):
         assert (told.folder / "runs/x" / artifact["path"]).stat().st_size == artifact["size"]
 
 
-def test_once_a_sweep_on_a_cluster_is_over_this_process_looks_at_its_own_machine_again(door: Lab, monkeypatch):
-    told = door(*SIX, *SLURM, "shape.seq_len=16", "backend=naive")
-    assert told.code == 0, told.out + told.err
-    monkeypatch.setattr(
-        "attn_lab.run.cluster.coordinator.machines", lambda *_, **__: pytest.fail("the cluster was asked")
-    )
-    assert {machine.name for machine in here("auto")} == {detect("auto").name}
-
-
 def test_what_jobs_found_after_their_sweep_was_killed_is_kept_and_not_asked_again(door: Lab, crew: Lab, tmp_path: Path):
     """Slurm's jobs outlive the command: their shards are merged where they are read."""
     sweep = start(tmp_path, *SIX, *SLURM)
-    wait_until(lambda: list(tmp_path.glob("runs/x/.boards/*/at.*")))
+    wait_until(lambda: list(tmp_path.glob("runs/x/.queues/*/at.*")))
     sweep.kill()
     sweep.wait()
     wait_until(lambda: len(shards(tmp_path)) == 6)
@@ -263,11 +251,11 @@ def test_a_hand_that_is_killed_is_told_and_the_same_command_does_the_rest(lab: L
     words = (*SIX, "seed=range(40)", "shape.seq_len=16", *SLURM)
     sweep = start(tmp_path, *words)
     wait_until(lambda: shards(tmp_path))
-    (at,) = tmp_path.glob("runs/x/.boards/*/at.*")
+    (at,) = tmp_path.glob("runs/x/.queues/*/at.*")
     os.kill(int(at.name.rpartition("-")[2]), signal.SIGKILL)
     out, _ = sweep.communicate(timeout=90)
     kept = (tmp_path / "runs/x/records.jsonl").read_bytes()
-    assert sweep.returncode == 1 and "a hand failed: " in out and "left; to go on: attn-lab" in out
+    assert sweep.returncode == 1 and "a remote worker failed: " in out and "left; to go on: attn-lab" in out
     assert 1 <= kept.count(b"\n") < 80
     told = lab(*words)
     assert told.code == 0 and b"".join(told.lines).startswith(kept)
@@ -283,13 +271,19 @@ if os.environ["SICK"] in " ".join(sys.orig_argv):
 """
 
 
-@pytest.mark.parametrize(("who", "says"), [("hand serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")])
-def test_a_job_that_cannot_start_says_why(who, says, lab: Lab, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("sick", "says"), [("remote_worker serve", " (exit code 3)"), ("submitit.core._submit", " (log: ")]
+)
+def test_a_job_that_cannot_start_says_why(sick, says, lab: Lab, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(SICK)
-    told = lab(*SIX, *SLURM, SICK=who, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    told = lab(*SIX, *SLURM, SICK=sick, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert f": cannot open shared object file{says}" in told.out + told.err, told.out + told.err
-    if who == "hand serve":  # the other is seen before anything is planned
-        assert told.code == 1 and "a hand failed: job " in told.out and "6 cases left; to go on: attn-lab" in told.out
+    if sick == "remote_worker serve":  # the other is seen before anything is planned
+        assert (
+            told.code == 1
+            and "a remote worker failed: job " in told.out
+            and "6 cases left; to go on: attn-lab" in told.out
+        )
 
 
 def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
@@ -305,19 +299,20 @@ def test_ctrl_c_ends_jobs_after_the_case_at_hand(lab: Lab, tmp_path: Path):
 
 def test_a_machine_on_which_an_answer_would_be_another_is_told_and_gives_the_batch_back(tmp_path: Path, monkeypatch):
     from attn_lab.core.machine import detect
-    from attn_lab.run.cluster.remote_worker import attend
-    from attn_lab.run.cluster.task_queue import Board, Order
-    from attn_lab.selfcheck.harness import Ordinary
+    from attn_lab.run.cluster.remote_worker import run_worker
+    from attn_lab.run.cluster.task_queue import TaskQueue
+    from attn_lab.run.plan import SweepSpec
+    from attn_lab.selfcheck.harness import Harness
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    case = Ordinary(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
+    case = Harness(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
     other = type(case)(**{**vars(case), "basis": {**case.basis, "machine": "NVIDIA H100"}})
     (tmp_path / "runs/x").mkdir(parents=True)
     limits = {"file_mb": 64, "total_mb": 2048}
-    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", limits), [[case], [case, other]])
+    queue = TaskQueue.create(tmp_path / "runs/x", SweepSpec("s", "attn-lab", "cpu", limits), [[case], [case, other]])
     with pytest.raises(RuntimeError, match=r": the same as where it was planned is expected; got .* of NVIDIA H100"):
-        attend(["serve", str(board.path)], str(tmp_path))
-    assert [file.name for file in board.path.glob("*.todo")] == ["00001.todo"] and len(shards(tmp_path)) == 1
+        run_worker(["serve", str(queue.path)], str(tmp_path))
+    assert [file.name for file in queue.path.glob("*.todo")] == ["00001.todo"] and len(shards(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
@@ -356,15 +351,16 @@ def test_a_cluster_that_cannot_be_had_is_one_line_and_leaves_nothing(words, says
      ("Traceback\n  torch.cuda.OutOfMemoryError: z\nbye", "torch.cuda.OutOfMemoryError: z")],
 )  # fmt: skip
 def test_the_line_that_says_what_went_wrong_is_found(output, line):
-    from attn_lab.run.cluster.remote_worker import told_by
+    from attn_lab.run.cluster.remote_worker import error_line
 
-    assert told_by(output) == line
+    assert error_line(output) == line
 
 
 def test_what_a_hand_has_to_tell_is_told_once(tmp_path: Path):
-    from attn_lab.run.cluster.task_queue import Board, Order
+    from attn_lab.run.cluster.task_queue import TaskQueue
+    from attn_lab.run.plan import SweepSpec
 
     (tmp_path / "runs/x").mkdir(parents=True)
-    board = Board.laid(tmp_path / "runs/x", Order("s", "attn-lab", "cpu", {}), [])
-    board.tell("vm-1", "GPU 0 is in use by another sweep")
-    assert list(board.told()) == ["vm-1: GPU 0 is in use by another sweep"] and not list(board.told())
+    queue = TaskQueue.create(tmp_path / "runs/x", SweepSpec("s", "attn-lab", "cpu", {}), [])
+    queue.notify("vm-1", "GPU 0 is in use by another sweep")
+    assert list(queue.notices()) == ["vm-1: GPU 0 is in use by another sweep"] and not list(queue.notices())

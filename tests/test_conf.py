@@ -11,9 +11,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from attn_lab.config.build import build
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
+from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
-from attn_lab.run.plan import register_resolvers
 
 CONF = ROOT / "conf"
 GROUPS = ("backend", "shape", "mask", "subject", "measure", "probe")
@@ -53,7 +54,7 @@ def text(experiment: str) -> str:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_builds_a_case(group, option, composed):
     config = composed(f"{group}=[accuracy,{option}]" if group == "probe" else f"{group}={option}")
-    case = build(config, config.hydra.runtime.choices)
+    case = build(config, detect("cpu"))
     if group == "shape":
         for name, value in OmegaConf.load(CONF / "shape" / f"{option}.yaml").items():
             assert getattr(case.request.shape, name) == value or "by_device" in str(value)
@@ -76,7 +77,7 @@ def test_a_profile_is_appended_to_the_probes_whatever_they_are(option, added, co
     for probes in ([], ["probe=[accuracy,timing]"]):
         usual = list(composed(*probes).probe)
         config = composed(*probes, f"+profile={option}")
-        assert list(build(config, config.hydra.runtime.choices).probes) == [*usual, *added]
+        assert list(build(config, detect("cpu")).probes) == [*usual, *added]
     assert {file.stem for file in (CONF / "profile").glob("*.yaml")} == {"trace", "phases", "memory", "nsight", "all"}
 
 

@@ -412,18 +412,21 @@ def test_a_count_of_workers_that_cannot_be_is_refused(count, crew):
 
 
 HOLDER = """
-import sys, time
-from attn_lab.run.gpu_lock import held
-with held(["a-card"], lambda: None, lambda line: print(line, flush=True)):
-    print("held", flush=True)
-    sys.stdin.read()
+import sys
+from attn_lab.run.gpu_lock import GpuLocks
+locks = GpuLocks(["a-card"])
+for line in locks.acquire():
+    if line:
+        print(line, flush=True)
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
 def test_two_sweeps_of_one_user_do_not_share_a_gpu(tmp_path):
     def holder() -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-c", HOLDER], env=environment(tmp_path, {"TMPDIR": str(tmp_path)}),
+            [sys.executable, "-c", HOLDER], env=environment(tmp_path, {"XDG_RUNTIME_DIR": str(tmp_path)}),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ from attn_lab.profiling.trainer import ProfileCallback
 from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
 from attn_lab.records.store import RunStore, find_case
-from attn_lab.run.local.single_case import alone
+from attn_lab.run.local.single_case import run_single_case
 from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
 from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
 
@@ -539,7 +539,7 @@ def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_pat
     told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[startup]", *SMALL[:2])
     kept = find_case(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
     (tmp_path / "case.json").write_text(json.dumps(packed(case_under_nsight(kept))))
-    alone(tmp_path / "case.json", tmp_path / "record.jsonl")
+    run_single_case(tmp_path / "case.json", tmp_path / "record.jsonl")
     record = json.loads((tmp_path / "record.jsonl").read_text())
     config = {**told.records[0]["provenance"]["config"], "probe": PROBE, "passes": ["forward", "backward"]}
     assert record["status"] == "ok", record["reasons"]

@@ -18,7 +18,7 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.selfcheck import faults
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 from attn_lab.subjects.layer import Layer
 from attn_lab.subjects.model import Model
 
@@ -95,8 +95,8 @@ class NoGradientToKeys(InOneLayer):
 
 
 @pytest.fixture(scope="module")
-def path() -> Ordinary:
-    return Ordinary(detect("cpu"))
+def path() -> Harness:
+    return Harness(detect("cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

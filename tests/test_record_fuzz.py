@@ -25,7 +25,7 @@ from attn_lab.report import table_export
 from attn_lab.report.data import read
 from attn_lab.report.pages import PAGES
 from attn_lab.report.render import html, markdown
-from attn_lab.run.resume import standings
+from attn_lab.run.resume import case_statuses
 from attn_lab.sweep import again
 from attn_lab.sweep.nsight import case_under_nsight
 
@@ -70,7 +70,7 @@ def commands(planned: list[Case]) -> dict[str, Callable[[Spoilt], Any]]:
         "report": report_, "dashboard": dashboard_,
         "tune": lambda run: execute(["tune", str(run.folder), "-o", str(run.folder / "plan.json")]),
         "ls": lambda run: execute(["ls", str(run.folder)]),
-        "status": lambda run: standings(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
+        "status": lambda run: case_statuses(run.folder, planned, "auto"), "resume": repair_, "nsight": nsight_,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
 from attn_lab.selfcheck import faults
 from attn_lab.selfcheck.command import PLANTS, RACED, judged, selfcheck
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
 
 LISTED = (  # in the words of those who asked for them
@@ -28,8 +28,8 @@ FATE = re.compile(r"(caught|undecided|missed|passed|blamed)$")
 
 
 @pytest.fixture(scope="module")
-def path() -> Ordinary:
-    return Ordinary(detect("cpu"))
+def path() -> Harness:
+    return Harness(detect("cpu"))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -37,7 +37,7 @@ def path() -> Ordinary:
 def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant, device):
     if device not in plant.devices:
         pytest.skip("there is nothing to plant it in")
-    path = Ordinary(detect(device))
+    path = Harness(detect(device))
     record = path.record(plant.case(path))
     assert plant.found(record).fate == ("passed" if plant.sound else "caught"), record.reasons
     assert (METRIC in record.metrics) == (plant.status == "ok")

@@ -1,42 +1,48 @@
-"""The path of one case: refuse or prepare, stage, probe in order, and put the outcome, whatever it is, on record."""
+"""The path of one case: refuse or prepare, stage, probe in order, and make a record of the outcome, whatever it is."""
 
 import ctypes
 import gc
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from attn_lab.bench.case import Case
+from attn_lab.bench.memory_limit import memory_bounded
 from attn_lab.core.backend import take
 from attn_lab.core.errors import Refused, Wrong
 from attn_lab.core.machine import Machine
 from attn_lab.records.artifacts import File, scratch
 from attn_lab.records.record import Measurement, Provenance, Record, Status
 
-if sys.platform == "linux":
-    import resource
-else:
-    resource = None
-
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
 
 
-def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callable[[str], None]) -> Record:
-    """Run one case to its record.  Nothing leaves it but KeyboardInterrupt and its like.
+Found = list[Measurement | File]
 
-    `notice` is told the name of each probe as it begins.
-    """
-    found: list[Measurement | File] = []
-    status, reasons = _run(case, machine, found, scratch(provenance["sweep"]) / case.id, notice)
+
+def run_case(case: Case, machine: Machine, provenance: Provenance) -> Record:
+    """Run one case to its record.  Nothing leaves it but KeyboardInterrupt and its like."""
+    steps = case_steps(case, machine, provenance)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def case_steps(case: Case, machine: Machine, provenance: Provenance) -> Generator[str, None, Record]:
+    """The same, step by step: yields the name of each probe before it begins, and returns the record."""
+    found: Found = []
+    status, reasons = yield from _outcome(case, machine, found, scratch(provenance["sweep"]) / case.id)
     gc.collect()  # an error's frames and a graph's cycles may still hold tensors
     if TRIM is not None:
         TRIM(0)  # glibc keeps free what shapes of many sizes leave between each other: 15 % over a hundred of them
     if machine.device == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a CUDA error that sticks comes again here: its first reason is on record
+            torch.cuda.empty_cache()
     metrics = [each for each in found if isinstance(each, Measurement)]
     return Record(
         case=case.as_json(), status=status, reasons=reasons, provenance=provenance,
@@ -46,12 +52,11 @@ def examine(case: Case, machine: Machine, provenance: Provenance, notice: Callab
     )  # fmt: skip
 
 
-def _run(
-    case: Case, machine: Machine, found: list[Measurement | File], place: Path, notice: Callable[[str], None]
-) -> tuple[Status, list[str]]:
+def _outcome(case: Case, machine: Machine, found: Found, place: Path) -> Generator[str, None, tuple[Status, list[str]]]:
+    """Adds what is measured to `found`."""
     begin, probing = time.perf_counter(), 0.0
     try:
-        with _memory_bounded(machine):
+        with memory_bounded(machine):
             if reasons := case.who.refusals(case.request, machine):
                 return "refused", reasons
             start = time.perf_counter()
@@ -63,7 +68,7 @@ def _run(
             trial = case.what.stage(case.request, taken.by, taken.attend, machine, seed=case.seed, slices=case.slices)
             trial.prepare_seconds, trial.scratch = prepared, place
             for name, probe in case.probes.items():
-                notice(name)
+                yield name
                 start = time.perf_counter()
                 try:
                     for each in probe.measure(trial):
@@ -85,32 +90,6 @@ def _run(
     finally:
         found.append(Measurement(name="harness/probes", value=probing, unit="s"))
         found.append(Measurement(name="harness/case", value=time.perf_counter() - begin, unit="s"))
-
-
-@contextmanager
-def _memory_bounded(machine: Machine) -> Iterator[None]:
-    """On the CPU, let an allocation past the free memory fail, as on a GPU, rather than the kernel kill us."""
-    if machine.device != "cpu" or resource is None:
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _private_bytes() + int(0.9 * _available_bytes())
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _private_bytes() -> int:
-    """What RLIMIT_DATA counts: this process's private writable mappings."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
-
-
-def _available_bytes() -> int:
-    with open("/proc/meminfo") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from attn_lab.bench.case import Case
 from attn_lab.cli.parser import takes_json, takes_overrides
 from attn_lab.config.build import build
 from attn_lab.config.errors import explained
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.core.backend import take
 from attn_lab.core.errors import BadRequest, Refused
@@ -25,8 +26,7 @@ from attn_lab.layer.auto import Auto, bucket_of, pass_of
 from attn_lab.layer.candidates import refusals
 from attn_lab.layer.kept import Kept
 from attn_lab.layer.plan import SHIPPED, Found, Plan
-from attn_lab.run.gpu_lock import here, look_by
-from attn_lab.run.plan import register_resolvers
+from attn_lab.run.local.machines import local_machines
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
 
@@ -50,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
     kinds = KINDS
     if any(word.startswith("passes=") for word in words):
         kinds = {"training" if case.request.needs_backward else "inference": case.request.passes}
-    machine = _machine_of(plan) if plan else here(str(case.config["device"]))[0]
+    machine = _machine_of(plan) if plan else local_machines(str(case.config["device"]))[0]
     console = Console(highlight=False, quiet=given.json)
     assert isinstance(case.who, Auto)
     auto = replace(case.who, plan=plan) if plan else case.who
@@ -177,19 +177,14 @@ def _case(words: Sequence[str], machine: Machine | None) -> Case:
                 f"explain: expected overrides such as shape=llama3_8b mask=causal plan=FILE device=cpu; got {word!r}"
             )
     register()
-    register_resolvers()
+    register_resolvers(lambda: machine.device if machine else local_machines("auto")[0].device)
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if machine is not None:
-        look_by(lambda device: (machine,))
     try:
         with initialize_config_module("attn_lab.conf", version_base="1.3"):
             config = compose("config", ["backend=auto", *words], return_hydra_config=True)
-        return build(config, config.hydra.runtime.choices)
+        return build(config, machine or local_machines(config.device)[0])
     except Exception as error:  # noqa: BLE001  whatever composing raises is about the words
         raise explained(error) from None
-    finally:
-        if machine is not None:
-            look_by(None)
 
 
 def _say(console: Console, words: str, style: str = "") -> None:

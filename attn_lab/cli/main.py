@@ -47,6 +47,6 @@ def execute(argv: Sequence[str]) -> int:
         return int(given.run(given))
     if {"-h", "--help"} & {*argv}:
         return execute(["--help"])
-    from attn_lab.cli.sweep import run_sweep
+    from attn_lab.run.main import run_sweep
 
     return run_sweep(argv)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.cli.parser import takes_json, takes_overrides
-from attn_lab.cli.sweep import planned
-from attn_lab.run.resume import Standing
+from attn_lab.run.main import plan_sweep
+from attn_lab.run.resume import CaseStatus
 
 STYLES = {"done": "green", "stale": "yellow", "todo": "bold"}
 
@@ -22,26 +22,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    sweep = planned(given.overrides or ["hydra.verbose=false"])
-    if not sweep.cases:  # Hydra has answered a flag of its own, such as --cfg
+    plan = plan_sweep(given.overrides)
+    if plan is None:  # Hydra has answered a flag of its own, such as --cfg
         return 0
+    folder, statuses = plan.sweep.folder, plan.statuses
     if given.json:
         cases = [{"id": each.case.id, "state": each.state, "case": each.case.label, "why": each.why}
-                 for each in sweep.standings]  # fmt: skip
-        print(json.dumps({"folder": str(sweep.path), "cases": cases}, indent=1, ensure_ascii=False))
+                 for each in statuses]  # fmt: skip
+        print(json.dumps({"folder": str(folder), "cases": cases}, indent=1, ensure_ascii=False))
     else:
-        _print(sweep.standings, sweep.path, sweep.console)
+        _print(statuses, folder, Console())
     return 0
 
 
-def _print(standings: Sequence[Standing], folder: Path, console: Console) -> None:
-    width = max((len(each.case.label) for each in standings), default=0)
-    for each in standings:
+def _print(statuses: Sequence[CaseStatus], folder: Path, console: Console) -> None:
+    width = max((len(each.case.label) for each in statuses), default=0)
+    for each in statuses:
         line = Text.assemble(
             (f"{each.case.id}  ", "dim"), (each.state.ljust(6), STYLES[each.state]),
             each.case.label.ljust(width + 2), (each.why, "dim"),
         )  # fmt: skip
         console.print(line, soft_wrap=True)
-    counts = Counter(each.state for each in standings)
+    counts = Counter(each.state for each in statuses)
     states = ", ".join(f"{counts[state]} {state}" for state in STYLES)
-    console.print(Text(f"{len(standings)} case{'s' * (len(standings) != 1)}: {states} ({folder})"), soft_wrap=True)
+    console.print(Text(f"{len(statuses)} case{'s' * (len(statuses) != 1)}: {states} ({folder})"), soft_wrap=True)

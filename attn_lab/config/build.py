@@ -1,4 +1,4 @@
-"""One case from its configuration: resolved and checked where it is planned, made once more where it is examined."""
+"""One case from its configuration: resolved and checked where it is planned, built once more where it runs."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attn_lab.bench.case import Case
+from attn_lab.config.basis import basis_of
 from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.core.suggest import did_you_mean
-from attn_lab.run.gpu_lock import here
-from attn_lab.run.provenance import basis_of
 
 NOT_THE_QUESTION = (
     "name",
@@ -29,16 +29,24 @@ NAMES = ("backend", "mask", "subject")
 Part = Callable[[str, Any], Any]  # a key and its resolved settings → what they describe
 
 
-def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] | None = None) -> Case:
-    """One case from one composed configuration; `choices` are the options chosen by group.
+def build(
+    config: DictConfig,
+    machine: Machine,
+    *,
+    choices: Mapping[str, str] | None = None,
+    made: dict[str, Any] | None = None,
+) -> Case:
+    """One case from one composed configuration, for the machine it will run on.
 
-    Parts that `made` holds, by what they were made from, are not made again.
+    Args:
+        choices: the options chosen by group; None: those Hydra noted in the configuration.
+        made: parts by what they were made from; those are not made again.
     """
     if unknown := unknown_keys(config):
         raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}"
                          f"{did_you_mean(unknown[0], unknown[1:])}")  # fmt: skip
     question, timeout = question_of(config)
-    question["device"] = here(config.device)[0].device
+    question["device"] = machine.device
     made = {} if made is None else made
 
     def part(key: str, settings: Any) -> Any:
@@ -47,7 +55,8 @@ def build(config: DictConfig, choices: Mapping[str, str], made: dict[str, Any] |
             made[known] = instantiate(OmegaConf.select(config, key))
         return made[known]
 
-    return _assembled(question, {name: choices[name] for name in NAMES}, timeout, part)
+    choices = config.hydra.runtime.choices if choices is None else choices
+    return _assembled(question, {name: choices[name] for name in NAMES}, timeout, part, machine=machine)
 
 
 def question_of(config: DictConfig) -> tuple[dict[str, Any], float]:
@@ -68,6 +77,7 @@ def packed(case: Case) -> dict[str, Any]:
 
 
 def unpacked(plain: Mapping[str, Any]) -> Case:
+    """The case that `packed` made plain, its parts built here."""
     return _assembled(**plain, part=lambda _, settings: instantiate(settings))
 
 
@@ -77,6 +87,7 @@ def _assembled(
     timeout: float,
     part: Part,
     basis: Mapping[str, str] | None = None,
+    machine: Machine | None = None,
 ) -> Case:
     request = Request(
         shape=Shape(**question["shape"]), mask=part("mask", question["mask"]), passes=tuple(question["passes"])
@@ -85,7 +96,7 @@ def _assembled(
     probes = {name: part(f"probe.{name}", each) if isinstance(each, Mapping) else each
               for name, each in question["probe"].items()}  # fmt: skip
     if basis is None:
-        basis = basis_of(who, (what, request.mask, *probes.values()), here(question["device"])[0])
+        basis = basis_of(who, (what, request.mask, *probes.values()), machine or detect(question["device"]))
     if label := getattr(who, "label", None):
         names = {**names, "backend": label}
     return Case(

@@ -1,91 +1,86 @@
-"""The GPUs a sweep may use, known without a CUDA context in this process, and held against other sweeps of the user."""
+"""GPUs locked against other sweeps of the same user on this host."""
 
-import fcntl
 import os
-import tempfile
+import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
-import torch
+import platformdirs
+from filelock import FileLock, Timeout
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.machine import Machine, cards, detect
-from attn_lab.run.local.fork_server import asked
 
-POLL = 0.5  # seconds between two looks at a GPU that somebody else holds
+POLL = 0.5  # seconds between two attempts at a GPU that is in use
 
 
-Look = Callable[[str], tuple[Machine, ...]]
-_elsewhere: Look | None = None
+class GpuLocks:
+    """One lock a GPU, by its UUID; none for no UUIDs.  Released by `release`, and when this process ends."""
+
+    def __init__(self, uuids: Sequence[str]):
+        self._uuids = sorted(uuids)  # in one order for all processes: no two wait for each other
+        self._locks: list[FileLock] = []
+
+    def acquire(self) -> Iterator[str]:
+        """Yields "" at each attempt that fails, but at the first of a GPU a line that says what is waited for.
+
+        Raises BadRequest where the folder of locks is another user's.
+        """
+        folder = _private_folder() if self._uuids else Path()
+        for uuid in self._uuids:
+            lock, waited = FileLock(folder / f"{uuid}.lock", blocking=False, mode=0o600), False
+            while not _acquired(lock):
+                holder = _read(folder / f"{uuid}.pid") or "unknown"
+                yield "" if waited else f"GPU {uuid} is in use by another sweep, process {holder}: waiting for it"
+                waited = True
+                time.sleep(POLL)
+            self._locks.append(lock)
+            _write(folder / f"{uuid}.pid", str(os.getpid()))
+
+    def release(self) -> None:
+        while self._locks:
+            self._locks.pop().release()
 
 
-def look_by(elsewhere: Look | None) -> None:
-    """From now on the machines to measure on are what this finds for a device; None: those of this host."""
-    global _elsewhere
-    _elsewhere = elsewhere
-    here.cache_clear()
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    except OSError as error:
+        raise BadRequest(f"{lock.lock_file}: expected a lock file of this user's; got {error}") from None
+    return True
 
 
-@cache
-def here(device: str) -> tuple[Machine, ...]:
-    """The machines to measure on: every GPU this process may see, or the CPU.  `device` is auto, cuda or cpu.
-
-    Raises BadRequest for another word, for cuda where there is none, and for GPUs of several kinds.
-    """
-    if _elsewhere is not None:
-        return _elsewhere(device)
-    # A CUDA context here would take memory on the first GPU, and nothing could be forked any more: a child looks.
-    found = asked(cards) if device in ("auto", "cuda") and torch.version.cuda is not None else []
-    if not found:
-        return (detect("cpu" if device == "auto" else device),)
-    if len(kinds := dict.fromkeys(machine.name for machine in found)) > 1:
-        raise BadRequest(
-            f"GPUs: expected one kind in a sweep; got {', '.join(kinds)} (CUDA_VISIBLE_DEVICES=… chooses among them)"
-        )
-    return tuple(found)
-
-
-def visible(index: int) -> str:
-    """What CUDA_VISIBLE_DEVICES must say for the GPU that is the index-th here to be the only one."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",")[index].strip() if given else str(index)
-
-
-@contextmanager
-def held(uuids: Sequence[str], heed: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
-    """These GPUs for us alone, as far as this user's sweeps on this host go: where another holds one, we wait.
-
-    `heed` is called while waiting, and may raise.
-    """
-    folder = Path(tempfile.gettempdir(), f"attn-lab-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with ExitStack() as files:
-        for uuid in sorted(uuids):  # in one order for everybody: nobody waits in a ring
-            file = files.enter_context(open(folder / f"{uuid}.lock", "a+"))
-            _wait_for(file, uuid, heed, say)
-        yield
-
-
-def _wait_for(file: TextIO, uuid: str, heed: Callable[[], None], say: Callable[[str], None]) -> None:
-    told = False
-    while True:
+def _private_folder() -> Path:
+    """A folder for this user alone, made if it must be: what lies in it, nobody else has put there."""
+    folder = platformdirs.user_runtime_path("attn_lab", appauthor=False)
+    for each in (folder.parent, folder):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told:
-                file.seek(0)
-                say(
-                    f"GPU {uuid} is in use by another sweep, process {file.read().strip() or 'unknown'}: waiting for it"
-                )
-                told = True
-            heed()
-            time.sleep(POLL)
-        else:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            return
+            each.mkdir(mode=0o700, exist_ok=True)
+            found = each.lstat()
+        except OSError as error:
+            raise BadRequest(_expected(each, str(error))) from None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            owner = f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}"
+            raise BadRequest(_expected(each, owner))
+    return folder
+
+
+def _expected(folder: Path, got: str) -> str:
+    return (f"{folder}: expected a folder that this user alone may write to, for locks of GPUs; got {got} "
+            "(remove it, or set XDG_RUNTIME_DIR)")  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(text)
+
+
+def _read(path: Path) -> str:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            return file.read(20).strip()
+    except (OSError, ValueError):
+        return ""

@@ -13,10 +13,11 @@ from attn_lab.records.lock import unusable
 from attn_lab.records.record import Logger
 
 
-def opened(settings: DictConfig, folder: Path, sweep: str) -> Iterable[Logger]:
-    """One after another; first who puts files where others find them.  Raises BadRequest for one that cannot be."""
-    for name in sorted(settings, key=lambda name: name != "jsonl"):
-        yield _opened(settings[name], folder, sweep)
+def open_loggers(settings: DictConfig, folder: Path, sweep: str) -> Iterable[Logger]:
+    """Every logger but jsonl, which is the run's store.  Raises BadRequest for one that cannot be opened."""
+    for name in settings:
+        if name != "jsonl":
+            yield _opened(settings[name], folder, sweep)
 
 
 def _opened(settings: Any, folder: Path, sweep: str) -> Logger:

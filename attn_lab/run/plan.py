@@ -1,11 +1,12 @@
-"""From Hydra's configuration to cases, every one of them checked before the first runs."""
+"""The plan of a sweep: every case built and checked before the first runs, and which of them are done."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import groupby
-from pathlib import PurePosixPath
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
 from hydra.utils import get_object
@@ -14,90 +15,121 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
 from attn_lab.config.build import build
+from attn_lab.config.compose import Composition
 from attn_lab.config.errors import explained
 from attn_lab.core.errors import BadRequest
-from attn_lab.core.flops import attention_flops
-from attn_lab.run.gpu_lock import here
+from attn_lab.core.machine import Machine
+from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.report.locales.i18n import catalogue
+from attn_lab.run.order import arranged, batches
+from attn_lab.run.provenance import new_sweep_id
+from attn_lab.run.resume import CaseStatus, case_statuses, check_resume
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
 ONE = ("name", "resume", "again", "baseline", "report", "logger")  # of the sweep, not of its cases
 LONGEST = 255  # bytes of a file's name on Linux and macOS
+Machines = Callable[[str], tuple[Machine, ...]]
 
 
-def register_resolvers() -> None:
-    """`${by_device:${device},{cpu: …, cuda: …}}`: a value for the device at hand.
+class SweepSpec(NamedTuple):
+    """What holds for all cases of a sweep, wherever they run."""
 
-    `${by:${shape.head_dim},{64: 16, 128: 8},4}`: one for another value, and for all that are not named.
+    sweep: str
+    command: str
+    device: str
+    limits: Mapping[str, Any]  # settings of the store: file_mb, total_mb
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a command line asks for: all cases, in the order they run, and the settings they share."""
+
+    spec: SweepSpec
+    folder: Path
+    machines: tuple[Machine, ...]
+    cases: tuple[Case, ...]
+    resume: str
+    baseline: str
+    report: DictConfig
+    loggers: DictConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep beside what its folder already has: nothing of it changes any more."""
+
+    sweep: Sweep
+    statuses: tuple[CaseStatus, ...]
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return self.sweep.cases
+
+    @cached_property
+    def todo(self) -> list[Case]:
+        return [each.case for each in self.statuses if each.state != "done"]
+
+    @property
+    def n_done(self) -> int:
+        return len(self.cases) - len(self.todo)
+
+    @cached_property
+    def batches(self) -> list[list[Case]]:
+        """The cases to run; those of one batch belong on one device."""
+        return batches(self.todo)
+
+
+def make_plan(sweep: Sweep) -> Plan:
+    """Read what the sweep's folder has.  Nothing is written."""
+    return Plan(sweep, tuple(case_statuses(sweep.folder, sweep.cases, sweep.resume)))
+
+
+def make_sweep(composition: Composition, machines: Machines, command: str, check: Callable[[], None]) -> Sweep:
+    """Build every case.  Raises BadRequest, one line, naming the case at fault.
+
+    Args:
+        machines: finds the machines to measure on, by device (auto, cuda or cpu).
+        command: what was typed.
+        check: called before each case; may raise.
     """
-    OmegaConf.register_new_resolver(
-        "by", lambda value, values, otherwise: values.get(value, otherwise), replace=True, use_cache=False
-    )
-    OmegaConf.register_new_resolver(
-        "by_device", lambda device, values: values[here(device)[0].device], replace=True, use_cache=False
-    )
-
-
-def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[Case]:
-    """Every case of a sweep, built before the first runs.  Raises BadRequest, one line, naming the case at fault."""
-    cases, made, first = [], dict[str, Any](), dict[str, str]()
+    jobs = composition.jobs
+    if not jobs:
+        raise BadRequest("overrides: expected at least one case; a glob() or range() among them matches nothing")
+    cases, made, first = list[Case](), dict[str, Any](), dict[str, str]()
+    found: dict[str, tuple[Machine, ...]] = {}
+    sweep: Callable[[tuple[Case, ...]], Sweep] | None = None
     for number, job in enumerate(jobs, 1):
+        check()
         try:
-            config = compose(job)
-            _check_keeping(config)
+            config = composition.compose(job)
+            if config.device not in found:
+                found[config.device] = machines(config.device)
+                found.setdefault(found[config.device][0].device, found[config.device])
+            here = found[config.device]
+            config.device = here[0].device  # what a configuration says by device is for this one
+            _check_loggers(config)
             _check_one(job, config, first)
-            cases.append(build(config, config.hydra.runtime.choices, made))
+            cases.append(build(config, here[0], made=made))
+            sweep = sweep or _without_cases(config, here, command)
         except (BadRequest, HydraException, OmegaConfBaseException, ValueError) as error:
             where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
             raise BadRequest(f"{explained(error)}{where}") from None
-    return cases
+    assert sweep is not None  # there is a case
+    return sweep(tuple(arranged(cases, baseline=config.baseline, again=config.again)))
 
 
-def arranged(
-    jobs: Sequence[Sequence[str]], cases: Sequence[Case], *, baseline: str, again: bool
-) -> tuple[list[Sequence[str]], list[Case]]:
-    """The order in which they are run, each once.  Where rivals meet at one shape, each round starts with another.
-
-    With `again`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
-    """
-    ordered: list[tuple[Sequence[str], Case]] = []
-    once: dict[str, tuple[Sequence[str], Case]] = {}
-    for job, case in zip(jobs, cases, strict=True):
-        once.setdefault(case.id, (job, case))
-    for _, group in groupby(once.values(), key=lambda pair: _but_for_backend(pair[1])):
-        rivals = list(group)
-        names = [case.backend for _, case in rivals]
-        if (
-            again
-            and len(set(names)) > 1
-            and not rivals[0][1].twin
-            and any(p.clocks for p in rivals[0][1].probes.values())
-        ):
-            job, case = rivals[names.index(baseline) if baseline in names else 0]
-            rivals.append(([*job, "twin=true"], replace(case, twin=True, config={**case.config, "twin": True})))
-        start = rivals[0][1].round % len(rivals)
-        ordered += rivals[start:] + rivals[:start]
-    return [job for job, _ in ordered], [case for _, case in ordered]
-
-
-def batches(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases that are held against each other, rivals and twins of one round: they belong on one and the same device."""
-    apart = {"backend", "twin"}
-    key = lambda case: {name: value for name, value in case.config.items() if name not in apart}  # noqa: E731
-    return [list(batch) for _, batch in groupby(cases, key=key)]
-
-
-def longest_first(batches: Sequence[Sequence[Case]]) -> list[Sequence[Case]]:
-    """The order in which several workers are dealt them: of each round the largest first, none left for last."""
-
-    def place(batch: Sequence[Case]) -> tuple[int, int]:
-        flops = attention_flops(batch[0].request.shape, batch[0].request.mask)
-        return batch[0].round, -len(batch) * flops["forward_backward"]
-
-    return sorted(batches, key=place)
-
-
-def _but_for_backend(case: Case) -> dict[str, Any]:
-    return {key: value for key, value in case.config.items() if key != "backend"}
+def _without_cases(
+    config: DictConfig, machines: tuple[Machine, ...], command: str
+) -> Callable[[tuple[Case, ...]], Sweep]:
+    """Takes what it needs of the configuration now: that is another case's soon."""
+    check_resume(config.resume)
+    catalogue("pages", config.report.language)  # a language that is not there fails now, not at the end
+    limits = {name: value for name, value in config.logger.jsonl.items() if name != "_target_"}
+    spec = SweepSpec(new_sweep_id(config.name), command, machines[0].device, limits)
+    folder, resume, baseline = Path(config.hydra.sweep.dir), config.resume, config.baseline
+    report, loggers = (DictConfig(OmegaConf.to_container(each, resolve=True))
+                       for each in (config.report, config.logger))  # fmt: skip
+    return lambda cases: Sweep(spec, folder, machines, cases, resume, baseline, report, loggers)
 
 
 def _check_one(job: Sequence[str], config: DictConfig, first: dict[str, str]) -> None:
@@ -108,7 +140,7 @@ def _check_one(job: Sequence[str], config: DictConfig, first: dict[str, str]) ->
             raise BadRequest(f"{key}: expected one for the whole sweep; got {first[key]!r} and {value!r}")
 
 
-def _check_keeping(config: DictConfig) -> None:
+def _check_loggers(config: DictConfig) -> None:
     """The run's name and loggers, as far as can be told without opening them."""
     parts = PurePosixPath(config.name).parts
     if not parts or parts[0] == "/" or ".." in parts or not config.name.isprintable():
@@ -120,6 +152,13 @@ def _check_keeping(config: DictConfig) -> None:
     for name, settings in config.logger.items():
         if not isinstance(settings, DictConfig):
             raise BadRequest(f"logger.{name}: expected a mapping with _target_; got {settings!r}")
-        taken = [key for key in inspect.signature(get_object(settings._target_)).parameters if key not in GIVEN]
+        target = get_object(settings._target_)
+        taken = [key for key in inspect.signature(target).parameters if key not in GIVEN]
         if strange := [str(key) for key in settings if key not in (*taken, "_target_")]:
             raise BadRequest(f"logger.{name}.{strange[0]}: no such key; expected {', '.join(taken) or 'nothing'}")
+        if name == "jsonl" and target is not Jsonl:
+            raise BadRequest(f"logger.jsonl._target_: expected {Jsonl.__module__}.Jsonl; got {settings._target_}")
+    for key in ("file_mb", "total_mb"):
+        value = config.logger.jsonl.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise BadRequest(f"logger.jsonl.{key}: expected a number of megabytes, at least 0; got {value!r}")

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: on a terminal a bar and a line a worker, elsewhere one plain line a case."""
+"""The progress of a sweep: on a terminal a bar and a line a worker, elsewhere one plain line a case."""
 
 import time
 from collections import Counter, defaultdict
@@ -14,14 +14,15 @@ from rich.text import Text
 
 from attn_lab.bench.case import Case
 from attn_lab.records.record import Record
+from attn_lab.run.executor import Event, Notice, ProbeBegan, Started
 
 COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
 PASSES = {"train_step": "train step", "forward_backward": "step", "forward": "forward", "backward": "backward"}
 """The first measured is compared."""
 
 
-class View:
-    """Begun with the cases to come; told, with a worker's label each, of every case, probe and record."""
+class Progress:
+    """Shows the events of a sweep."""
 
     def __init__(self, console: Console, cases: Sequence[Case], workers: int = 1):
         self._console, self._workers = console, workers
@@ -37,20 +38,19 @@ class View:
             self._live = Live(console=console, transient=True, get_renderable=self._panel, refresh_per_second=8)
             self._live.start()
 
-    def begin(self, worker: str, case: Case) -> None:
-        self._at[worker] = case, "prepare", time.monotonic()
+    def update(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Notice):
+            print_line(self._console, event.text)
+        elif isinstance(event, Started):
+            self._at[event.worker] = event.case, "prepare", time.monotonic()
+        elif isinstance(event, ProbeBegan):
+            if self._at.get(event.worker, (None,))[0] is event.case:
+                self._at[event.worker] = event.case, event.probe, self._at[event.worker][2]
+        else:
+            self._finished(*event)
 
-    def at(self, worker: str, case: Case, probe: str) -> None:
-        """Where a worker is, of which nobody hears when it begins a case."""
-        if self._at.get(worker, (None,))[0] is not case:
-            self.begin(worker, case)
-        self.probe(worker, probe)
-
-    def probe(self, worker: str, name: str) -> None:
-        case, _, since = self._at[worker]
-        self._at[worker] = case, name, since
-
-    def record(self, worker: str, case: Case, record: Record) -> None:
+    def _finished(self, worker: str, case: Case, record: Record) -> None:
         """A case is over.  Its worker may be at the next by now."""
         self._counts[record.status] += 1
         self._coming[case.backend] -= 1
@@ -59,10 +59,10 @@ class View:
             del self._at[worker]
         done = sum(self._counts.values())
         where = f" [dim]{escape(worker)}[/]" if self._workers > 1 else ""
-        said = _times(record) if record.status == "ok" else "; ".join(record.reasons)
+        outcome = _times(record) if record.status == "ok" else "; ".join(record.reasons)
         self._console.print(
             f"[dim]{done:>{len(str(self._total))}}/{self._total}[/]{where} {escape(case.label)} "
-            f"[{COLOURS.get(record.status, 'red')}]{record.status}[/] {escape(' '.join(said.split()))}",
+            f"[{COLOURS.get(record.status, 'red')}]{record.status}[/] {escape(' '.join(outcome.split()))}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         self._compare(case, record)
@@ -95,10 +95,12 @@ class View:
 
     def _panel(self) -> Group:
         done = sum(self._counts.values())
-        told = Text(" ").join(Text(f"{count} {status}", COLOURS.get(status, "red"))
+        counts = Text(" ").join(Text(f"{count} {status}", COLOURS.get(status, "red"))
                               for status, count in self._counts.most_common())  # fmt: skip
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(self._spinner, f"{done}/{self._total}", ProgressBar(self._total, done, width=20), self._left, told)
+        bar.add_row(
+            self._spinner, f"{done}/{self._total}", ProgressBar(self._total, done, width=20), self._left, counts
+        )
         workers = Table.grid(padding=(0, 1))
         for worker, (case, probe, since) in sorted(self._at.items()):
             best = self._best.get(case.setting)
@@ -107,6 +109,11 @@ class View:
                 f"{time.monotonic() - since:.0f} s", Text(f"best {best[1]}" if best else "", "green"),
             )  # fmt: skip
         return Group(bar, workers)
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line of plain text, not wrapped."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _times(record: Record) -> str:

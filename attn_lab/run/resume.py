@@ -17,7 +17,7 @@ RESUME = {  # by resume=…, the outcomes that are not run again
 }
 
 
-class Standing(NamedTuple):
+class CaseStatus(NamedTuple):
     """A planned case: done, stale (answered on another basis: it is run again) or todo."""
 
     case: Case
@@ -30,22 +30,22 @@ def check_resume(mode: str) -> None:
         raise BadRequest(f"resume: expected one of {', '.join(RESUME)}; got {mode!r}")
 
 
-def standings(folder: Path, cases: Sequence[Case], mode: str) -> list[Standing]:
+def case_statuses(folder: Path, cases: Sequence[Case], mode: str) -> list[CaseStatus]:
     """Where each case stands, in order.  A folder that is not there has answered nothing."""
     rows = records(folder, newest=False).records if (folder / "records.jsonl").is_file() else []
     by_id = {row.id: row for row in rows}  # later lines are newer
     by_question = {row.question: row for row in rows}
-    return [_standing(case, by_id.get(case.id), by_question.get(case.question), mode) for case in cases]
+    return [_case_status(case, by_id.get(case.id), by_question.get(case.question), mode) for case in cases]
 
 
-def _standing(case: Case, same: Row | None, alike: Row | None, mode: str) -> Standing:
+def _case_status(case: Case, same: Row | None, alike: Row | None, mode: str) -> CaseStatus:
     if same is not None and same.question == case.question:  # ids may collide: a digest is short
         if same.status in RESUME[mode]:
-            return Standing(case, "done", same.status)
-        return Standing(case, "todo", f"was {same.status}; resume={mode} runs it again")
+            return CaseStatus(case, "done", same.status)
+        return CaseStatus(case, "todo", f"was {same.status}; resume={mode} runs it again")
     if alike is not None:
-        return Standing(case, "stale", _difference(_basis(alike.provenance), case.basis))
-    return Standing(case, "todo", "not run yet")
+        return CaseStatus(case, "stale", _difference(_basis(alike.provenance), case.basis))
+    return CaseStatus(case, "todo", "not run yet")
 
 
 def _basis(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The end of a sweep, whatever became of it: its answers, their report, and last words on how to go on."""
+"""The end of a sweep, whatever became of it: its records, their report, and how to go on."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ FAILED = ("wrong", "error", "timeout", "crashed")
 SLOWEST = 3
 
 
-def last_words(rows: Sequence[Row], total: int, command: str) -> list[str]:
+def summary_lines(rows: Sequence[Row], total: int, command: str) -> list[str]:
     """Lines on the `rows` there are of `total` cases; `command` is what was typed, and is what resumes."""
     took = sorted(((row.metrics.get("harness/case", {}).get("value") or 0.0, row) for row in rows),
                   key=lambda pair: -pair[0])  # fmt: skip
@@ -34,7 +34,7 @@ def last_words(rows: Sequence[Row], total: int, command: str) -> list[str]:
     return lines
 
 
-def answers(folder: Path, cases: Sequence[Case]) -> Reading:
+def planned_records(folder: Path, cases: Sequence[Case]) -> Reading:
     """The rows that the folder now has of these cases, whichever sweep made them."""
     if not (folder / "records.jsonl").is_file():
         return Reading([], Broken())
@@ -49,6 +49,8 @@ def reported(folder: Path, language: str, baseline: str) -> str:
         page, *_ = make([folder], folder / "report", language=language, baseline=baseline)
     except (BadRequest, OSError) as error:
         return f"{later(folder)} ({error})"
+    except Exception as error:  # noqa: BLE001  a process that draws may be killed; the records are safe
+        return f"{later(folder)} ({type(error).__name__}: {' '.join(str(error).split())})"
     return f"report: {page}"
 
 

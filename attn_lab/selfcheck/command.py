@@ -15,7 +15,7 @@ from attn_lab.core.errors import Wrong
 from attn_lab.core.machine import detect, software
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
 
 Fate = Literal["caught", "undecided", "missed", "passed", "blamed"]  # the latter two for what is sound
@@ -48,7 +48,7 @@ class Plant(NamedTuple):
     def sound(self) -> bool:
         return self.status == "ok" and not self.marks
 
-    def case(self, path: Ordinary, without: Collection[str] = ()) -> Case:
+    def case(self, path: Harness, without: Collection[str] = ()) -> Case:
         return path.case(self.name, self.target, *self.words, without=without)
 
     def found(self, record: Record) -> Finding:
@@ -75,6 +75,7 @@ PLANTS = (
     Plant("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
     Plant("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
     Plant("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
+    Plant("one head size's gradient", HERE + "WrongAtOneHeadSize", "wrong", "^dq: max error", ("shape.head_dim=40",)),
     Plant("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
     Plant("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
     Plant("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),
@@ -125,7 +126,7 @@ def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str
 
     `without` names probes to leave out: what is missed then is what they are there for.
     """
-    console, path = Console(), Ordinary(detect(device))
+    console, path = Console(), Harness(detect(device))
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):
@@ -142,7 +143,7 @@ def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str
     return int(any(finding.fate in ("missed", "blamed") for finding in findings))
 
 
-def _raced(path: Ordinary, seconds: float) -> tuple[list[Finding], str]:
+def _raced(path: Harness, seconds: float) -> tuple[list[Finding], str]:
     try:
         raced = race(path, seconds)
     except Wrong as fault:

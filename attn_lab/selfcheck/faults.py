@@ -1,7 +1,7 @@
 """Faults to plant: sound backends, each with one thing wrong that has been wrong in somebody's kernel."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -91,6 +91,29 @@ class DroppedGradient(Planted):
         middle = k.shape[1] // 2
         before, one, behind = k.split([middle, 1, k.shape[1] - middle - 1], 1)
         return attend(q, torch.cat([before, one.detach(), behind], 1), v)
+
+
+@dataclass(frozen=True)
+class WrongAtOneHeadSize(Planted):
+    """The gradient of q is 2 % too large, at one head size alone."""
+
+    head_dim: int = 40
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        sound = self.sound.prepare(request, machine)
+        if request.shape.head_dim != self.head_dim:
+            return sound
+        return lambda q, k, v: sound(_LargerGradient.apply(q), k, v)
+
+
+class _LargerGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor) -> Tensor:
+        return q.view_as(q)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 1.02
 
 
 class NanAtTheEnd(Planted):

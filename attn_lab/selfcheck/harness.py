@@ -7,17 +7,17 @@ from hydra import compose, initialize_config_module
 from omegaconf import open_dict
 
 from attn_lab.bench.case import Case
-from attn_lab.bench.examine import examine
+from attn_lab.bench.examine import run_case
 from attn_lab.config.build import build
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.core.machine import Machine
 from attn_lab.records.record import Record
-from attn_lab.run.plan import register_resolvers
 from attn_lab.run.provenance import provenance_of
 
 
-class Ordinary:
-    """The lab on one machine: `case` composes and builds as a sweep does, `record` examines."""
+class Harness:
+    """The lab on one machine: `case` composes and builds as a sweep does, `record` runs it."""
 
     def __init__(self, machine: Machine):
         self.machine = machine
@@ -34,12 +34,10 @@ class Ordinary:
             config = compose("config", [*own, f"shape.dtype={dtype}", *words], return_hydra_config=True)
         with open_dict(config):
             config.probe = {key: probe for key, probe in config.probe.items() if key not in without}
-        return build(config, {**config.hydra.runtime.choices, "backend": name})
+        return build(config, self.machine, choices={**config.hydra.runtime.choices, "backend": name})
 
     def record(self, case: Case) -> Record:
-        record = examine(
-            case, self.machine, provenance_of(case, self.machine, "selfcheck", "attn-lab selfcheck"), lambda _: None
-        )
+        record = run_case(case, self.machine, provenance_of(case, self.machine, "selfcheck", "attn-lab selfcheck"))
         if self._first:
             gc.freeze()  # as a sweep does, and for its reason
         self._first = False

@@ -16,7 +16,7 @@ from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
-from attn_lab.selfcheck.harness import Ordinary
+from attn_lab.selfcheck.harness import Harness
 
 METRIC = "forward/time"
 LEAST_ROUNDS, LOOK = 8, 4
@@ -50,7 +50,7 @@ class Race(NamedTuple):
         return max(self.floor.share, *((each.high - each.low) / 2 for each in (self.five, self.tenth)))
 
 
-def race(path: Ordinary, seconds: float) -> Race:
+def race(path: Harness, seconds: float) -> Race:
     """The sound one, the slower and the sound one's twin by turns, each round begun by another.
 
     Ends once the noise is below RESOLVED, or when `seconds` are over.  On a CPU all run on one thread: two, on cores
@@ -74,14 +74,14 @@ def told(rows: Sequence[Row], rounds: int) -> Race:
     return Race(rounds, floor, five, tenth)
 
 
-def _contenders(path: Ordinary) -> list[Case]:
+def _contenders(path: Harness) -> list[Case]:
     words = (*TRACK[path.machine.device], "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=0.1")
     sound, *slower = [path.case(name, "attn_lab.selfcheck.slower.Slower", f"+backend.share={share}", *words)
                       for name, share in ((SOUND, 0), (FIVE, 0.05), (TENTH, 0.001))]  # fmt: skip
     return [sound, *slower, replace(sound, twin=True, config={**sound.config, "twin": True})]
 
 
-def _run(path: Ordinary, cases: list[Case], folder: Path, end: float) -> Race:
+def _run(path: Harness, cases: list[Case], folder: Path, end: float) -> Race:
     logger, rounds = Jsonl(folder=folder, sweep=""), 0
     try:
         while True:

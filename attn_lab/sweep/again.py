@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.bench.case import Case
 from attn_lab.config.build import build, question_of
+from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.record import Record, digest
-from attn_lab.run.plan import register_resolvers
+from attn_lab.run.local.machines import local_machines
 from hydra_plugins.attn_lab_sweeper import unpaired
 
 ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it has no twin
@@ -48,7 +49,7 @@ def command(record: Record) -> str:
 def composed(words: list[str]) -> tuple[Case, Path]:
     """One case as the command line would have it, and the run folder it would go to."""
     config = configuration(words)
-    return build(config, config.hydra.runtime.choices), Path(f"runs/{config.name}")
+    return build(config, local_machines(config.device)[0]), Path(f"runs/{config.name}")
 
 
 def configuration(words: Sequence[str]) -> DictConfig:

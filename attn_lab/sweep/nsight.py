@@ -119,13 +119,8 @@ def case_under_nsight(record: Record) -> Case:
 def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:
     """The report.  Raises BadRequest if the tool made none, with what it said."""
     (folder / "case.json").write_text(json.dumps(packed(case)), encoding="utf-8")
-    child = [
-        sys.executable,
-        "-m",
-        "attn_lab.run.local.single_case",
-        str(folder / "case.json"),
-        str(folder / "record.jsonl"),
-    ]
+    files = [str(folder / name) for name in ("case.json", "record.jsonl")]
+    child = [sys.executable, "-m", "attn_lab.run.local.single_case", *files]
     report = folder / {"ncu": "nsight.ncu-rep", "nsys": "nsight.nsys-rep"}[name]
     if name == "ncu":
         sections = [word for each in SECTIONS for word in ("--section", each)]

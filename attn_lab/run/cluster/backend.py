@@ -1,4 +1,4 @@
-"""What a sweep asks of a cluster: to have hands attend on its machines.  Ray and Slurm are two that can."""
+"""What a sweep needs of a cluster: to run remote workers on its machines.  Ray and Slurm are two that can."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 from attn_lab.core.errors import BadRequest
 
-ENGINES = {"ray": ("attn_lab.run.cluster.ray", "ray"), "slurm": ("attn_lab.run.cluster.slurm", "submitit")}
+BACKENDS = {"ray": ("attn_lab.run.cluster.ray", "ray"), "slurm": ("attn_lab.run.cluster.slurm", "submitit")}
 
 
 class Job(Protocol):
-    """A hand that was asked for."""
+    """A remote worker that was submitted."""
 
     def begun(self) -> str:
-        """Where it is at work, or was; `` while it waits for a machine."""
+        """Where it runs, or ran; "" while it waits for a machine."""
 
     def done(self) -> bool: ...
 
@@ -23,19 +23,22 @@ class Job(Protocol):
     def cancel(self) -> None: ...
 
 
-class Engine(Protocol):
+class ClusterBackend(Protocol):
     def count(self, device: str) -> int:
-        """How many hands at most, each with a GPU of its own where the device is not the CPU."""
+        """How many remote workers at most, each with a GPU of its own where the device is not the CPU."""
 
-    def start(self, words: Sequence[str], device: str) -> Job:
-        """Have `hand.attend(words)` run somewhere."""
+    def start(self, argv: Sequence[str], device: str) -> Job:
+        """Run `remote_worker.run_worker(argv)` somewhere."""
 
-    def wanting(self, device: str) -> str:
-        """What hands that have not begun wait for."""
+    def pending_reason(self, device: str) -> str:
+        """What workers that have not begun wait for."""
 
 
-def engine(name: str, settings: Mapping[str, Any]) -> Engine:
-    module, package = ENGINES[name]
+def cluster_backend(name: str, settings: Mapping[str, Any]) -> ClusterBackend:
+    """Connect to a cluster.  Raises BadRequest where it, or its package, is not there."""
+    if name not in BACKENDS:
+        raise BadRequest(f"hydra.launcher.backend: expected one of {', '.join(BACKENDS)}; got {name!r}")
+    module, package = BACKENDS[name]
     try:
         importlib.import_module(package)
     except ImportError as error:
@@ -43,7 +46,7 @@ def engine(name: str, settings: Mapping[str, Any]) -> Engine:
             f"hydra/launcher={name}: expected the package {package} (pip install 'attn-lab[{name}]'); got {error}"
         ) from None
     try:
-        made: Engine = importlib.import_module(module).make(**settings)
+        made: ClusterBackend = importlib.import_module(module).make(**settings)
     except TypeError as error:
         raise BadRequest(f"hydra.launcher: expected the settings of {name}; got {error}") from None
     return made

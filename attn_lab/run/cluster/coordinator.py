@@ -1,136 +1,140 @@
-"""A sweep whose cases are examined by hands elsewhere: the work is laid out, hands are asked for, answers followed."""
+"""A sweep whose cases run on remote workers: the queue is created, workers are submitted, their answers followed."""
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
-from attn_lab.records.record import Record
-from attn_lab.run.cluster.backend import Engine, Job
-from attn_lab.run.cluster.task_queue import Board, Order
-from attn_lab.run.progress import View
+from attn_lab.run.cluster.backend import ClusterBackend, Job, cluster_backend
+from attn_lab.run.cluster.task_queue import TaskQueue
+from attn_lab.run.executor import Event, Finished, Notice, ProbeBegan, Started
+from attn_lab.run.interrupt import Interrupt
+from attn_lab.run.order import longest_first
+from attn_lab.run.plan import Plan
 
 POLL = 0.3  # seconds between two looks into the run folder
-FAREWELL = 10  # … in which hands that find nothing left may end, before they are told to
+FAREWELL = 10  # … in which workers that find nothing left may end, before they are stopped
 SILENCE, AGAIN = 10.0, 60.0  # … after which it is said what is waited for; and between saying so again
 
 
-class Vigil:
-    """Tells a person what is waited for while there is nothing else to tell."""
+class WaitReporter:
+    """Says what is waited for while there is nothing else to say."""
 
-    def __init__(self, engine: Engine, device: str, say: Callable[[str], None]):
-        self._engine, self._device, self._say = engine, device, say
-        self.rest()
+    def __init__(self, backend: ClusterBackend, device: str):
+        self._backend, self._device = backend, device
+        self.reset()
 
-    def rest(self) -> None:
-        """There is something to tell."""
+    def reset(self) -> None:
+        """Something else was said."""
         self._due = time.monotonic() + SILENCE
 
-    def keep(self, jobs: Sequence[Job]) -> None:
+    def lines(self, jobs: Sequence[Job]) -> Iterator[str]:
+        """The line that is due, if any."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + AGAIN
         at = [job.begun() for job in jobs if not job.done()]
         waiting, places = at.count(""), ", ".join(sorted(filter(None, at)))
         if places:
-            self._say(f"starting on {places}" + f"; {waiting} more to come" * bool(waiting))
+            yield f"starting on {places}" + f"; {waiting} more to come" * bool(waiting)
         elif waiting:
-            self._say(f"waiting for {self._engine.wanting(self._device)}")
+            yield f"waiting for {self._backend.pending_reason(self._device)}"
 
 
-def machines(
-    engine: Engine, device: str, *, say: Callable[[str], None], heed: Callable[[], None]
-) -> tuple[Machine, ...]:
-    """As many of the cluster's machines as there may be hands.  All are like the one that is looked at.
+class Coordinator:
+    """Runs cases on remote workers of a cluster; a worker that dies leaves the rest of its batch undone."""
 
-    `heed` is called while waiting, and may raise.
-    """
-    job, vigil = engine.start(["look", device], device), Vigil(engine, device, say)
-    try:
-        while not job.done():
-            vigil.keep([job])
-            heed()
-            time.sleep(POLL)
-        seen = json.loads(job.result())
-    except RuntimeError as error:
-        raise BadRequest(f"device={device}: expected a machine of the cluster that has it; got {error}") from None
-    except KeyboardInterrupt:
-        job.cancel()
-        raise
-    if seen["capability"]:
-        seen["capability"] = tuple(seen["capability"])
-    return (Machine(**seen),) * engine.count(device)
+    def __init__(self, backend: str, settings: Mapping[str, Any], interrupt: Interrupt):
+        self._backend, self._interrupt = cluster_backend(backend, settings), interrupt
 
+    def machines(self, device: str) -> tuple[Machine, ...]:
+        """As many of the cluster's machines as there may be workers.  All are like the one that is looked at."""
+        job, reporter = self._backend.start(["machine", device], device), WaitReporter(self._backend, device)
+        try:
+            while not job.done():
+                for line in reporter.lines([job]):
+                    print(line, flush=True)  # nothing is planned yet
+                self._interrupt.raise_if_interrupted()
+                time.sleep(POLL)
+            seen = json.loads(job.result())
+        except RuntimeError as error:
+            raise BadRequest(f"device={device}: expected a machine of the cluster that has it; got {error}") from None
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+        if seen["capability"]:
+            seen["capability"] = tuple(seen["capability"])
+        return (Machine(**seen),) * self._backend.count(device)
 
-def follow(
-    engine: Engine,
-    count: int,
-    run: Path,
-    order: Order,
-    batches: Sequence[Sequence[Case]],
-    *,
-    keep: Callable[[str, Case, Record], None],
-    stopping: Callable[[], bool],
-    say: Callable[[str], None],
-    view: View,
-) -> None:
-    """Have every case examined by `count` hands; `say` is given a line on each that fails.
+    def n_workers(self, plan: Plan) -> int:
+        return min(len(plan.sweep.machines), len(plan.batches))
 
-    A hand that dies leaves the rest of its batch undone.  Once `stopping` is true, no more cases are begun.
-    """
-    left = {case.id: case for batch in batches for case in batch}
-    board, jobs, over = Board.laid(run, order, batches), list[Job](), set[Job]()
-    read: dict[Path, int] = {}
-    vigil = Vigil(engine, order.device, say)
+    def run(self, plan: Plan) -> Iterator[Event]:
+        device = plan.sweep.spec.device
+        queue = TaskQueue.create(plan.sweep.folder, plan.sweep.spec, longest_first(plan.batches))
+        jobs = list[Job]()
+        try:
+            for _ in range(self.n_workers(plan)):
+                jobs.append(self._backend.start(["serve", str(queue.path)], device))
+            yield from self._follow(plan.todo, queue, jobs, WaitReporter(self._backend, device))
+        finally:
+            queue.stop()
+            for job in jobs:
+                if not job.done():
+                    job.cancel()
+        queue.clear()
 
-    def told() -> None:
-        for line in board.told():
-            say(line)
-        for job in [job for job in jobs if job not in over and job.done()]:
-            over.add(job)
-            if trouble := _trouble(job):
-                say(f"a hand failed: {trouble}")
-
-    try:
-        jobs += (engine.start(["serve", str(board.path)], order.device) for _ in range(min(count, len(batches))))
+    def _follow(
+        self, cases: Sequence[Case], queue: TaskQueue, jobs: Sequence[Job], reporter: WaitReporter
+    ) -> Iterator[Event]:
+        left = {case.id: case for case in cases}
+        at: dict[str, Case] = {}
+        read: dict[Path, int] = {}
+        failures = _Failures(jobs)
         going = True
         while going:
-            going = not all(job.done() for job in jobs)  # asked before the answers: what came before the end counts
-            for who, record in board.answers(read):
-                keep(who, left.pop(record.case["id"]), record)
-            busy = {who: (left[case], probe) for who, case, probe in board.notes() if case in left}
-            for who, (case, probe) in busy.items():
-                view.at(who, case, probe)
-            told()
-            at_work = any(job.begun() for job in jobs if job not in over)
-            if busy and at_work:
-                vigil.rest()
+            going = not all(job.done() for job in jobs)  # before the answers: what came before the end counts
+            for worker, record in queue.answers(read):
+                if case := left.pop(record.id, None):
+                    yield Finished(worker, case, record)
+            busy = {worker: (left[case], probe) for worker, case, probe in queue.heartbeats() if case in left}
+            for worker, (case, probe) in busy.items():
+                if at.get(worker) is not case:
+                    yield Started(worker, case)
+                at[worker] = case
+                yield ProbeBegan(worker, case, probe)
+            yield from map(Notice, (*queue.notices(), *failures.new()))
+            running = any(job.begun() for job in jobs if not job.done())
+            if busy and running:
+                reporter.reset()
             else:
-                vigil.keep(jobs)
-            if stopping():
-                board.stop()
-            # Hands still waiting for a machine are let go.
-            going = going and bool(busy and at_work if stopping() else left)
+                yield from map(Notice, reporter.lines(jobs))
+            if self._interrupt.requested:
+                queue.stop()
+            # Workers that still wait for a machine are cancelled.
+            going = going and bool(busy and running if self._interrupt.requested else left)
             if going:
                 time.sleep(POLL)
-        begun, until = len(list(board.notes())), time.monotonic() + FAREWELL
+        begun, until = len(list(queue.heartbeats())), time.monotonic() + FAREWELL
         while sum(job.done() for job in jobs) < begun and time.monotonic() < until:
             time.sleep(POLL)  # they end by themselves
-        told()
-    finally:
-        board.stop()
-        for job in jobs:
-            if not job.done():
-                job.cancel()
-    board.clear()
+        yield from map(Notice, (*queue.notices(), *failures.new()))
 
 
-def _trouble(job: Job) -> str:
-    try:
-        job.result()
-    except RuntimeError as error:
-        return str(error)
-    return ""
+class _Failures:
+    """Why jobs failed, each once."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self._open = list(jobs)
+
+    def new(self) -> Iterator[str]:
+        for job in [job for job in self._open if job.done()]:
+            self._open.remove(job)
+            try:
+                job.result()
+            except RuntimeError as error:
+                yield f"a remote worker failed: {error}"

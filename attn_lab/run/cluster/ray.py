@@ -1,4 +1,4 @@
-"""Hands on a Ray cluster: each is a task that owns one GPU (on a cluster without, a CPU of a node)."""
+"""Remote workers on a Ray cluster: each is a task that owns one GPU (on a cluster without, a CPU of a node)."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from typing import Any
 import ray
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.run.cluster.remote_worker import attend, told_by
-from attn_lab.run.local.fork_server import as_pythonpath
+from attn_lab.run.cluster.remote_worker import error_line, run_worker
+from attn_lab.run.local.fork_server import import_path
 
 CONNECT = 10  # seconds in which a cluster must answer
 GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends whoever waits for it
-THREADS = "OMP_NUM_THREADS"  # hands have it from where the sweep is started: an answer is for so many threads
+THREADS = "OMP_NUM_THREADS"  # workers have it from where the sweep is started: an answer is for so many threads
 UNSET = ""  # passed on instead of nothing, of which Ray makes 1
 TOKEN = "the head's ~/.ray/auth_token here, too"
 
@@ -52,7 +52,7 @@ class Head:
 
 
 class RayJob:
-    """`answers` are those of _attend: where it is, and in the end what it printed."""
+    """`answers` are those of _run_worker: where it is, and in the end what it printed."""
 
     def __init__(self, answers: Any, head: Head):
         self._answers, self._head = answers, head
@@ -83,28 +83,29 @@ class RayJob:
             try:
                 self._said.append(ray.get(next(self._answers)))
             except ray.exceptions.RayTaskError as error:
-                where = "" if self._said else f"{_host(str(error))}: "  # attend itself says where
-                self._trouble = f"{where}{told_by(str(error.cause))}"
+                where = "" if self._said else f"{_host(str(error))}: "  # run_worker itself says where
+                self._trouble = f"{where}{error_line(str(error.cause))}"
             except ray.exceptions.RayError as error:
                 where = f"{self._said[0]}: " if self._said else ""
                 self._trouble = f"{where}{type(error).__name__}: {_first(str(error))}"
 
 
-class OnRay:
+class RayBackend:
     """`address` as ray.init takes it: null finds a cluster, or else starts Ray here.
 
-    `remote` is added to what a hand asks Ray for.
+    `remote` is added to what a worker asks Ray for.
     """
 
     def __init__(self, *, count: int | None, address: str | None, remote: Mapping[str, Any]):
         if count is not None and count < 1:
             raise BadRequest(f"hydra.launcher.count: expected at least 1, or null for all; got {count}")
         self._count, self._remote = count, dict(remote)
-        _expect_somebody_at(address)
+        _expect_head_at(address)
         try:
             ray.init(
                 address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": as_pythonpath(), THREADS: os.environ.get(THREADS, UNSET)}},
+                runtime_env={"env_vars": {"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1",
+                                          THREADS: os.environ.get(THREADS, UNSET)}},
             )  # fmt: skip
         except ray.exceptions.AuthenticationError as error:
             raise BadRequest(f"hydra.launcher.address: expected {TOKEN}; got {_first(str(error))}") from None
@@ -121,14 +122,14 @@ class OnRay:
     def count(self, device: str) -> int:
         return self._count or self._gpus(device) or sum("CPU" in node["Resources"] for node in _nodes()) or 1
 
-    def start(self, words: Sequence[str], device: str) -> RayJob:
-        asked = {"max_retries": 0, "num_returns": "streaming", **self._asked(device)}
-        return RayJob(ray.remote(**asked)(_attend).remote(list(words), str(Path.cwd())), self._head)
+    def start(self, argv: Sequence[str], device: str) -> RayJob:
+        asked = {"max_retries": 0, "num_returns": "streaming", **self._resources(device)}
+        return RayJob(ray.remote(**asked)(_run_worker).remote(list(argv), str(Path.cwd())), self._head)
 
-    def wanting(self, device: str) -> str:
+    def pending_reason(self, device: str) -> str:
         if self._head.silent:  # and might not answer this either
             return "Ray's head, which does not answer"
-        asked = self._asked(device)
+        asked = self._resources(device)
         wanted = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
         wanted = {name: amount for name, amount in wanted.items() if amount}
         free = ray.available_resources()
@@ -136,17 +137,17 @@ class OnRay:
         has = ", ".join(f"{count} × ({amounts})" for amounts, count in machines.items())
         return f"a machine of Ray's with {_amounts(wanted, wanted)} free; it has {has}, free {_amounts(wanted, free)}"
 
-    def _asked(self, device: str) -> dict[str, Any]:
+    def _resources(self, device: str) -> dict[str, Any]:
         own = {"num_gpus": 1} if self._gpus(device) else {"scheduling_strategy": "SPREAD"}
         return {"num_cpus": 1, **own, **self._remote}
 
 
-def _attend(words: Sequence[str], cwd: str) -> Iterator[str]:
+def _run_worker(argv: Sequence[str], cwd: str) -> Iterator[str]:
     """Says where it has begun, and then what came of it."""
     yield os.uname().nodename
     if os.environ.get(THREADS) == UNSET:
         del os.environ[THREADS]
-    yield attend(words, cwd)
+    yield run_worker(argv, cwd)
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -168,7 +169,7 @@ def _amounts(names: Iterable[str], amounts: Mapping[str, float]) -> str:
     return ", ".join(f"{amounts.get(name, 0):g} {name}" for name in names)
 
 
-def _expect_somebody_at(address: str | None) -> None:
+def _expect_head_at(address: str | None) -> None:
     """Ray itself tries for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not (host and "/" not in host and port.isdigit()):
@@ -184,5 +185,5 @@ def _connect(address: str, timeout: float) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
 
 
-def make(**settings: Any) -> OnRay:
-    return OnRay(**settings)
+def make(**settings: Any) -> RayBackend:
+    return RayBackend(**settings)

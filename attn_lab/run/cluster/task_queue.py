@@ -1,33 +1,27 @@
-"""The work of a sweep laid out in its run folder, for whoever can see that folder to take and to answer."""
+"""The work of a sweep in its run folder, for remote workers that see that folder to claim and to answer."""
 
+import glob
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from attn_lab.bench.case import Case
 from attn_lab.config.build import packed, unpacked
+from attn_lab.core.errors import BadRequest
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore
+from attn_lab.run.plan import SweepSpec
+
+FOLDER = ".queues"
 
 
-class Order(NamedTuple):
-    """What holds for all cases of a sweep."""
+class TaskQueue:
+    """A folder in the run folder: batches that wait, batches that were claimed, and which worker is at which case.
 
-    sweep: str
-    command: str
-    device: str
-    limits: Mapping[str, Any]  # the settings of the jsonl logger
-
-
-class Board:
-    """A folder in the run folder: batches that wait, batches that somebody took, and who is at what.
-
-    A batch is a file, taken by renaming it: of two who try, one succeeds, on a network's file system too.
+    A batch is a file of JSON, claimed by renaming it: of two that try, one succeeds, on a network's file system too.
     """
 
     def __init__(self, path: Path):
@@ -35,63 +29,64 @@ class Board:
         self.run = self.path.parents[1]
 
     @classmethod
-    def laid(cls, run: Path, order: Order, batches: Sequence[Sequence[Case]]) -> "Board":
-        board = cls(run / ".boards" / order.sweep)
-        board.path.mkdir(parents=True)
+    def create(cls, run: Path, spec: SweepSpec, batches: Sequence[Sequence[Case]]) -> "TaskQueue":
+        queue = cls(run / FOLDER / spec.sweep)
+        queue.path.mkdir(parents=True)
         for number, batch in enumerate(batches):
-            (board.path / f"{number:05}.todo").write_bytes(pickle.dumps([packed(case) for case in batch]))
-        (board.path / "order").write_text(json.dumps(order))
-        return board
+            try:
+                text = json.dumps([packed(case) for case in batch])
+            except (TypeError, ValueError) as error:
+                raise BadRequest(f"{batch[0].label}: expected settings that JSON can hold; {error}") from None
+            (queue.path / f"{number:05}.todo").write_text(text, encoding="utf-8")
+        (queue.path / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        return queue
 
     @property
-    def order(self) -> Order:
-        return Order(*json.loads((self.path / "order").read_text()))
+    def spec(self) -> SweepSpec:
+        return SweepSpec(*json.loads((self.path / "spec.json").read_text(encoding="utf-8")))
 
-    def take(self, who: str) -> list[Case]:
+    def claim(self, worker: str) -> list[Case]:
         """The next batch, [] if there is none."""
         for file in sorted(self.path.glob("*.todo")):
-            mine = file.with_suffix(f".{who}")
+            mine = file.with_suffix(f".{worker}")
             with suppress(FileNotFoundError):  # another was quicker
-                return [unpacked(plain) for plain in pickle.loads(file.rename(mine).read_bytes())]
+                return [unpacked(plain) for plain in json.loads(file.rename(mine).read_text(encoding="utf-8"))]
         return []
 
-    def give_back(self, who: str) -> None:
-        """What `who` took last may be taken by another."""
-        last = max(self.path.glob(f"[0-9]*.{who}"))
+    def give_back(self, worker: str) -> None:
+        """The batch that `worker` claimed last may be claimed by another."""
+        last = max(self.path.glob(f"[0-9]*.{glob.escape(worker)}"))
         last.rename(last.with_suffix(".todo"))
 
-    def shard(self, who: str) -> RunStore:
-        """Where `who` keeps its records: a file that nobody else writes to."""
-        return RunStore(self.run, **self.order.limits).shard(f"{self.path.name}.{who}")
+    def shard(self, worker: str) -> RunStore:
+        """The store of one worker's records: a file that no other writes to."""
+        return RunStore(self.run, **self.spec.limits).shard(f"{self.path.name}.{worker}")
 
     def answers(self, read: dict[Path, int]) -> Iterator[tuple[str, Record]]:
-        """Who has answered what since; `read` is how far each shard was read, and is carried on."""
+        """(worker, record) of what is new; `read` is how far each shard was read, and is carried on."""
         return RunStore(self.run).follow_shards(self.path.name, read)
 
-    def note(self, who: str, case: Case, probe: str) -> None:
-        part = self.path / f".{who}"
-        part.write_text(json.dumps([case.id, probe]))
-        part.replace(self.path / f"at.{who}")
+    def heartbeat(self, worker: str, case: Case, probe: str) -> None:
+        """Note the case and probe that `worker` is at."""
+        self._replace(f"at.{worker}", json.dumps([case.id, probe]))
 
-    def notes(self) -> Iterator[tuple[str, str, str]]:
-        """Who is at which case (its id), in which probe."""
+    def heartbeats(self) -> Iterator[tuple[str, str, str]]:
+        """(worker, the id of its case, its probe)."""
         for file in sorted(self.path.glob("at.*")):
-            yield file.name.removeprefix("at."), *json.loads(file.read_text())
+            yield file.name.removeprefix("at."), *json.loads(file.read_text(encoding="utf-8"))
 
-    def tell(self, who: str, line: str) -> None:
-        """Have a person told."""
-        part = self.path / f".{who}"
-        part.write_text(line)
-        part.replace(self.path / f"told.{who}")
+    def notify(self, worker: str, line: str) -> None:
+        """Queue a line for the user."""
+        self._replace(f"notice.{worker}", line)
 
-    def told(self) -> Iterator[str]:
-        """What was to be told since."""
-        for file in sorted(self.path.glob("told.*")):
-            yield f"{file.name.removeprefix('told.')}: {file.read_text()}"
+    def notices(self) -> Iterator[str]:
+        """Lines for the user that are new."""
+        for file in sorted(self.path.glob("notice.*")):
+            yield f"{file.name.removeprefix('notice.')}: {file.read_text(encoding='utf-8')}"
             file.unlink()
 
     def stop(self) -> None:
-        """No case is to be begun any more."""
+        """Begin no case any more."""
         (self.path / "stop").touch()
 
     @property
@@ -99,8 +94,13 @@ class Board:
         return not self.path.exists() or (self.path / "stop").exists()
 
     def clear(self) -> None:
-        """All answers were taken over: leave nothing."""
+        """Leave nothing: all answers were merged."""
         RunStore(self.run).drop_shards(self.path.name)
-        shutil.rmtree(self.path, ignore_errors=True)  # a hand that was told to end may yet write
+        shutil.rmtree(self.path, ignore_errors=True)  # a worker that was stopped may yet write
         with suppress(OSError):  # others' are in it
             os.rmdir(self.path.parent)
+
+    def _replace(self, name: str, text: str) -> None:
+        part = self.path / f".{name}"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / name)

@@ -10,40 +10,61 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = (
-    "attn_lab.run.local.worker_main"  # and with it torch and all else a case needs; nothing of it may initialise CUDA
-)
+PRELOAD = "attn_lab.run.local.worker_main"  # and with it torch and all a case needs; none of it may initialise CUDA
 
 
-def warm() -> None:
+def start() -> None:
     """Start the server now.  Once it has imported, which takes as long as importing here, a child takes 20 ms."""
     CONTEXT.set_forkserver_preload([PRELOAD])
-    with importable_elsewhere():  # Python < 3.13 does not tell it
+    with child_environment():  # Python < 3.13 does not pass sys.path on
         forkserver.ensure_running()
 
 
-def as_pythonpath() -> str:
+def start_process(process: multiprocessing.process.BaseProcess) -> None:
+    """Start a process of CONTEXT, with a new server where the old one has ended.
+
+    Raises RuntimeError if none can be had.
+    """
+    for _ in range(3):  # a server that ends this very moment is seen as such at the next attempt
+        try:
+            with child_environment():
+                process.start()
+        except (OSError, EOFError) as error:
+            trouble = error
+        else:
+            return
+    raise RuntimeError(f"expected the fork server to start a process; got {type(trouble).__name__}: {trouble}")
+
+
+def import_path() -> str:
+    """PYTHONPATH for a child to import what this process would, wherever that lies."""
     return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 @contextmanager
-def importable_elsewhere() -> Iterator[None]:
-    """What is started meanwhile imports what we have imported, wherever that lies."""
-    given = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = as_pythonpath()
+def child_environment() -> Iterator[None]:
+    """Processes started meanwhile import from where this one does, and not from the working directory beside that.
+
+    PYTHONSAFEPATH is known from Python 3.11 on.
+    """
+    ours = {"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ["PYTHONPATH"]
-        if given is not None:
-            os.environ["PYTHONPATH"] = given
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def asked(question: Callable[[], Any]) -> Any:
-    """What `question` answers in a process of its own.  An exception there is raised here."""
+def run_in_child(question: Callable[[], Any]) -> Any:
+    """What `question` returns in a process of its own.  An exception there is raised here."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     child = CONTEXT.Process(target=_answer, args=(theirs, question), daemon=True)
-    child.start()
+    start_process(child)
     theirs.close()
     try:
         answer, error = ours.recv()
@@ -59,6 +80,6 @@ def asked(question: Callable[[], Any]) -> Any:
 def _answer(pipe: Connection, question: Callable[[], Any]) -> None:
     try:
         answer, error = question(), None
-    except Exception as raised:  # noqa: BLE001  handed to whoever asked
+    except Exception as raised:  # noqa: BLE001  raised again in the process that waits
         answer, error = None, raised
     pipe.send((answer, error))

@@ -1,4 +1,4 @@
-"""Inside a worker process: cases come in by a pipe; the names of probes, and then a record, go out."""
+"""Inside a worker process: cases come in by one pipe; the names of probes, and then a record, go out by another."""
 
 import faulthandler
 import fcntl
@@ -10,41 +10,48 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from attn_lab.bench.examine import examine
+from attn_lab.bench.examine import case_steps
 from attn_lab.config.build import unpacked
 from attn_lab.core.machine import detect
+from attn_lab.run.local.messages import send
 
 
-def serve(pipe: Connection, told: Connection, lifeline: Connection, gpu: str | None) -> None:
-    """Examine what comes until the pipe is closed.  Sees the one GPU of that name, if any.
+def serve(requests: Connection, answers: Connection, output: Connection, lifeline: Connection, gpu: str | None) -> None:
+    """Run what comes until `requests` is closed.  Sees the one GPU of that name, if any.
 
-    All it prints goes to `told`.  A case that leaves CUDA unusable ends the process, and so is seen to have crashed.
+    All it prints goes to `output`.  A case that leaves CUDA unusable ends the process, and so is seen to have crashed.
     """
-    os.setsid()  # Ctrl-C is the sweep's to heed; and the end of this process is to be the end of all it has started
+    os.setsid()  # Ctrl-C is for the sweep to handle; and what this process has started is to end with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(lifeline)
     for stream in (1, 2):
-        os.dup2(told.fileno(), stream)
+        os.dup2(output.fileno(), stream)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, chain=False)  # where it is, for one that has to be killed
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-        torch.cuda.init()  # while nobody waits for it yet
+        torch.cuda.init()  # before a case waits for it
     gc.freeze()  # what it was forked with stays shared with the server: collecting would copy it, page by page
     frozen = False
     while True:
         try:
-            plain, provenance = pipe.recv()
+            plain, provenance = requests.recv()
         except EOFError:
             return
         case = unpacked(plain)
         machine = detect(case.config["device"])
-        record = examine(case, machine, provenance, pipe.send)
+        steps = case_steps(case, machine, provenance)
+        while True:
+            try:
+                send(answers.fileno(), next(steps))
+            except StopIteration as end:
+                record = end.value
+                break
         for reason in record.reasons:
             print(reason, file=sys.stderr, flush=True)  # the last words, should the next line be the end
         if machine.device == "cuda":
             torch.cuda.synchronize()
-        pipe.send(record)
+        send(answers.fileno(), record)
         if not frozen:
             gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
             frozen = True

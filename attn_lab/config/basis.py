@@ -1,0 +1,66 @@
+"""What a case's answer depends on beside its configuration: the machine, versions, and sources."""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from attn_lab import __version__
+from attn_lab.core.backend import Backend
+from attn_lab.core.machine import Machine, software
+
+PACKAGE = Path(__file__).resolve().parents[1]
+MEASURES = (
+    "core",
+    "bench",
+    "layer",
+    "probes",
+    "subjects",
+    "backends/_*",
+    "masks/__init__",
+    "integrations/transformers",
+)  # shared by all cases
+
+
+def basis_of(who: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
+    """What can change the answer to a question: the machine, versions, and the sources of all that measures.
+
+    Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
+    in turn does not.
+    """
+    backends = [who, *getattr(who, "parts", ())]
+    # That a backend has limits is checked later, with all else it must have.
+    every = [limits for each in backends for limits in getattr(each, "limits", {}).values()]
+    packages = {name for limits in every for name in limits.packages}
+    packages |= {name for part in parts for name in getattr(part, "packages", ())}
+    return {
+        **machine_basis(machine),
+        "attn_lab": __version__,
+        "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
+        **({"plan": who.plan_digest(machine)} if hasattr(who, "plan_digest") else {}),
+        **software(machine),
+        **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
+    }
+
+
+def machine_basis(machine: Machine) -> dict[str, str]:
+    """The part of a basis that is the machine itself."""
+    own = {"driver": str(machine.driver)} if machine.device == "cuda" else {"threads": str(machine.threads)}
+    return {"machine": machine.name, **own}
+
+
+@cache
+def _fingerprint(kinds: frozenset[type]) -> str:
+    """8 hex digits of a hash of the files that measure, and of those that define `kinds`."""
+    files = {file for place in MEASURES
+             for file in PACKAGE.glob(f"{place}/*.py" if "/" not in place else f"{place}.py")}  # fmt: skip
+    for kind in kinds:
+        try:
+            files.add(Path(inspect.getfile(kind)).resolve())
+        except (TypeError, OSError):  # built in, or made without a file
+            continue
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:8]
