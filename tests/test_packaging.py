@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import attn_lab
-from attn_lab.run.provenance import source
+from attn_lab.records.source import source
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("attn_lab", "conf", "hydra_plugins", "pyproject.toml", "README.md", "LICENSE")

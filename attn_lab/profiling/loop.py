@@ -14,7 +14,6 @@ from torch import nn
 from torch.profiler import record_function
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.profiling.annotate import ranged
 from attn_lab.profiling.kernels import ATTENTION_KERNELS
 from attn_lab.profiling.loop_context import LoopContext
@@ -25,8 +24,8 @@ from attn_lab.profiling.results import of_kernels, of_memory, of_phases
 from attn_lab.profiling.trace import Trace
 from attn_lab.records.artifacts import File, scratch
 from attn_lab.records.record import Logger, Measurement, Record
+from attn_lab.records.source import new_sweep_id
 from attn_lab.records.store import RunStore
-from attn_lab.run.provenance import new_sweep_id
 
 PROBES = ("trace", "phases", "snapshot")
 STEP = "train_step"
@@ -138,10 +137,10 @@ class profile:
             provenance=self._context.provenance(self._sweep), metrics={each.name: each.as_json() for each in metrics},
             files=files,
         )  # fmt: skip
-        loggers = [Jsonl(folder=self._folder, sweep=self._sweep), *self._extra]
-        for logger in loggers:
+        with RunStore(self._folder, sweep=self._sweep) as store:
+            self.record = store.append(self.record)
+        for logger in self._extra:
             logger.write(self.record)
-        for logger in loggers:
             logger.close()
         where = f"record in {self._folder / 'records.jsonl'}" + f", {len(files)} files below it" * bool(files)
         print(f"attn_lab.profile: {where}", file=sys.stderr)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attn_lab.core.machine import detect, software
 from attn_lab.layer.attention import Attention
 from attn_lab.records.record import Provenance, digest
-from attn_lab.run.provenance import now, source
+from attn_lab.records.source import now, source
 
 UNKNOWN = "unknown"
 

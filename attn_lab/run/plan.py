@@ -20,9 +20,9 @@ from attn_lab.config.errors import explained
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.records.source import new_sweep_id
 from attn_lab.report.locales.i18n import catalogue
 from attn_lab.run.order import arranged, batches
-from attn_lab.run.provenance import new_sweep_id
 from attn_lab.run.resume import CaseStatus, case_statuses, check_resume
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
