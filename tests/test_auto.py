@@ -27,7 +27,7 @@ from attn_lab.layer.bucket import Bucket
 from attn_lab.layer.plan import Entry, Plan, Ranking
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.selfcheck.faults import NanAtTheEnd, Planted, WrongHeads
+from attn_lab.selfcheck.faults import FaultyBackend, NanAtTheEnd, WrongHeads
 
 HERE = detect("cpu").name
 SIZES = Shape(batch_size=2, seq_len=64, num_heads=4, emb_dim=32, dtype="float32")
@@ -180,7 +180,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
     assert "measured here" in str(layer.choices[-1])
 
 
-class Hungry(Planted):
+class Hungry(FaultyBackend):
     def answer(self, attend, q, k, v):
         raise torch.OutOfMemoryError("as CUDA's allocator says it")
 

@@ -88,6 +88,10 @@ def test_python_files_in_the_working_directory_are_not_imported(tmp_path: Path):
                           env=environment(tmp_path, {}), capture_output=True, text=True, timeout=100)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path) == ["ok", "ok"] and not list(tmp_path.glob("ran-*"))
+    pytest.importorskip("altair", reason="extra: report")
+    done = subprocess.run([*command, "report", "runs/x"], cwd=tmp_path, env=environment(tmp_path, {}),
+                          capture_output=True, text=True, timeout=100)  # fmt: skip
+    assert done.returncode == 0 and not list(tmp_path.glob("ran-*")), done.stderr
 
 
 @pytest.mark.parametrize("closed", [">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-", ">&-"])

@@ -54,7 +54,7 @@ def test_a_model_is_trained_and_every_figure_of_it_is_there(words, door):
         assert not [name for name in metrics if name.startswith(("forward/", "backward/", "forward_backward/"))]
 
 
-class InOneLayer(faults.Planted):
+class InOneLayer(faults.FaultyBackend):
     """Sound, but in the second of three layers."""
 
     def prepare(self, request, machine):

@@ -14,9 +14,9 @@ from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
 from attn_lab.selfcheck import faults
-from attn_lab.selfcheck.command import PLANTS, RACED, judged, selfcheck
+from attn_lab.selfcheck.command import FAULTS, RACED, judged, selfcheck
 from attn_lab.selfcheck.harness import Harness
-from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, told
+from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, SOUND, TENTH, Race, verdicts
 
 LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",
@@ -33,7 +33,7 @@ def path() -> Harness:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.name)
 def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant, device):
     if device not in plant.devices:
         pytest.skip("there is nothing to plant it in")
@@ -53,14 +53,14 @@ def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant
     ],
 )
 def test_without_its_probe_a_fault_is_missed(name, probe, path):
-    (plant,) = (plant for plant in PLANTS if plant.name == name)
+    (plant,) = (plant for plant in FAULTS if plant.name == name)
     finding = plant.found(path.record(plant.case(path, without=[probe])))
     assert (finding.seen, finding.fate) == ("ok", "missed")
 
 
 def fates(out: str) -> dict[str, str]:
     """By plant: what the last column of the table says."""
-    named = {name: line for line in out.splitlines() for name in [*RACED, *(p.name for p in PLANTS)]
+    named = {name: line for line in out.splitlines() for name in [*RACED, *(p.name for p in FAULTS)]
              if line.startswith(f"{name}  ")}  # fmt: skip
     return {name: FATE.search(line.rstrip()).group() for name, line in named.items()}
 
@@ -86,8 +86,8 @@ def test_on_a_gpu_nothing_is_missed_and_5_percent_is_decided(door):
 
 def test_a_missed_plant_is_exit_code_1(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    few = [plant for plant in PLANTS if plant.name in ("nothing", "an exception", "secretly calls another")]
-    monkeypatch.setattr("attn_lab.selfcheck.command.PLANTS", few)
+    few = [plant for plant in FAULTS if plant.name in ("nothing", "an exception", "secretly calls another")]
+    monkeypatch.setattr("attn_lab.selfcheck.command.FAULTS", few)
     assert selfcheck("cpu", 0, without=["witness"]) == 1
     seen = fates(capfd.readouterr().out)
     assert (seen["nothing"], seen["an exception"], seen["secretly calls another"]) == ("passed", "caught", "missed")
@@ -116,7 +116,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
         logger.write(Record(case={**case, "twin": twin, "shape": shape}, status="ok", provenance=origin,
                             metrics={METRIC: metric}, series={METRIC: list(times)}))  # fmt: skip
     logger.close()
-    return told(records(folder).records, rounds)
+    return verdicts(records(folder).records, rounds)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ class WritesToTheCotangent(torch.autograd.Function):
         return gradient
 
 
-class ForgetsTheCotangent(faults.Planted):
+class ForgetsTheCotangent(faults.FaultyBackend):
     def answer(self, attend, q, k, v):
         return WritesToTheCotangent.apply(attend(q, k, v))
 
 
 def test_a_backward_that_writes_to_what_it_is_given_is_wrong(path):
-    case = replace(PLANTS[0].case(path), who=ForgetsTheCotangent())
+    case = replace(FAULTS[0].case(path), who=ForgetsTheCotangent())
     record = path.record(case)
     assert record.status == "wrong" and record.reasons[0].startswith("cotangent: "), record.reasons

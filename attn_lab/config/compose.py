@@ -42,7 +42,7 @@ def compose(argv: Sequence[str]) -> Composition | None:
         found.append(Composition(jobs, compose, launcher))
 
     register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are told by us, in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are printed by us, in one line
     sys.argv = ["attn-lab", *_flags_first(list(argv))]
     hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(task)()
     return found[0] if found else None

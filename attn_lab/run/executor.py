@@ -42,7 +42,7 @@ Event = Started | ProbeBegan | Finished | Notice
 
 
 class Executor(Protocol):
-    """Runs cases somewhere.  Once an interrupt was requested it begins no more; closed, it ends those at hand."""
+    """Runs cases somewhere.  Once an interrupt was requested it begins no more; closed, it ends those that run."""
 
     def machines(self, device: str) -> tuple[Machine, ...]:
         """The machines to measure on.  Raises BadRequest where there is none."""

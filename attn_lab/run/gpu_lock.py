@@ -53,7 +53,7 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _private_folder() -> Path:
-    """A folder for this user alone, made if it must be: what lies in it, nobody else has put there."""
+    """A folder that this user alone may write to, made if it must be."""
     folder = platformdirs.user_runtime_path("attn_lab", appauthor=False)
     for each in (folder.parent, folder):
         try:

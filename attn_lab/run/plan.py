@@ -133,7 +133,7 @@ def _without_cases(
 
 
 def _check_one(job: Sequence[str], config: DictConfig, first: dict[str, str]) -> None:
-    """What belongs to the sweep is the same in every case: only that of the `first`, kept there, would count."""
+    """What belongs to the sweep is the same in every case: only that of the `first` would count."""
     words = dict(word.split("=", 1) for word in job if word.split("=")[0].partition(".")[0] in ONE)
     for key, value in {**words, "name": config.name}.items():
         if first.setdefault(key, value) != value:
@@ -141,14 +141,14 @@ def _check_one(job: Sequence[str], config: DictConfig, first: dict[str, str]) ->
 
 
 def _check_loggers(config: DictConfig) -> None:
-    """The run's name and loggers, as far as can be told without opening them."""
+    """The run's name and loggers, as far as can be checked without opening them."""
     parts = PurePosixPath(config.name).parts
     if not parts or parts[0] == "/" or ".." in parts or not config.name.isprintable():
         raise BadRequest(f"name: expected a folder name, to lie in runs/; got {config.name!r}")
     if any(len(part.encode()) > LONGEST for part in parts):
         raise BadRequest(f"name: expected a folder name, parts of at most {LONGEST} bytes each; got {config.name!r}")
     if "jsonl" not in config.logger:
-        raise BadRequest(f"logger: expected jsonl, where records are kept, among them; got {list(config.logger)}")
+        raise BadRequest(f"logger: expected jsonl, where records are stored, among them; got {list(config.logger)}")
     for name, settings in config.logger.items():
         if not isinstance(settings, DictConfig):
             raise BadRequest(f"logger.{name}: expected a mapping with _target_; got {settings!r}")

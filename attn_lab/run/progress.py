@@ -31,7 +31,7 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._at: dict[str, tuple[Case, str, float]] = {}  # by worker: its case, its probe, since when
         self._took: dict[str, list[float]] = defaultdict(list)  # by backend: count and sum of the seconds of a case
-        self._best: dict[str, tuple[float, str]] = {}  # by what was asked: the least ms, and a word on it
+        self._best: dict[str, tuple[float, str]] = {}  # by setting: the least ms, and a text of it
         self._live = None
         if console.is_terminal:
             self._spinner = Spinner("dots")

@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     fate: Fate
 
 
-class Plant(NamedTuple):
+class Fault(NamedTuple):
     """What is planted where, by overrides; the status it must get, and a pattern that one of the reasons must match.
 
     `marks` is a pattern for the note of one of the numbers: what is measured all the same, and must be marked.
@@ -67,31 +67,31 @@ GROUPS = ("shape.num_kv_heads=2",)
 HERE, HIDDEN = "attn_lab.selfcheck.faults.", "attn_lab.selfcheck.hidden_faults."
 SOUND = "attn_lab.backends.sdpa_flash.SdpaFlash"
 CARD = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
-PLANTS = (
-    Plant("nothing", SOUND, "ok", words=GROUPS),
-    Plant("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),
-    Plant("inverted mask", HERE + "InvertedMask", "wrong", "out: max error"),
-    Plant("off-by-one window", HERE + "WiderWindow", "wrong", "out: max error", WINDOW),
-    Plant("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
-    Plant("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
-    Plant("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
-    Plant("one head size's gradient", HERE + "WrongAtOneHeadSize", "wrong", "^dq: max error", ("shape.head_dim=40",)),
-    Plant("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
-    Plant("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
-    Plant("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),
-    Plant("nondeterminism", HERE + "Wavers", "wrong", "out: asked twice, answers differ"),
-    Plant("secretly calls another", HERE + "Impostor", "wrong", "launched another's kernels"),
-    Plant("recompiles every call", HERE + "Recompiles", "error", "(?i)recompil"),
-    Plant("out of memory", HERE + "OutOfMemory", "oom", "(?i)memory"),
-    Plant("an exception", HERE + "Raises", "error", "ValueError: no such kernel"),
-    Plant(
+FAULTS = (
+    Fault("nothing", SOUND, "ok", words=GROUPS),
+    Fault("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),
+    Fault("inverted mask", HERE + "InvertedMask", "wrong", "out: max error"),
+    Fault("off-by-one window", HERE + "WiderWindow", "wrong", "out: max error", WINDOW),
+    Fault("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
+    Fault("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
+    Fault("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
+    Fault("one head size's gradient", HERE + "WrongAtOneHeadSize", "wrong", "^dq: max error", ("shape.head_dim=40",)),
+    Fault("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
+    Fault("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
+    Fault("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),
+    Fault("nondeterminism", HERE + "Wavers", "wrong", "out: asked twice, answers differ"),
+    Fault("secretly calls another", HERE + "Impostor", "wrong", "launched another's kernels"),
+    Fault("recompiles every call", HERE + "Recompiles", "error", "(?i)recompil"),
+    Fault("out of memory", HERE + "OutOfMemory", "oom", "(?i)memory"),
+    Fault("an exception", HERE + "Raises", "error", "ValueError: no such kernel"),
+    Fault(
         "a throttled clock",
         SOUND,
         "ok",
         words=(CARD, "+probe.timing.watch.reasons=[hardware thermal slowdown]"),
         marks="thermal",
     ),
-    Plant(
+    Fault(
         "a clock that droops",
         SOUND,
         "ok",
@@ -103,17 +103,17 @@ PLANTS = (
         ),  # four readings a pass
         marks="SM clock under 90 %",
     ),
-    Plant(
+    Fault(
         "somebody else on the GPU", SOUND, "ok", words=(CARD, "+probe.timing.watch.shared=true"), marks="process 4711"
     ),
-    Plant(
+    Fault(
         "work hidden after the clock",
         HIDDEN + "CostlyToFree",
         "ok",
         words=("measure.least=6", "measure.samples=6", "measure.warmup=0", "measure.seconds=2"),
         marks="alone add up to",
     ),
-    Plant(
+    Fault(
         "work hidden beside the clock", HIDDEN + "BesideItself", "ok", marks="the clock did not see", devices=("cuda",)
     ),
 )
@@ -130,7 +130,7 @@ def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):
-        findings = [plant.found(path.record(plant.case(path, without))) for plant in PLANTS
+        findings = [plant.found(path.record(plant.case(path, without))) for plant in FAULTS
                     if path.machine.device in plant.devices]  # fmt: skip
     with console.status("racing a kernel against slower ones"):
         raced, noise = _raced(path, seconds)

@@ -1,4 +1,4 @@
-"""Cards that read as they are told to, in NVML's place: what would the lab make of a card in such a state?"""
+"""A simulated GPU in NVML's place, whose readings are given: throttled, slow, or shared."""
 
 import itertools
 import time

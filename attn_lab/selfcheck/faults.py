@@ -1,4 +1,4 @@
-"""Faults to plant: sound backends, each with one thing wrong that has been wrong in somebody's kernel."""
+"""Known faults: sound backends, each with one thing wrong that has been wrong in a published kernel."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from attn_lab.masks.sliding_window import SlidingWindow
 
 
 @dataclass(frozen=True)
-class Planted(Backend):
+class FaultyBackend(Backend):
     """A sound backend, until a subclass asks it another question (`misread`) or spoils its answer (`answer`)."""
 
     sound: ClassVar[Backend] = SdpaFlash()
@@ -34,7 +34,7 @@ class Planted(Backend):
         return attend(q, k, v)
 
 
-class PlantedInNaive(Planted):
+class FaultyNaive(FaultyBackend):
     """For masks that a flash kernel does not serve everywhere."""
 
     sound = Naive()
@@ -52,12 +52,12 @@ class Inverted(Mask):
         return ~self.mask(batch, head, query, key) | (query == key)
 
 
-class InvertedMask(PlantedInNaive):
+class InvertedMask(FaultyNaive):
     def misread(self, request: Request) -> Request:
         return replace(request, mask=Inverted(request.mask))
 
 
-class WiderWindow(PlantedInNaive):
+class WiderWindow(FaultyNaive):
     """Off by one: a window of 16 sees 17 positions."""
 
     def misread(self, request: Request) -> Request:
@@ -66,14 +66,14 @@ class WiderWindow(PlantedInNaive):
 
 
 @dataclass(frozen=True)
-class WrongScale(Planted):
+class WrongScale(FaultyBackend):
     factor: float = 1.01
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q * self.factor, k, v)
 
 
-class WrongHeads(Planted):
+class WrongHeads(FaultyBackend):
     """Deals key/value heads out in turn (0 1 0 1) where each serves a group of neighbours (0 0 1 1)."""
 
     def misread(self, request: Request) -> Request:
@@ -84,7 +84,7 @@ class WrongHeads(Planted):
         return attend(q, k.repeat(1, 1, group, 1), v.repeat(1, 1, group, 1))
 
 
-class DroppedGradient(Planted):
+class DroppedGradient(FaultyBackend):
     """The gradient of one key among all is zero."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class DroppedGradient(Planted):
 
 
 @dataclass(frozen=True)
-class WrongAtOneHeadSize(Planted):
+class WrongAtOneHeadSize(FaultyBackend):
     """The gradient of q is 2 % too large, at one head size alone."""
 
     head_dim: int = 40
@@ -116,7 +116,7 @@ class _LargerGradient(torch.autograd.Function):
         return gradient * 1.02
 
 
-class NanAtTheEnd(Planted):
+class NanAtTheEnd(FaultyBackend):
     """The last row was never written."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class NanAtTheEnd(Planted):
         return out
 
 
-class ReadsBeyond(Planted):
+class ReadsBeyond(FaultyBackend):
     """Its last tile is a row too tall: what lies behind v has no weight, and is read all the same."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class ReadsBeyond(Planted):
         return out + 0 * beyond.repeat_interleave(q.shape[2] // v.shape[2], 0)
 
 
-class Overwrites(Planted):
+class Overwrites(FaultyBackend):
     """Clips q where it lies, out of autograd's sight; from its second call on nothing changes any more."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class Overwrites(Planted):
         return attend(q, k, v)
 
 
-class Wavers(Planted):
+class Wavers(FaultyBackend):
     """Every other answer is 2 % too large, as where threads race for an accumulator."""
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
@@ -156,13 +156,13 @@ class Wavers(Planted):
         return call
 
 
-class Impostor(Planted):
+class Impostor(FaultyBackend):
     """Says that it is naive attention, and has a flash kernel answer."""
 
     kernels = Naive.kernels
 
 
-class Recompiles(Planted):
+class Recompiles(FaultyBackend):
     """Compiled anew at every call: a number it is compiled for is never the same."""
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
@@ -176,13 +176,13 @@ class Recompiles(Planted):
         return call
 
 
-class OutOfMemory(Planted):
+class OutOfMemory(FaultyBackend):
     """Wants 4 EiB for its workspace."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q + torch.empty(2**60, device=q.device)[0], k, v)
 
 
-class Raises(Planted):
+class Raises(FaultyBackend):
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         raise ValueError("no such kernel\nsecond line")

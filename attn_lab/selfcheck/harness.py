@@ -1,4 +1,4 @@
-"""The path of every case, from the words of a command line to its record, for cases that no command line asked for."""
+"""The path of every case, from its overrides to its record, for cases of no command line."""
 
 import gc
 from collections.abc import Collection
@@ -25,13 +25,13 @@ class Harness:
         register()
         register_resolvers()
 
-    def case(self, name: str, target: str, *words: str, without: Collection[str] = ()) -> Case:
+    def case(self, name: str, target: str, *overrides: str, without: Collection[str] = ()) -> Case:
         """A quick case of the backend that `target` names, labelled `name`; `without` leaves probes out."""
         device = self.machine.device
         dtype = {"cpu": "float32", "cuda": "float16"}[device]
         own = (f"backend._target_={target}", f"device={device}", "measure=quick", "shape.batch_size=2")
         with initialize_config_module("attn_lab.conf", version_base="1.3"):
-            config = compose("config", [*own, f"shape.dtype={dtype}", *words], return_hydra_config=True)
+            config = compose("config", [*own, f"shape.dtype={dtype}", *overrides], return_hydra_config=True)
         with open_dict(config):
             config.probe = {key: probe for key, probe in config.probe.items() if key not in without}
         return build(config, self.machine, choices={**config.hydra.runtime.choices, "backend": name})

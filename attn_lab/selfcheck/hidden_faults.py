@@ -1,4 +1,4 @@
-"""Faults to plant: backends whose answers are right, and part of whose work no single clock sees."""
+"""Known faults: backends whose answers are right, and part of whose work no single clock sees."""
 
 import time
 from typing import Any
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from attn_lab.core.backend import Attend
-from attn_lab.selfcheck.faults import Planted
+from attn_lab.selfcheck.faults import FaultyBackend
 
 SECONDS = 0.1
 CYCLES = 40_000_000  # of a GPU, which is less disturbed: 20 ms
 
 
-class CostlyToFree(Planted):
+class CostlyToFree(FaultyBackend):
     """What it keeps for a backward takes long to let go of: after the clock, unless a whole step is timed."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _Owing.apply(attend(q, k, v))
 
 
-class BesideItself(Planted):
+class BesideItself(FaultyBackend):
     """Has a second stream do part of its work, and does not wait for it."""
 
     def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -65,8 +65,8 @@ def race(path: Harness, seconds: float) -> Race:
         torch.set_num_threads(threads)
 
 
-def told(rows: Sequence[Row], rounds: int) -> Race:
-    """What the rows of so many rounds say."""
+def verdicts(rows: Sequence[Row], rounds: int) -> Race:
+    """The verdicts that the records of so many rounds give."""
     floor = noise_floor(rows, METRIC)
     mine = {name: [row for row in rows if row.backend == name] for name in (SOUND, FIVE, TENTH)}
     five, tenth = (compare_times(mine[name], mine[SOUND], METRIC, floor) for name in (FIVE, TENTH))
@@ -94,7 +94,7 @@ def _run(path: Harness, cases: list[Case], folder: Path, end: float) -> Race:
             rounds += 1
             over = time.perf_counter() > end
             if rounds >= LEAST_ROUNDS and (over or rounds % LOOK == 0):
-                found = told(records(folder).records, rounds)
+                found = verdicts(records(folder).records, rounds)
                 if over or found.noise < RESOLVED:
                     return found
     finally:

@@ -9,11 +9,11 @@ from torch import Tensor
 from attn_lab.core.backend import Attend
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.selfcheck.faults import Planted
+from attn_lab.selfcheck.faults import FaultyBackend
 
 
 @dataclass(frozen=True)
-class Slower(Planted):
+class Slower(FaultyBackend):
     """Each call takes `share` longer than with a share of 0, which has the same clocks about it (some µs).
 
     On the CPU it waits for that share of the very call it has just made.  A GPU's clock cannot be read from here: there

@@ -17,7 +17,7 @@ from attn_lab.run.cluster.remote_worker import error_line, run_worker
 from attn_lab.run.local.fork_server import import_path
 
 CONNECT = 10  # seconds in which a cluster must answer
-GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends whoever waits for it
+GONE = 10.0  # seconds without an answer after which a head is lost; after 60 Ray ends the process that waits for it
 THREADS = "OMP_NUM_THREADS"  # workers have it from where the sweep is started: an answer is for so many threads
 UNSET = ""  # passed on instead of nothing, of which Ray makes 1
 TOKEN = "the head's ~/.ray/auth_token here, too"
@@ -28,14 +28,14 @@ class Head:
 
     def __init__(self) -> None:
         self._address = ray.get_runtime_context().gcs_address
-        self._heard = self._asked = time.monotonic()
+        self._heard = self._queried = time.monotonic()
         self._lost = ""
 
     def lost(self) -> str:
         """Ask it, once a second at most.  Why nothing is to be expected of it any more; else empty."""
         now = time.monotonic()
-        if not self._lost and now > self._asked + 1:
-            self._asked = now
+        if not self._lost and now > self._queried + 1:
+            self._queried = now
             try:
                 _connect(self._address, timeout=2)
                 self._heard = now
@@ -47,8 +47,8 @@ class Head:
 
     @property
     def silent(self) -> bool:
-        """Whether it did not answer when it was asked last."""
-        return self._asked > self._heard
+        """Whether it did not answer when it was queried last."""
+        return self._queried > self._heard
 
 
 class RayJob:
@@ -123,14 +123,14 @@ class RayBackend:
         return self._count or self._gpus(device) or sum("CPU" in node["Resources"] for node in _nodes()) or 1
 
     def start(self, argv: Sequence[str], device: str) -> RayJob:
-        asked = {"max_retries": 0, "num_returns": "streaming", **self._resources(device)}
-        return RayJob(ray.remote(**asked)(_run_worker).remote(list(argv), str(Path.cwd())), self._head)
+        options = {"max_retries": 0, "num_returns": "streaming", **self._resources(device)}
+        return RayJob(ray.remote(**options)(_run_worker).remote(list(argv), str(Path.cwd())), self._head)
 
     def pending_reason(self, device: str) -> str:
         if self._head.silent:  # and might not answer this either
             return "Ray's head, which does not answer"
-        asked = self._resources(device)
-        wanted = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
+        needs = self._resources(device)
+        wanted = {"CPU": needs["num_cpus"], "GPU": needs.get("num_gpus", 0), **needs.get("resources", {})}
         wanted = {name: amount for name, amount in wanted.items() if amount}
         free = ray.available_resources()
         machines = Counter(_amounts(wanted, node["Resources"]) for node in _nodes())

@@ -38,7 +38,7 @@ class SlurmJob:
 
 
 class SlurmBackend:
-    """`count` jobs; `cluster` is slurm, or local: processes here, to try it.  `sbatch` is what sbatch is asked for."""
+    """`count` jobs; `cluster` is slurm, or local: processes here, to try it.  `sbatch` are options of sbatch."""
 
     def __init__(self, *, count: int, cluster: str, folder: str, gpus_per_node: int, **sbatch: Any):
         if count < 1:

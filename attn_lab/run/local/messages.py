@@ -18,7 +18,7 @@ def send(descriptor: int, message: Any) -> None:
 
 
 class Receiver:
-    """Takes in what has come; a worker that stops in the middle of a message blocks nobody."""
+    """Takes in what has come; a worker that stops in the middle of a message does not block the sweep."""
 
     def __init__(self, descriptor: int):
         self._descriptor, self._buffer = descriptor, bytearray()
