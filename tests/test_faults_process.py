@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from attn_lab.run.local.messages import Receiver, send
 PLAIN = ("probe=[accuracy]", "passes=[forward]", "shape.seq_len=16", "name=x")
 SLOW = """
 import time
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -118,8 +120,8 @@ def test_what_matches_nothing_is_one_line(word, door):
 
 
 @pytest.mark.parametrize("value", ["a", "-1", "inf", "true"])
-def test_a_cap_that_is_no_number_is_refused_by_plan_and_sweep(value, door):
-    for command in ((), ("plan",)):
+def test_a_cap_that_is_no_number_is_refused_by_status_and_sweep(value, door):
+    for command in ((), ("status",)):
         told = door(*command, f"logger.jsonl.file_mb={value}")
         assert told.code == 2 and "logger.jsonl.file_mb: expected a number" in told.err, told.err
 
@@ -230,3 +232,13 @@ def test_free_memory_is_what_the_control_group_leaves(tmp_path: Path):
     old = {"memory.limit_in_bytes": "2000", "memory.usage_in_bytes": "500", "memory.stat": "total_inactive_file 0\n"}
     cgroup(tmp_path / "c", "4:cpu,memory:/docker/1\n", memory=old)
     assert available_bytes(tmp_path / "c") == 1500
+
+
+def test_a_process_that_draws_and_is_killed_costs_the_report_alone(door, monkeypatch):
+    def killed(*_: object, **__: object) -> None:
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr("attn_lab.run.summary.make", killed)
+    told = door(*PLAIN, "backend=naive", "report.at_end=true")
+    assert told.code == 0 and told.statuses == ["ok"]
+    assert "no report was made; later: attn-lab report runs/x (BrokenProcessPool: A process" in told.out
