@@ -105,7 +105,7 @@ def test_where_nvml_refuses_one_line_says_so_and_the_fields_are_absent(door, tmp
     monkeypatch.syspath_prepend(tmp_path)
     told = door(*QUICK, "backend=naive,sdpa_math", "probe.timing.watch._target_=their_watch.Blind")
     assert told.code == 0 and told.statuses == ["ok", "ok"]
-    assert told.out.count("were not watched: NVML refuses: ") == 1
+    assert told.out.count("were not monitored: NVML refuses: ") == 1
     for record in told.records:
         assert record["metrics"]["card/unwatched"]["note"].startswith("NVML refuses: ")
         assert not {"forward/sm_clock", "forward/throttled", "forward/power"} & set(record["metrics"])

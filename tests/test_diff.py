@@ -322,7 +322,7 @@ def test_only_the_metrics_asked_for(pull: Any) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "two runs"), (["a"], "two runs"), (["a", "b", "c"], "two runs"), (["a", "b", "--nonsense"], "--nonsense"),
+    [([], "RUN"), (["a"], "RUN"), (["a", "b", "c"], "unrecognized 'c'"), (["a", "b", "--nonsense"], "--nonsense"),
      (["a", "b", "--fail-on", "odd"], "--fail-on: expected"), (["a", "nowhere"], "nowhere"),
      (["a", "empty"], "expected records in"), (["a", "torn"], "1 broken line"), (["a", "two"], "one machine"),
      (["a", "other"], "dtype: A has float16, B bfloat16"), (["a", "b", "--markdown", "no/where.md"], "--markdown"),

@@ -3,7 +3,6 @@
 import argparse
 
 from attn_lab.cli.parser import takes_json
-from attn_lab.core.errors import BadRequest
 from attn_lab.core.suggest import did_you_mean
 from attn_lab.report.diff.command import FAIL_ON, diff
 
@@ -26,7 +25,7 @@ def _kinds(words: str) -> list[str]:
     kinds = words.split(",")
     for kind in kinds:
         if kind not in FAIL_ON:
-            raise BadRequest(
-                f"--fail-on: expected any of {', '.join(FAIL_ON)}; got {kind!r}{did_you_mean(kind, FAIL_ON)}"
+            raise argparse.ArgumentTypeError(
+                f"expected any of {', '.join(FAIL_ON)}; got {kind!r}{did_you_mean(kind, FAIL_ON)}"
             )
     return kinds

@@ -90,6 +90,8 @@ def _push(made: "Workspace") -> str:
         made.entity = made.entity or api.default_entity or ""
         made._internal_id = _saved_before(made)
         made.save()
+    except BadRequest:
+        raise
     except (wandb.Error, ValueError) as error:  # a ValueError: an answer that is none of W&B's
         raise BadRequest(f"dashboard: expected {url} to save it; got {one_line(error)}") from None
     return str(made.url)
