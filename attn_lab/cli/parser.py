@@ -44,12 +44,10 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
             f"got {command!r}{did_you_mean(command, COMMANDS)} (see attn-lab --help)"
         )
     module = importlib.import_module(f"attn_lab.cli.{command.replace('-', '_')}")
-    top = Parser("attn-lab", add_help=False, allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
-    sub = commands.add_parser(command, prog=f"attn-lab {command}", description=COMMANDS[command], allow_abbrev=False)
+    sub = Parser(f"attn-lab {command}", description=COMMANDS[command], allow_abbrev=False)
     sub.set_defaults(run=module.run)
     module.arguments(sub)
-    given, unknown = top.parse_known_args([command, *words])
+    given, unknown = sub.parse_known_intermixed_args(words)
     if getattr(given, "overrides", None) == []:  # a command of Hydra's words: its flags are Hydra's to check
         given.overrides = unknown
     elif unknown:

@@ -34,7 +34,7 @@ class Attention(nn.Module):
     num_kv_heads  fewer than num_heads: grouped-query attention
     backend       a name ("sdpa_flash"), a Backend, or a list of them: the first that can serve a question takes it,
                   and `choices` says which did and why others did not.  "auto": the one that was measured to be fastest
-    plan          what "auto" follows: a file of `attn-lab plan-backends`, or a Plan.  None: the one shipped for this
+    plan          what "auto" follows: a file of `attn-lab tune`, or a Plan.  None: the one shipped for this
                   GPU, or else a short measurement on the spot, which is kept in the user's cache
     mask          a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256)
     head_dim      emb_dim / num_heads unless given
