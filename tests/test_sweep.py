@@ -194,7 +194,7 @@ def test_a_layer_counts_its_projections(door):
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_with_every_reason(words, reasons, door):
     told = door(*words)
-    assert told.code == 0
+    assert told.code == 1  # nothing could run
     (record,) = told.records
     assert record["status"] == "refused"
     assert not [name for name in record["metrics"] if not name.startswith("harness/")]

@@ -44,7 +44,7 @@ def build(
     """
     if unknown := unknown_keys(config):
         raise BadRequest(f"{unknown[0]}: no such key; expected one of {', '.join(unknown[1:])}"
-                         f"{did_you_mean(unknown[0], unknown[1:])}")  # fmt: skip
+                         f"{did_you_mean(unknown[0].rpartition('.')[2], unknown[1:])}")  # fmt: skip
     question, timeout = question_of(config)
     question["device"] = machine.device
     made = {} if made is None else made

@@ -15,13 +15,13 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 
 
-def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike]) -> nn.Module:
+def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], verify: bool = True) -> nn.Module:
     """Have every nn.MultiheadAttention in `model` computed by `backend` (a name, a Backend, or a list to prefer from).
 
     In place; the model is returned, or what replaces it if it is one itself.  Parameters stay the same objects under
     the same names, hooks stay; what is converted can be converted again.  Encoders lose PyTorch's fast path, which
-    would go round the backend in eval mode.  Raises BadRequest where there is nothing to convert, or something that no
-    backend here has, and then changes nothing.
+    would go round the backend in eval mode.  `verify=False` leaves out verification at first use.  Raises BadRequest
+    where there is nothing to convert, or something that no backend here has, and then changes nothing.
     """
     found = {name: each for name, each in model.named_modules(remove_duplicate=False)
              if isinstance(each, nn.MultiheadAttention)}  # fmt: skip
@@ -32,7 +32,10 @@ def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike]) -
         _check_served(name or "the model", each)
     backends, recall = backends_named(backend), Recall()
     shared = {  # by all modules alike, so that a mask is prepared once for all of them
-        dropout: (Serving(backends, Full(), dropout=dropout), Serving(backends, Causal(), dropout=dropout))
+        dropout: (
+            Serving(backends, Full(), dropout=dropout, verify=verify),
+            Serving(backends, Causal(), dropout=dropout, verify=verify),
+        )
         for dropout in {each.dropout for each in found.values()}
     }
     converted = {id(each): Multihead(each, *shared[each.dropout], recall) for each in found.values()}

@@ -16,29 +16,33 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 
 
-def attention(backend: BackendLike | Sequence[BackendLike]) -> type[Attention]:
-    """For timm.create_model(…, attn_layer=attention("sdpa_flash")): timm's own Attention but for who computes it."""
-    return _attention(backends_named(backend))
+def attention(backend: BackendLike | Sequence[BackendLike], *, verify: bool = True) -> type[Attention]:
+    """For timm.create_model(…, attn_layer=attention("sdpa_flash")): timm's own Attention, computed by a backend.
+
+    `verify=False` leaves out verification at first use.
+    """
+    return _attention(backends_named(backend), verify)
 
 
 @cache
-def _attention(backends: tuple[Backend, ...]) -> type[Attention]:
+def _attention(backends: tuple[Backend, ...], verify: bool) -> type[Attention]:
     """One class for the same backends, so that what is pickled comes back as itself."""
-    return type("LabAttention", (_LabAttention,), {"backends": backends, "__module__": __name__})
+    return type("LabAttention", (_LabAttention,), {"backends": backends, "verify": verify, "__module__": __name__})
 
 
 class _LabAttention(Attention):
     backends: tuple[Backend, ...] = ()
+    verify: bool = True
 
     def __init__(self, *args: Any, attn_drop: float = 0.0, **options: Any) -> None:
         super().__init__(*args, attn_drop=attn_drop, **options)
-        self._full = Serving(self.backends, Full(), dropout=attn_drop, scale=self.scale)
-        self._causal = Serving(self.backends, Causal(), dropout=attn_drop, scale=self.scale)
+        self._full = Serving(self.backends, Full(), dropout=attn_drop, scale=self.scale, verify=self.verify)
+        self._causal = Serving(self.backends, Causal(), dropout=attn_drop, scale=self.scale, verify=self.verify)
         self._recall = Recall()
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """By its backends: a class that was made is found under no name."""
-        return _unpickled, (self.backends,), self.__getstate__()
+        return _unpickled, (self.backends, self.verify), self.__getstate__()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """x: (batch, tokens, dim).  attn_mask: bool, True = may attend, or additive with 0 and -inf alone."""
@@ -62,8 +66,8 @@ class _LabAttention(Attention):
         return self.proj_drop(self.proj(out))
 
 
-def _unpickled(backends: tuple[Backend, ...]) -> Attention:
-    kind = _attention(backends)
+def _unpickled(backends: tuple[Backend, ...], verify: bool) -> Attention:
+    kind = _attention(backends, verify)
     return object.__new__(kind)
 
 

@@ -27,11 +27,14 @@ _names = {PREPARED}
 _functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
 
 
-def register() -> dict[str, str]:
+def register(*, verify: bool = True) -> dict[str, str]:
     """Register every backend as an `attn_implementation`.
 
     transformers takes a name with "flash" in it for its own, and one with "sdpa" needs a model with an SDPA flag.
     In the names returned these are "fa" and "torch".  Names with "sdpa" ("lab_sdpa_cudnn") are registered as well.
+
+    Args:
+        verify: verify the first request of each kind (`attn_lab/layer/verification.py`).
 
     Returns:
         The name of each backend: {"sdpa_cudnn": "lab_torch_cudnn", "flash2": "lab_fa2", …}.
@@ -41,11 +44,11 @@ def register() -> dict[str, str]:
         alias = f"lab_{backend.replace('flash', 'fa')}"
         names[backend] = alias.replace("sdpa", "torch")
         for name in {alias, names[backend]}:
-            register_as(name, backend)
+            register_as(name, backend, verify=verify)
     return names
 
 
-def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None:
+def register_as(name: str, backend: BackendLike | Sequence[BackendLike], *, verify: bool = True) -> None:
     """Register a backend under a name of your own, or a list of which the first that can serves each question."""
     if "flash" in name or set(name) & set("/|@"):
         raise BadRequest(f"attn_implementation: expected a name without 'flash', '/', '|' or '@', which transformers "
@@ -54,7 +57,7 @@ def register_as(name: str, backend: BackendLike | Sequence[BackendLike]) -> None
         raise BadRequest(f"attn_implementation: expected a name of your own; got {name!r}")
     _refuse_unreachable_models()
     _names.add(name)
-    AttentionInterface.register(name, _attention(name, backends_named(backend)))
+    AttentionInterface.register(name, _attention(name, backends_named(backend), verify))
     AttentionMaskInterface.register(name, mask)
 
 
@@ -166,7 +169,7 @@ def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return (allowed | ~some).expand(*allowed.shape[:2], *size)
 
 
-def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Tensor, None]]:
+def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable[..., tuple[Tensor, None]]:
     """The function transformers calls.  What it prepares is shared by all layers and models that use it."""
     serving: dict[tuple[bool, float, float | None], Serving] = {}
     recall = Recall()
@@ -175,7 +178,7 @@ def _attention(name: str, backends: Sequence[Backend]) -> Callable[..., tuple[Te
     def ensure(causal: bool, dropout: float, scaling: float | None) -> None:
         if (causal, dropout, scaling) not in serving:
             mask = Causal() if causal else Full()
-            serving[causal, dropout, scaling] = Serving(backends, mask, dropout=dropout, scale=scaling)
+            serving[causal, dropout, scaling] = Serving(backends, mask, dropout=dropout, scale=scaling, verify=verify)
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
