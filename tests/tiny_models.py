@@ -133,7 +133,7 @@ def _size(name: str, value: Any) -> Any:
         return NEEDED[name]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if re.search(r"(dropout(_rate|_prob|_p)?|_drop|pdrop|layerdrop|drop_path_rate)$", name):
+    if name.endswith(("token_id", "token_index")):
         return value if value < VOCABULARY - 8 else VOCABULARY - 8 + value % 8
     for pattern, size in SIZES:
         if re.fullmatch(pattern, name):
