@@ -106,8 +106,11 @@ def finish(
 
     Returns the exit code: 1 if any case failed or is missing, or none could run.
     """
-    sweep, stored = plan.sweep, plan.n_done + tally.finished
+    sweep = plan.sweep
     records, broken = planned_records(sweep.folder, plan.cases)
+    # A second Ctrl-C may come between a record and its count: the file knows.
+    tally.finished = max(tally.finished, sum(each.provenance["sweep"] == sweep.spec.sweep for each in records))
+    stored = plan.n_done + tally.finished
     made = ""
     try:
         if records:
