@@ -25,9 +25,10 @@ class Timing(Probe):
     Settling is by time, not until batches agree: a card that rested agrees with itself at boost clock for as long as
     its power regulator takes to step in, overshoots then, and only after 0.3 s has a clock that it keeps.
     Calls follow each other as closely as may be, until the card says that it is at its power cap: its clock is then
-    what its regulator has wandered to, and cases are 2 % apart (CONTRIBUTING.md).  From there on they come in short
-    bursts, each followed by a rest of `rest` times as long, so that it keeps its own clock: the pass begins again, and
-    PASS/rest says so.  With rest=0 it never rests, as in training; the probe `energy` tells that time beside this one.
+    what its regulator has wandered to, and cases are 2 % apart (docs/design/measuring.md).  From there on they come in
+    short bursts, each followed by a rest of `rest` times as long, so that it keeps its own clock.  The pass begins
+    again, and PASS/rest says so.  With rest=0 it never rests, as in training; the probe `energy` tells that time
+    beside this one.
     Calls go on until the 95 % interval of their median lies within `precision` % of it: `least` of them at least,
     `samples` at most, and for no longer than `seconds` (twice that for the least).  PASS/precision is what was reached.
     A pass that compiles anything anew while the clock runs fails the case.  forward_backward/gap is how much longer a
