@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: cores are shared, and tiny cases gain nothing from two
 
 import pytest
+import torch
 from hypothesis import settings
 
 from attn_lab.cli import COMMANDS
@@ -86,6 +87,25 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def sdpa_flags() -> dict[str, bool]:
+    """Which implementations torch's scaled_dot_product_attention may take in this process."""
+    return {
+        name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")()
+        for name in ("math", "flash", "mem_efficient", "cudnn")
+    }
+
+
+@pytest.fixture(autouse=True)
+def the_process_as_it_was() -> Iterator[None]:
+    """A backend that leaves a flag of the process set breaks other attention of that process, not its own test."""
+    before = sdpa_flags()
+    yield
+    after = sdpa_flags()
+    for name, value in before.items():  # else each test after it would fail as well
+        getattr(torch.backends.cuda, f"enable_{name}_sdp")(value)
+    assert after == before
 
 
 Lab = Callable[..., Told]

@@ -10,16 +10,21 @@ import warnings
 
 import pytest
 import torch
-from conftest import environment
+from conftest import environment, sdpa_flags
+from torch.nn.attention import SDPBackend
 
 from attn_lab import Attention
+from attn_lab.backends._one_sdpa import by_flags
 from attn_lab.backends.naive import Naive
 from attn_lab.core import machine as machines
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, detect
+from attn_lab.core.request import Request
+from attn_lab.core.shape import Shape
 from attn_lab.layer import kept
 from attn_lab.layer.auto import Auto
 from attn_lab.layer.plan import Plan
+from attn_lab.masks.full import Full
 
 close = torch.testing.assert_close
 
@@ -52,7 +57,7 @@ def eager_switching():
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize("backend", ["naive", "sdpa_flash", ["flash2", "naive"]], ids=str)
+@pytest.mark.parametrize("backend", ["naive", "sdpa_flash", "sdpa_math", ["flash2", "naive"]], ids=str)
 @pytest.mark.parametrize("options", [{}, {"rope": 10000.0, "qk_norm": True}], ids=["plain", "rope"])
 def test_eight_threads_share_a_layer(backend, options, eager_switching):
     layer = Attention(32, 4, backend=backend, **options)
@@ -75,6 +80,23 @@ def test_eight_threads_share_a_layer(backend, options, eager_switching):
 
     in_threads(8, serve)
     assert len(layer.choices) <= 300
+
+
+@pytest.mark.parametrize("implementation", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], ids=lambda each: each.name)
+def test_threads_that_set_torchs_flags_put_back_what_was(implementation, eager_switching):
+    """On a GPU the masked forms of sdpa_flash, sdpa_efficient and sdpa_cudnn set them at each call."""
+    request = Request(shape=Shape(batch_size=1, seq_len=8, num_heads=2, emb_dim=16, dtype="float32"), mask=Full())
+    masked, q = by_flags(implementation, request), torch.randn(1, 2, 8, 8)
+    allowed = torch.ones(8, 8, dtype=torch.bool).tril()
+    before = sdpa_flags()
+    expected = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    def serve(thread):
+        for _ in range(200):
+            close(masked(q, q, q, allowed, False), expected)
+
+    in_threads(8, serve)
+    assert sdpa_flags() == before
 
 
 def test_more_questions_than_are_remembered_in_several_threads(eager_switching, monkeypatch):

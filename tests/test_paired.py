@@ -21,6 +21,7 @@ from attn_lab.backends.naive_fp32 import NaiveFP32
 from attn_lab.backends.paired import Paired
 from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.backends.sdpa_math import SdpaMath
+from attn_lab.config.basis import basis_of
 from attn_lab.core.backend import Split
 from attn_lab.core.errors import BadRequest, Refused, Wrong
 from attn_lab.core.machine import Machine, detect
@@ -31,7 +32,6 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.probes.accuracy import Accuracy
 from attn_lab.probes.witness import Witness
-from attn_lab.run.provenance import basis_of
 from attn_lab.subjects.kernel import Kernel
 
 H100 = Machine(

@@ -1,7 +1,9 @@
 """torch's scaled_dot_product_attention held to one of its implementations: it raises rather than take another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
+from threading import RLock
 
 import torch
 import torch.nn.functional as F
@@ -46,18 +48,46 @@ def by_operator(name: str, request: Request, **options: object) -> Attend:
     return for_any_size(attend)
 
 
-def one_sdpa(implementation: SDPBackend, request: Request, machine: Machine) -> Attend:
-    """The fused flags where torch's meaning is ours, a dense mask elsewhere."""
-    shape, mask, plain = request.shape, request.mask, is_plain(request)
-    grouped, scale, dropout = shape.group_size > 1, request.softmax_scale, request.dropout
+# q, k, v as torch's attention has them, (batch, heads, seq, head_dim); the mask as bool, or None; and is_causal.
+Masked = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+_flags = RLock()
 
-    def under(allowed: Tensor | None, is_causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        with sdpa_kernel(implementation):
-            out = F.scaled_dot_product_attention(
+
+def by_flags(implementation: SDPBackend, request: Request) -> Masked:
+    """scaled_dot_product_attention with every other implementation's flag off.
+
+    The flags are the process's: two threads that set them at once would each put back what the other had set.  So
+    they are set one thread at a time; a kernel's launch is all that waits.
+    """
+    dropout, scale, grouped = request.dropout, request.softmax_scale, request.shape.group_size > 1
+
+    def masked(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool) -> Tensor:
+        with nullcontext() if torch.compiler.is_compiling() else _flags, sdpa_kernel(implementation):
+            return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=is_causal, scale=scale, enable_gqa=grouped
             )
-        return out.transpose(1, 2)
+
+    return masked
+
+
+def by_masked_operator(name: str, request: Request, **options: object) -> Masked:
+    """The implementation's own operator, given the mask as zeros and minus infinities in q's dtype: no flag is set."""
+    operator, dropout = getattr(torch.ops.aten, name).default, request.dropout
+    options |= {"scale": request.softmax_scale}
+
+    def masked(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, is_causal: bool) -> Tensor:
+        added = None if allowed is None else q.new_zeros(()).where(allowed, float("-inf"))
+        return operator(q, k, v, dropout_p=dropout, is_causal=is_causal, attn_mask=added, **options)[0]
+
+    return masked
+
+
+def by_mask(masked: Masked, request: Request, machine: Machine) -> Attend:
+    """is_causal where torch's meaning is ours, a dense mask elsewhere."""
+    shape, mask, plain = request.shape, request.mask, is_plain(request)
+
+    def under(allowed: Tensor | None, is_causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return masked(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), allowed, is_causal).transpose(1, 2)
 
     def ragged(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
         return under(dense_ragged(mask, q, k, lengths), False, q, k, v)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
+from attn_lab.backends._one_sdpa import by_flags, by_mask, by_operator, is_plain
 from attn_lab.core.backend import Attend, Backend, Split
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -51,7 +51,7 @@ class SdpaCudnn(Backend):
         if is_plain(request):
             attend = by_operator(CUDNN, request, attn_bias=None, compute_log_sumexp=request.needs_backward)
         else:
-            attend = one_sdpa(SDPBackend.CUDNN_ATTENTION, request, machine)
+            attend = by_mask(by_flags(SDPBackend.CUDNN_ATTENTION, request), request, machine)
         return gradient_laid_as_output(attend) if request.needs_backward else attend
 
     def split(self, request: Request, machine: Machine) -> Split:

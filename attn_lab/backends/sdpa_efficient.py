@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch.nn.attention import SDPBackend
 
-from attn_lab.backends._one_sdpa import one_sdpa
+from attn_lab.backends._one_sdpa import by_flags, by_mask
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -17,4 +17,4 @@ class SdpaEfficient(Backend):
     kernels = {"forward": "fmha_cutlassF", "backward": "fmha_cutlassB"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        return one_sdpa(SDPBackend.EFFICIENT_ATTENTION, request, machine)
+        return by_mask(by_flags(SDPBackend.EFFICIENT_ATTENTION, request), request, machine)

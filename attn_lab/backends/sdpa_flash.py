@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from attn_lab.backends._one_sdpa import by_operator, is_plain, one_sdpa
+from attn_lab.backends._one_sdpa import by_flags, by_mask, by_masked_operator, by_operator, is_plain
 from attn_lab.core.backend import Attend, Backend, Split
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -70,11 +70,13 @@ class SdpaFlash(Backend):
     def prepare(self, request: Request, machine: Machine) -> Attend:
         if request.mask.ends is not None and machine.device == "cuda":
             return _documents(request, machine)
-        if is_plain(request) and machine.device == "cpu":
-            return by_operator(f"{FLASH}_for_cpu", request)
+        if machine.device == "cpu":
+            if is_plain(request):
+                return by_operator(f"{FLASH}_for_cpu", request)
+            return by_mask(by_masked_operator(f"{FLASH}_for_cpu", request), request, machine)
         if is_plain(request) and request.shape.head_dim % 8 == 0:  # else torch pads q, k and v before
             return by_operator(FLASH, request)
-        return one_sdpa(SDPBackend.FLASH_ATTENTION, request, machine)
+        return by_mask(by_flags(SDPBackend.FLASH_ATTENTION, request), request, machine)
 
     def split(self, request: Request, machine: Machine) -> Split:
         return _on_cuda(request) if machine.device == "cuda" else _on_cpu(request)

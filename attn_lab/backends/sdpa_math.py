@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch.nn.attention import SDPBackend
-
-from attn_lab.backends._one_sdpa import one_sdpa
+from attn_lab.backends._one_sdpa import by_mask, by_masked_operator
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
@@ -21,4 +19,6 @@ class SdpaMath(Backend):
     kernels = {"forward": "(?i)softmax|_attention_math", "backward": "(?i)softmax"}
 
     def prepare(self, request: Request, machine: Machine) -> Attend:
-        return one_sdpa(SDPBackend.MATH, request, machine)
+        grouped = request.shape.group_size > 1
+        masked = by_masked_operator("_scaled_dot_product_attention_math", request, enable_gqa=grouped)
+        return by_mask(masked, request, machine)

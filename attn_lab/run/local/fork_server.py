@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from time import sleep
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -25,7 +26,8 @@ def start_process(process: multiprocessing.process.BaseProcess) -> None:
 
     Raises RuntimeError if none can be had.
     """
-    for _ in range(3):  # a server that ends this very moment is seen as such at the next attempt
+    for wait in (0, 0.01, 0.1, 1, 5):  # a killed server refuses connections some time before it is seen to have ended
+        sleep(wait)
         try:
             with child_environment():
                 process.start()
