@@ -7,13 +7,13 @@ __all__ = ["Attention", "__version__", "convert", "profile"]
 
 if TYPE_CHECKING:
     from attn_lab.integrations.multihead import convert as convert
-    from attn_lab.layer.attention import Attention as Attention
+    from attn_lab.nn.attention import Attention as Attention
     from attn_lab.profiling.loop import profile as profile
 
 
 def __getattr__(name: str) -> Any:
     if name == "Attention":  # on demand: reports read records without loading torch
-        from attn_lab.layer.attention import Attention
+        from attn_lab.nn.attention import Attention
 
         return Attention
     if name == "convert":

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from attn_lab.bench.card import Card, Nvml, Unwatched
-from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
+from attn_lab.measure.gpu_monitor import Card, Nvml, Unwatched
+from attn_lab.measure.prepared_case import Trial
 from attn_lab.records.record import Measurement
 from attn_lab.selfcheck.harness import Harness
 

@@ -7,11 +7,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from attn_lab.bench.examine import run_case
 from attn_lab.config.build import build
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.measure.run_case import run_case
 from attn_lab.run.local.machines import local_machines
 from attn_lab.run.provenance import provenance_of
 

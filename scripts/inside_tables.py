@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_lab.profiling.counters import brief_name
 from attn_lab.records.reading import records
 from attn_lab.records.record import PASSES
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import digits
-from attn_lab.sweep.counters import brief_name
 
 LIMITS = {"trace": 3.0, "snapshot": 5.0}  # seconds a case that a probe may add
 KERNELS = 5  # rows of each pass

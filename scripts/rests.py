@@ -11,10 +11,10 @@ import time
 import numpy as np
 import torch
 
-from attn_lab.bench.card import CAP, Card, Nvml
-from attn_lab.bench.trial import Trial
 from attn_lab.core.machine import detect
-from attn_lab.probes._clock import CudaClock
+from attn_lab.measure.gpu_monitor import CAP, Card, Nvml
+from attn_lab.measure.prepared_case import Trial
+from attn_lab.measure.probes._clock import CudaClock
 from attn_lab.selfcheck.harness import Harness
 
 KERNELS = {"sdpa_cudnn": "sdpa_cudnn.SdpaCudnn", "flash4": "flash4.Flash4"}

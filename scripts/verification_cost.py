@@ -18,7 +18,7 @@ KINDS = ((64, "causal"), (128, "causal"), (96, "causal"), (64, "full"), (128, "f
 CODE = """
 import json, logging, sys, torch
 logging.basicConfig(level=logging.INFO)
-import attn_lab.layer.verification as verification
+import attn_lab.nn.verification as verification
 from attn_lab import Attention
 verification.shipped = lambda: ()
 device, dtype = sys.argv[2], torch.float32 if sys.argv[2] == "cpu" else torch.bfloat16

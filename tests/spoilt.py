@@ -23,7 +23,7 @@ HOSTILE = [
     {"_target_": "builtins.open", "file": MARK, "mode": "w"},
     {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": [MARK]}]},
     {"_target_": "shutil.copyfile", "src": "/etc/hostname", "dst": MARK},
-    {"_target_": "attn_lab.sweep.nsight.subprocess.run", "args": ["touch", MARK]},
+    {"_target_": "attn_lab.run.nsight.subprocess.run", "args": ["touch", MARK]},
     {"_target_": "attn_lab.loggers.jsonl.Jsonl", "folder": ".", "sweep": MARK},
 ]
 VALUES: list[Any] = [

@@ -21,12 +21,13 @@ from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import detect
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer import kept, spot
-from attn_lab.layer.auto import Auto, bucket_of
-from attn_lab.layer.bucket import Bucket
-from attn_lab.layer.plan import Entry, Plan, Ranking
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto import autotune as spot
+from attn_lab.nn.auto import cache as kept
+from attn_lab.nn.auto.auto import Auto, bucket_of
+from attn_lab.nn.auto.bucket import Bucket
+from attn_lab.nn.auto.table import Entry, Plan, Ranking
 from attn_lab.selfcheck.faults import FaultyBackend, NanAtTheEnd, WrongHeads
 
 HERE = detect("cpu").name
@@ -140,7 +141,7 @@ def test_without_a_plan_it_is_measured_once_and_kept_for_the_next_process(fresh)
     script = """
 import sys, torch
 from attn_lab import Attention
-from attn_lab.layer import kept
+from attn_lab.nn.auto import cache as kept
 if sys.argv[1] == "second":
     kept.race = None  # whoever measured again would fail
 layer = Attention(32, 4)

@@ -7,9 +7,9 @@ from attn_lab import Attention
 from attn_lab.core.backend import called
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import detect
-from attn_lab.layer.bucket import Bucket
-from attn_lab.layer.kept import LEVEL, Kept
-from attn_lab.layer.plan import Entry, Plan, Ranking, shipped
+from attn_lab.nn.auto.bucket import Bucket
+from attn_lab.nn.auto.cache import LEVEL, Kept
+from attn_lab.nn.auto.table import Entry, Plan, Ranking, shipped
 
 pytestmark = pytest.mark.gpu
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 def unplanned(tmp_path, monkeypatch):
     """As on a GPU that no plan was shipped for, with nothing in the cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("attn_lab.layer.plan.SHIPPED", tmp_path)
+    monkeypatch.setattr("attn_lab.nn.auto.table.SHIPPED", tmp_path)
     shipped.cache_clear()
     yield
     shipped.cache_clear()

@@ -19,16 +19,16 @@ from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backends_named
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.document import Document
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.probes.accuracy import Accuracy
-from attn_lab.probes.witness import Witness
-from attn_lab.subjects.kernel import Kernel
-from attn_lab.subjects.layer import Layer
+from attn_lab.measure.probes.accuracy import Accuracy
+from attn_lab.measure.probes.kernel_check import Witness
+from attn_lab.measure.subjects.kernel import Kernel
+from attn_lab.measure.subjects.layer import Layer
+from attn_lab.nn.resolve import backends_named
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS: dict[str, Backend] = {

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from written import line, rows
 
-from attn_lab.bench import card as cards
-from attn_lab.bench.card import REASONS, SLOWED, Nvml, State, Unwatched
 from attn_lab.core.machine import detect
-from attn_lab.probes._watched import Watched
+from attn_lab.measure import gpu_monitor as cards
+from attn_lab.measure.gpu_monitor import REASONS, SLOWED, Nvml, State, Unwatched
+from attn_lab.measure.probes._watched import Watched
 from attn_lab.records.flags import noise
 from attn_lab.report.compare import pooled
 from attn_lab.selfcheck.fake_gpu import SOUND, Recording
@@ -90,7 +90,7 @@ BLIND = '''
 
 from dataclasses import replace
 
-from attn_lab.bench.card import Nvml
+from attn_lab.measure.gpu_monitor import Nvml
 
 
 class Blind(Nvml):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from attn_lab.probes._clock import CudaClock
-from attn_lab.probes._watched import Watched
-from attn_lab.probes.kinds import Kinds
-from attn_lab.probes.timing import Timing
+from attn_lab.measure.probes._clock import CudaClock
+from attn_lab.measure.probes._watched import Watched
+from attn_lab.measure.probes.time_variants import Kinds
+from attn_lab.measure.probes.timing import Timing
 from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
 

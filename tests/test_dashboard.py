@@ -204,7 +204,7 @@ def test_without_wandb_workspaces_the_cure_is_told(place: Path) -> None:
 
 
 def made(sweeps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    from attn_lab.share.workspace import workspace
+    from attn_lab.loggers.wandb.workspace import workspace
 
     view = workspace("x", sweeps, [], entity="e", project="p")[0]._to_model()
     spec: dict[str, Any] = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
@@ -212,7 +212,7 @@ def made(sweeps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def colours(backends: list[str]) -> dict[str, str]:
-    from attn_lab.share.workspace import workspace
+    from attn_lab.loggers.wandb.workspace import workspace
 
     line = swept()[2]
     cases = [replace(line, case={**line.case, "backend": name, "id": name}) for name in backends]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment, words_with_defaults
 
-from attn_lab.bench.memory_limit import available_bytes
 from attn_lab.core.errors import BadRequest
+from attn_lab.measure.memory_limit import available_bytes
 from attn_lab.run.gpu_lock import GpuLocks
 from attn_lab.run.local.messages import Receiver, send
 

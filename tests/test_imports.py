@@ -71,7 +71,7 @@ def test_reading_records_needs_no_torch(loaded: Loaded) -> None:
 
 
 def test_what_is_shared_needs_nothing_heavy_until_it_is_used(loaded: Loaded) -> None:
-    for seen in loaded("import attn_lab.share.dashboard", "import attn_lab.share.sync"):
+    for seen in loaded("import attn_lab.loggers.wandb.dashboard", "import attn_lab.loggers.wandb.sync"):
         assert not seen & (LAB | ATTENTION | {"torch", "numpy", "wandb_workspaces"})
 
 
@@ -83,7 +83,7 @@ def test_what_goes_into_a_model_is_written_against_torch_alone(module: str) -> N
     nodes = tree.body if ".backends." in module else ast.walk(tree)
     foreign = set(imported(nodes)) - sys.stdlib_module_names - {"torch", "attn_lab"}
     # Small packages of Python alone, for files in the user's cache.
-    small = {"attn_lab.layer.kept": {"filelock"}, "attn_lab.core.user_cache": {"platformdirs"}}
+    small = {"attn_lab.nn.auto.cache": {"filelock"}, "attn_lab.core.user_cache": {"platformdirs"}}
     assert not foreign - small.get(module, set())
 
 

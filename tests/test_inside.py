@@ -31,10 +31,13 @@ from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.config.build import packed
 from attn_lab.core.backend import Attend
 from attn_lab.core.errors import BadRequest
+from attn_lab.core.kernel_name import short_name
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
-from attn_lab.layer.names import backend_names, backends_named
+from attn_lab.nn.registry import backend_names
+from attn_lab.nn.resolve import backends_named
 from attn_lab.profiling.annotate import ranged
+from attn_lab.profiling.counters import counted, metrics, passes_of, patterns_of
 from attn_lab.profiling.phases import phases_of
 from attn_lab.profiling.recorder import Stage, recorded
 from attn_lab.profiling.trace import Trace
@@ -43,8 +46,7 @@ from attn_lab.records.artifacts import ArtifactStore, File
 from attn_lab.records.reading import records
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.run.local.single_case import run_single_case
-from attn_lab.sweep.counters import brief_name, counted, metrics, passes_of, patterns_of
-from attn_lab.sweep.nsight import PROBE, case_under_nsight, filter_of, keep
+from attn_lab.run.nsight import PROBE, case_under_nsight, filter_of, keep
 
 SMALL = ("shape.seq_len=64", "shape.batch_size=2", "probe=[accuracy,timing,memory]")
 
@@ -391,7 +393,7 @@ def test_kernels_are_told_by_whole_names_or_it_is_noted_that_they_were_not() -> 
     for who, index in ((Flash2(), 0), (SdpaFlash(), 1)):
         assert list(passes_of(who, mangled)) == [("forward", mangled[index])]
         assert patterns_of(who, mangled) == (who.kernels, "")
-    assert brief_name(mangled[0].name) == "flash::flash_fwd_kernel"
+    assert short_name(mangled[0].name) == "flash::flash_fwd_kernel"
     bare = counted(re.sub(r"\w+::", "", RAW))
     assert [row.name[:21] for row in bare] == ["void flash_fwd_kernel"] * 2
     assert [name for name, _ in passes_of(Flash2(), bare)] == ["forward"] * 2

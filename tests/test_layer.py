@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 from torch.utils.checkpoint import checkpoint
 
-from attn_lab import Attention
+from attn_lab import Attention, masks
 from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flex import Flex
 from attn_lab.backends.naive import Naive
@@ -18,11 +19,11 @@ from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.limits import Limits
 from attn_lab.core.request import Request
-from attn_lab.layer.multihead import state_from_multihead, state_to_multihead
-from attn_lab.layer.names import backend_names, backends_named, mask_named, mask_names
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.registry import backend_names, mask_named
+from attn_lab.nn.resolve import backends_named
 
 
 def test_another_backend_gives_the_same_layer():
@@ -36,30 +37,6 @@ def test_another_backend_gives_the_same_layer():
     torch.testing.assert_close(second, first)
     torch.testing.assert_close(torch.autograd.grad(second.square().sum(), x)[0], gradient)
     assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_it_is_pytorchs_own_attention_given_its_weights_and_back(bias):
-    theirs = torch.nn.MultiheadAttention(48, 4, batch_first=True, bias=bias)
-    ours = Attention(48, 4, backend="sdpa_flash", bias=bias)
-    ours.load_state_dict(state_from_multihead(theirs.state_dict()))
-    x = torch.randn(3, 11, 48)
-    masked_out = torch.ones(11, 11, dtype=torch.bool).triu(1)
-    expected, _ = theirs(x, x, x, attn_mask=masked_out, need_weights=False)
-    torch.testing.assert_close(ours(x), expected)
-    again = torch.nn.MultiheadAttention(48, 4, batch_first=True, bias=bias)
-    again.load_state_dict(state_to_multihead(ours))
-    assert torch.equal(again(x, x, x, attn_mask=masked_out, need_weights=False)[0], expected)
-
-
-def test_weights_that_have_no_place_on_the_other_side_are_refused():
-    with pytest.raises(BadRequest, match="q_proj_weight"):
-        state_from_multihead(torch.nn.MultiheadAttention(48, 4, kdim=32).state_dict())
-    with pytest.raises(BadRequest, match="bias_k"):
-        state_from_multihead(torch.nn.MultiheadAttention(48, 4, add_bias_kv=True).state_dict())
-    for options in ({"num_kv_heads": 2}, {"qk_norm": True}, {"rope": 10000.0}, {"head_dim": 16}):
-        with pytest.raises(BadRequest, match="MultiheadAttention has no"):
-            state_to_multihead(Attention(48, 4, backend="naive", **options))
 
 
 def test_every_length_and_mode_is_prepared_for_itself():
@@ -141,9 +118,9 @@ CONF = Path(__file__).parents[1] / "conf"
 def test_a_name_is_the_same_here_and_on_the_command_line(group):
     files = {file.stem: yaml.safe_load(file.read_text("utf-8"))["_target_"] for file in (CONF / group).glob("*.yaml")}
     files.pop("paired", None)  # made of two others: tests/test_paired.py
-    names, named = {"backend": (backend_names, lambda name: backends_named(name)[0]),
-                    "mask": (mask_names, mask_named)}[group]  # fmt: skip
-    assert names() == sorted(files)
+    known = {"backend": backend_names(), "mask": [each.name for each in pkgutil.iter_modules(masks.__path__)]}
+    named = {"backend": lambda name: backends_named(name)[0], "mask": mask_named}[group]
+    assert known[group] == sorted(files)
     for name, target in files.items():
         assert f"{type(named(name)).__module__}.{type(named(name)).__name__}" == target
 

@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from attn_lab import Attention
 from attn_lab.core.errors import Refused
 from attn_lab.core.machine import detect
-from attn_lab.layer.names import backend_names, backends_named
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.registry import backend_names
+from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 
@@ -198,10 +199,10 @@ import sys
 from attn_lab.core.request import Request
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backends_named
+from attn_lab.nn.resolve import backends_named
 from attn_lab.masks.causal import Causal
-from attn_lab.probes.accuracy import Accuracy
-from attn_lab.subjects.kernel import Kernel
+from attn_lab.measure.probes.accuracy import Accuracy
+from attn_lab.measure.subjects.kernel import Kernel
 
 (backend,), machine = backends_named(sys.argv[1]), detect("cuda")
 shape = Shape(batch_size=8193, seq_len=128, num_heads=16, num_kv_heads=1, head_dim=128, emb_dim=2048)

@@ -12,12 +12,12 @@ from test_integrations import timm  # noqa: F401  a fixture
 
 from attn_lab import Attention, convert
 from attn_lab.core.errors import AttnLabError, BadRequest, Refused
-from attn_lab.layer.given import allowed_by
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.tensor_mask import allowed_by
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")

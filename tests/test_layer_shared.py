@@ -21,10 +21,10 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer import kept
-from attn_lab.layer.auto import Auto
-from attn_lab.layer.plan import Plan
 from attn_lab.masks.full import Full
+from attn_lab.nn.auto import cache as kept
+from attn_lab.nn.auto.auto import Auto
+from attn_lab.nn.auto.table import Plan
 
 close = torch.testing.assert_close
 
@@ -100,8 +100,8 @@ def test_threads_that_set_torchs_flags_put_back_what_was(implementation, eager_s
 
 
 def test_more_questions_than_are_remembered_in_several_threads(eager_switching, monkeypatch):
-    monkeypatch.setattr("attn_lab.layer.serving.MOST", 8)
-    monkeypatch.setattr("attn_lab.layer.attention.MOST", 8)
+    monkeypatch.setattr("attn_lab.nn.dispatcher.MOST", 8)
+    monkeypatch.setattr("attn_lab.nn.attention.MOST", 8)
     layer = Attention(32, 4, backend="naive")
     x = torch.randn(1, 64, 32)
 
@@ -127,7 +127,7 @@ def test_processes_that_measure_at_once_lose_nothing_of_each_others(tmp_path):
     script = """
 import sys, torch
 from attn_lab import Attention
-from attn_lab.layer import spot
+from attn_lab.nn.auto import autotune as spot
 spot.SECONDS = 0.01
 for length in map(int, sys.argv[1:]):
     Attention(32, 4)(torch.randn(1, length, 32))
@@ -187,8 +187,8 @@ def test_a_spoilt_file_is_told_of_and_answers_come_all_the_same(content, tmp_pat
 
 
 def test_a_plan_that_names_auto_is_no_endless_question(tmp_path):
-    from attn_lab.layer.bucket import Bucket
-    from attn_lab.layer.plan import Entry, Ranking
+    from attn_lab.nn.auto.bucket import Bucket
+    from attn_lab.nn.auto.table import Entry, Ranking
 
     bucket = Bucket("causal", "float32", 8, 1, 8, 64, 64)
     plan = Plan(detect("cpu").name, {bucket: Entry({"forward": Ranking({"auto": 1.0, "naive": 2.0})})})
@@ -204,7 +204,7 @@ def test_a_plan_that_names_auto_is_no_endless_question(tmp_path):
 RANK = """
 import json, sys, torch, torch.distributed as dist
 from attn_lab import Attention
-from attn_lab.layer import kept
+from attn_lab.nn.auto import cache as kept
 rank, world, folder, plan = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] or None
 def race(*given):
     raise AssertionError("measured")
@@ -238,8 +238,8 @@ def ranks(folder, plan="", world=2):
 
 def leave_kept(folder, first):
     """A measurement of an earlier run of this rank alone."""
-    from attn_lab.layer.bucket import Bucket
-    from attn_lab.layer.plan import Entry, Ranking
+    from attn_lab.nn.auto.bucket import Bucket
+    from attn_lab.nn.auto.table import Entry, Ranking
 
     bucket = Bucket("causal", "float32", 8, 1, 8, 64, 64)
     plan = Plan(detect("cpu").name, {bucket: Entry({"forward_backward": Ranking({first: 1.0})})})
@@ -308,8 +308,8 @@ def test_a_tensors_own_gpu_decides_what_can_serve_it(two_cards, monkeypatch):
 
     from attn_lab.core.request import Request
     from attn_lab.core.shape import Shape
-    from attn_lab.layer.serving import Serving
     from attn_lab.masks.full import Full
+    from attn_lab.nn.dispatcher import Serving
 
     class Preparing(Seeing):
         def prepare(self, request, machine):

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attn_lab import Attention, convert
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")

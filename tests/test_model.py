@@ -8,19 +8,20 @@ from torch import nn
 
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.bench.spans import Spans
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backend_names, backends_named
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.measure.attention_timer import Spans
+from attn_lab.measure.subjects.layer import Layer
+from attn_lab.measure.subjects.model import Model
+from attn_lab.nn.registry import backend_names
+from attn_lab.nn.resolve import backends_named
 from attn_lab.selfcheck import faults
 from attn_lab.selfcheck.harness import Harness
-from attn_lab.subjects.layer import Layer
-from attn_lab.subjects.model import Model
 
 TINY = ("subject=model", "subject.layers=2", "subject.vocab_size=61", "subject.mlp=96", "passes=[train_step]",
         "shape.batch_size=2", "shape.seq_len=24", "shape.emb_dim=64", "again=false")  # fmt: skip

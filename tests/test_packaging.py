@@ -107,14 +107,14 @@ def test_the_wheel_holds_the_package_the_plugin_and_the_whole_of_conf(wheel: Pat
     metadata = {name for name in names if name.startswith(f"attn_lab-{attn_lab.__version__}.dist-info/")}
     words = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "report").rglob("*.yaml")}
     template = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab/report/render/template").iterdir()}
-    plans = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "layer" / "plans").glob("*")}
+    tables = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "nn" / "auto" / "tables").glob("*")}
     certificates = {file.relative_to(ROOT).as_posix() for file in (ROOT / "attn_lab" / "certified").glob("*.json")}
-    assert len(template) == 4 and words and plans and certificates
+    assert len(template) == 4 and words and tables and certificates
     assert names - metadata == {
         *package,
         *words,
         *template,
-        *plans,
+        *tables,
         *certificates,
         "attn_lab/conf/__init__.py",
         *(f"attn_lab/{file}" for file in CONF),

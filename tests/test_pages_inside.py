@@ -77,7 +77,9 @@ def test_along_an_axis_the_kinds_are_drawn_at_both_ends(tmp_path: Path) -> None:
 
 
 def test_a_training_step_is_told_by_tokens_mfu_share_and_memory(tmp_path: Path) -> None:
-    config = {"subject": {"_target_": "attn_lab.subjects.model.Model", "family": "llama", "layers": 12, "mlp": None}}
+    config = {
+        "subject": {"_target_": "attn_lab.measure.subjects.model.Model", "family": "llama", "layers": 12, "mlp": None}
+    }
     rivals = {"naive": training(1000.0, 41.5, 30.0, 400.0), "flash2": training(3000.0, 41.5, 30.0, 130.0)}
     cases = [record(name, metrics=metrics, config=config, seq_len=length)
              for length in (512, 1024, 2048) for name, metrics in rivals.items()]  # fmt: skip

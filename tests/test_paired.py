@@ -27,12 +27,13 @@ from attn_lab.core.errors import BadRequest, Refused, Wrong
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.names import backends_named, paired_named
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.probes.accuracy import Accuracy
-from attn_lab.probes.witness import Witness
-from attn_lab.subjects.kernel import Kernel
+from attn_lab.measure.probes.accuracy import Accuracy
+from attn_lab.measure.probes.kernel_check import Witness
+from attn_lab.measure.subjects.kernel import Kernel
+from attn_lab.nn.registry import paired_named
+from attn_lab.nn.resolve import backends_named
 
 H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),

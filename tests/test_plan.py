@@ -13,8 +13,8 @@ from written import A100, line, rows, run
 
 from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.bucket import Bucket
-from attn_lab.layer.plan import SHIPPED, Entry, Plan, Ranking, shipped
+from attn_lab.nn.auto.bucket import Bucket
+from attn_lab.nn.auto.table import SHIPPED, Entry, Plan, Ranking, shipped
 from attn_lab.report.planner import plan_of
 
 PUBLISHED = ROOT / "results/h100-2026-11-22-seed"
@@ -237,7 +237,7 @@ def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_record
     execute(["tune", *measured, "-o", str(tmp_path / "made.json")])
     assert (tmp_path / "made.json").read_bytes() == file.read_bytes()
     assert shipped("NVIDIA H100 80GB HBM3").digest == Plan.read(file).digest
-    monkeypatch.setattr("attn_lab.layer.plan.SHIPPED", tmp_path)
+    monkeypatch.setattr("attn_lab.nn.auto.table.SHIPPED", tmp_path)
     shipped.cache_clear()
     plan(Bucket.of("causal", shape())).write(tmp_path / "h100.json")
     assert shipped("H100").source == "shipped for H100" and shipped("H100").entries

@@ -20,12 +20,12 @@ from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask, dense
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.documents import Documents
-from attn_lab.layer.rope import Rope, turned
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.documents import Documents
+from attn_lab.nn.rope import Rope, turned
 
 close = torch.testing.assert_close
 

@@ -23,14 +23,14 @@ from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.documents import Documents
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.ragged import Ragged
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.documents import Documents
+from attn_lab.nn.ragged import Ragged
+from attn_lab.nn.resolve import backends_named
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")

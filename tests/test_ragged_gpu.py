@@ -5,12 +5,12 @@ import torch
 
 from attn_lab import Attention
 from attn_lab.core.errors import Refused
-from attn_lab.layer.documents import Documents
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.documents import Documents
+from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 MASKS = [Causal(), Full(), SlidingWindow(window=20)]

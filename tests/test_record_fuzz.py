@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from spoilt import BASES, MARK, RESULTS, Spoilt, spoilt
 
-from attn_lab.bench.case import Case
 from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
+from attn_lab.measure.case import Case
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.report import table_export
 from attn_lab.report.data import read
 from attn_lab.report.pages import PAGES
 from attn_lab.report.render import html, markdown
+from attn_lab.run import repro_command as again
+from attn_lab.run.nsight import case_under_nsight
 from attn_lab.run.resume import case_statuses
-from attn_lab.sweep import again
-from attn_lab.sweep.nsight import case_under_nsight
 
 COUNT = os.environ.get("ATTN_LAB_FUZZ", "")  # "3000", or "1000-2000" for a part of them
 SLOW = ("show", "report", "dashboard", "nsight")  # of a sample's records each meets one of these
@@ -76,7 +76,7 @@ def commands(planned: list[Case]) -> dict[str, Callable[[Spoilt], Any]]:
 
 @pytest.fixture(scope="module")
 def planned() -> list[Case]:
-    from attn_lab.sweep.again import composed
+    from attn_lab.run.repro_command import composed
 
     return [composed(["backend=naive", "device=cpu"])[0]]
 

@@ -304,7 +304,7 @@ def test_an_id_is_found_by_its_beginning(tmp_path: Path) -> None:
 def test_the_command_of_a_record_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
-    from attn_lab.sweep.again import _words, command, configuration
+    from attn_lab.run.repro_command import _words, command, configuration
 
     monkeypatch.chdir(tmp_path)
     text = (RESULTS / "h100-2026-11-27-rigour/point-a/records.jsonl").read_text().splitlines()[0]
@@ -334,7 +334,7 @@ def test_a_command_names_the_question_that_its_record_answers(door: Any) -> None
     told = door(
         "backend=naive", "mask=sliding_window", "mask.window=24", "seed=3", "probe=[accuracy]", "shape.seq_len=64"
     )
-    from attn_lab.sweep.again import command
+    from attn_lab.run.repro_command import command
 
     record = find_case(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
     assert len(record.id) == len(record.question) == 12
@@ -347,7 +347,7 @@ def test_a_command_names_the_question_that_its_record_answers(door: Any) -> None
 def test_nsight_builds_only_what_the_configuration_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any], place: str
 ) -> None:
-    from attn_lab.sweep.nsight import case_under_nsight
+    from attn_lab.run.nsight import case_under_nsight
 
     monkeypatch.chdir(tmp_path)
     record = decode((RESULTS / "h100-2026-11-27-rigour/point-a/records.jsonl").read_bytes().splitlines()[0])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from attn_lab.bench.inputs import INPUTS, draw
 from attn_lab.core.machine import detect
 from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.measure.inputs import INPUTS, draw
 from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
 from attn_lab.selfcheck import faults

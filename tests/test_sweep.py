@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, Told
 
-from attn_lab.bench.inputs import draw
+from attn_lab.measure.inputs import draw
 from attn_lab.selfcheck import faults
 
 PASSES = ("forward", "backward", "forward_backward")

@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from attn_lab.bench.card import State
-from attn_lab.probes._clock import CudaClock, precision
-from attn_lab.probes._watched import Watched
-from attn_lab.probes.timing import Gap, Timing
+from attn_lab.measure.gpu_monitor import State
+from attn_lab.measure.probes._clock import CudaClock, precision
+from attn_lab.measure.probes._watched import Watched
+from attn_lab.measure.probes.timing import Gap, Timing
 from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
 

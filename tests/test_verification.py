@@ -20,13 +20,13 @@ from attn_lab.core.errors import BadRequest, Refused, Wrong
 from attn_lab.core.machine import detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.small_case import small_case_errors, small_request
-from attn_lab.layer.verification import verified_reasons
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.document import Document
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.small_case import small_case_errors, small_request
+from attn_lab.nn.verification import verified_reasons
 
 CALLS = []
 
@@ -120,7 +120,7 @@ def test_a_spoilt_cache_is_reported_and_made_anew(tmp_path, monkeypatch, spoilt)
     file.write_text(spoilt)
     with pytest.raises(BadRequest, match="certificate"):
         Certificate.read(file)
-    monkeypatch.setattr("attn_lab.layer.verification._FOUND", {})
+    monkeypatch.setattr("attn_lab.nn.verification._FOUND", {})
     with pytest.warns(UserWarning, match="certificate"):
         Attention(96, 4, backend="sdpa_math")(x)
     assert Certificate.read(file).backends["sdpa_math"].verified

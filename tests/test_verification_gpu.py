@@ -16,7 +16,8 @@ from attn_lab.core.backend import called
 from attn_lab.core.certificate import shipped
 from attn_lab.core.errors import Refused
 from attn_lab.core.machine import detect
-from attn_lab.layer.names import AUTO, backend_names, backends_named
+from attn_lab.nn.registry import AUTO, backend_names
+from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 HEAD_DIMS = tuple(range(8, 257, 8))
@@ -90,7 +91,7 @@ logging.basicConfig(level=logging.INFO)
 from attn_lab import Attention
 from attn_lab.core import certificate
 certificate.shipped = lambda: ()
-import attn_lab.layer.verification as verification
+import attn_lab.nn.verification as verification
 verification.shipped = lambda: ()
 layer = Attention(1024, 16, 4, backend=sys.argv[1]).to("cuda", torch.bfloat16)
 torch.randn(64, 64, device="cuda", dtype=torch.float64) @ torch.randn(64, 64, device="cuda", dtype=torch.float64)

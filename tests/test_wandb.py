@@ -282,7 +282,7 @@ def test_a_service_that_is_killed_ends_w_and_b_not_the_sweep(tmp_path: Path) -> 
 
 
 def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attn_lab.loggers._wandb_server import _unreachable
+    from attn_lab.loggers.wandb.server import _unreachable
 
     with closing(socket.create_server(("127.0.0.1", 0))) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
@@ -292,7 +292,7 @@ def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_name_server_that_sleeps_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attn_lab.loggers._wandb_server import _unreachable
+    from attn_lab.loggers.wandb.server import _unreachable
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
     began = time.monotonic()

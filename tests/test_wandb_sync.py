@@ -11,7 +11,7 @@ import pytest
 from wandb_loopback import KEY, Loopback
 from wandb_sweep import HASTY, environment, offline, sweep, swept
 
-from attn_lab.loggers._wandb_server import _cut_short
+from attn_lab.loggers.wandb.server import _cut_short
 
 pytest.importorskip("wandb", minversion="0.31")
 

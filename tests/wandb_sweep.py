@@ -105,7 +105,8 @@ import json, os, subprocess, sys, time
 from pathlib import Path
 from attn_lab.records.record import Provenance, Record
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers import _wandb_server, wandb as room
+from attn_lab.loggers.wandb import server as _wandb_server
+from attn_lab.loggers.wandb import logger as room
 
 for line in sys.stdin:
     do, arguments = json.loads(line)

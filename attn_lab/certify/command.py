@@ -16,7 +16,7 @@ from attn_lab.core.backend import Backend, called
 from attn_lab.core.certificate import Certificate, Kind
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
-from attn_lab.layer.verification import keep_findings
+from attn_lab.nn.verification import keep_findings
 
 
 def certify(

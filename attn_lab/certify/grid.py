@@ -10,11 +10,11 @@ from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.documents import Documents
-from attn_lab.layer.small_case import FEWER, SEQ_LEN, NarrowBand
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
+from attn_lab.nn.documents import Documents
+from attn_lab.nn.small_case import FEWER, SEQ_LEN, NarrowBand
 
 HEAD_DIMS = tuple(range(8, 257, 8))
 GROUP = 4  # query heads a key/value head, where heads are grouped

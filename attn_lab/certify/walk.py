@@ -17,8 +17,8 @@ from attn_lab.certify.grid import HEAD_DIMS, checks, kinds, sizes
 from attn_lab.core.backend import Backend, called
 from attn_lab.core.certificate import Findings, Kind
 from attn_lab.core.machine import Machine
-from attn_lab.layer.small_case import stated
-from attn_lab.layer.verification import package_versions
+from attn_lab.nn.small_case import stated
+from attn_lab.nn.verification import package_versions
 
 SECONDS = 300.0  # that one check may take, its compilation included
 

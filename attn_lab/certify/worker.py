@@ -16,8 +16,8 @@ from attn_lab.certify.grid import HEAD_DIMS, Check, checks, kinds, sizes
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import Refused
 from attn_lab.core.machine import Machine, detect
-from attn_lab.layer.names import backends_named
-from attn_lab.layer.small_case import small_case_errors
+from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.small_case import small_case_errors
 
 
 def run(backend: Backend, check: Check, machine: Machine) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from attn_lab.share.dashboard import PROJECT, dashboard
+from attn_lab.loggers.wandb.dashboard import PROJECT, dashboard
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

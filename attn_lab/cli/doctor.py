@@ -19,8 +19,8 @@ from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.layer.auto import Auto
 from attn_lab.masks.causal import Causal
+from attn_lab.nn.auto.auto import Auto
 
 BUILD_NOTE = "   # after torch; without a wheel it compiles for minutes, MAX_JOBS=4 bounds its memory"
 

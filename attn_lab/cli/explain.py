@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.text import Text
 
-from attn_lab.bench.case import Case
 from attn_lab.cli.parser import takes_json, takes_overrides
 from attn_lab.config.build import build
 from attn_lab.config.errors import explained
@@ -22,10 +21,11 @@ from attn_lab.core.errors import BadRequest, Refused
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.suggest import did_you_mean
-from attn_lab.layer.auto import Auto, bucket_of, pass_of
-from attn_lab.layer.candidates import refusals
-from attn_lab.layer.kept import Kept
-from attn_lab.layer.plan import SHIPPED, Found, Plan
+from attn_lab.measure.case import Case
+from attn_lab.nn.auto.auto import Auto, bucket_of, pass_of
+from attn_lab.nn.auto.cache import Kept
+from attn_lab.nn.auto.candidates import refusals
+from attn_lab.nn.auto.table import SHIPPED, Found, Plan
 from attn_lab.run.local.machines import local_machines
 
 KINDS = {"training": PASSES, "inference": ("forward",)}

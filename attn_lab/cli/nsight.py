@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from attn_lab.sweep.nsight import TOOLS, nsight
+from attn_lab.run.nsight import TOOLS, nsight
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

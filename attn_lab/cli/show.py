@@ -21,8 +21,8 @@ from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.records.store import find_case
 from attn_lab.report import compare
-from attn_lab.sweep.again import command
-from attn_lab.sweep.file_tables import columns, file_tables
+from attn_lab.report.file_tables import columns, file_tables
+from attn_lab.run.repro_command import command
 
 LATEST = 20  # cases listed when none is named
 MB = 2**20

@@ -2,7 +2,7 @@
 
 import argparse
 
-from attn_lab.share.sync import sync
+from attn_lab.loggers.wandb.sync import sync
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

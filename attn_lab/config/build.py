@@ -7,7 +7,6 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attn_lab.bench.case import Case
 from attn_lab.config.basis import basis_of
 from attn_lab.config.schema import Config, unknown_keys
 from attn_lab.core.errors import BadRequest
@@ -15,6 +14,7 @@ from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.core.suggest import did_you_mean
+from attn_lab.measure.case import Case
 
 NOT_THE_QUESTION = (
     "name",

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.given import Given, Recall, allowed_by
-from attn_lab.layer.names import BackendLike, backends_named
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.registry import BackendLike
+from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.tensor_mask import Given, Recall, allowed_by
 
 
 def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], verify: bool = True) -> nn.Module:

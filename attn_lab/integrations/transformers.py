@@ -14,11 +14,12 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 from attn_lab.core.backend import Attend, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.integrations.transformers_models import unreachable
-from attn_lab.layer.given import Given, Recall, allowed_by
-from attn_lab.layer.names import BackendLike, backend_names, backends_named
-from attn_lab.layer.serving import Serving
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
+from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.registry import BackendLike, backend_names
+from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.tensor_mask import Given, Recall, allowed_by
 
 UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these
 CAUSAL_ALONE = (1, 1, 1, 1)  # the shape of a mask, False, that stands for causal and nothing more
@@ -34,7 +35,7 @@ def register(*, verify: bool = True) -> dict[str, str]:
     In the names returned these are "fa" and "torch".  Names with "sdpa" ("lab_sdpa_cudnn") are registered as well.
 
     Args:
-        verify: verify the first request of each kind (`attn_lab/layer/verification.py`).
+        verify: verify the first request of each kind (`attn_lab/nn/verification.py`).
 
     Returns:
         The name of each backend: {"sdpa_cudnn": "lab_torch_cudnn", "flash2": "lab_fa2", …}.

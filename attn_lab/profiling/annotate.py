@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.profiler import record_function
 
-from attn_lab.layer.attention import Attention
+from attn_lab.nn.attention import Attention
 
 PART = "part: "
 QKV = {"qkv", "q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "query_key_value", "Wqkv"}

@@ -84,17 +84,6 @@ def as_json(passes: Mapping[str, PassKernels]) -> dict[str, Any]:
             for name, one in passes.items()}  # fmt: skip
 
 
-def short_name(kernel: str, pattern: re.Pattern[str] | None = None) -> str:
-    """A kernel's name without template arguments and parameters, at most 120 characters.
-
-    What `pattern` matched is appended where the short name does not show it.
-    """
-    name = re.sub(r"^void ", "", kernel).replace("(anonymous namespace)", "")
-    name = re.split(r"[<(]", name, maxsplit=1)[0][:120]
-    match = pattern and pattern.search(kernel)
-    return f"{name}<{match.group()}>" if match and not re.search(re.escape(match.group()), name) else name
-
-
 def _kernel_stats(several: Sequence[Kernel | Event], runs: int, total: float, declared: Sequence[str]) -> KernelStats:
     one, time = several[0], sum(map(_time, several))
     return KernelStats(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_lab.core.machine import detect, software
-from attn_lab.layer.attention import Attention
+from attn_lab.nn.attention import Attention
 from attn_lab.records.record import Provenance, digest
 from attn_lab.records.source import now, source
 

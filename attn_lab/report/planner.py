@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.layer.bucket import Bucket, mask_words
-from attn_lab.layer.plan import Plan
+from attn_lab.nn.auto.bucket import Bucket, mask_words
+from attn_lab.nn.auto.table import Plan
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor, noise_floor

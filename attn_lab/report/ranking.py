@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_lab.layer.plan import Entry, Ranking
+from attn_lab.nn.auto.table import Entry, Ranking
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor
 from attn_lab.records.stats.verdict import Verdict, compare_times

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Record
 from attn_lab.run.interrupt import Interrupt
 from attn_lab.run.plan import Plan

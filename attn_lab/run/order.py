@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from attn_lab.bench.case import Case
+from attn_lab.measure.case import Case
 
 
 def arranged(cases: Sequence[Case], *, baseline: str, again: bool) -> list[Case]:

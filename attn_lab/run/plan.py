@@ -13,13 +13,13 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attn_lab.bench.case import Case
 from attn_lab.config.build import build
 from attn_lab.config.compose import Composition
 from attn_lab.config.errors import explained
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.measure.case import Case
 from attn_lab.records.source import new_sweep_id
 from attn_lab.report.locales.i18n import catalogue
 from attn_lab.run.order import arranged, batches

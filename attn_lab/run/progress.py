@@ -12,7 +12,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from attn_lab.bench.case import Case
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Record
 from attn_lab.run.executor import Event, Notice, ProbeBegan, Started
 

@@ -1,8 +1,8 @@
 """Which source, which machine and which sweep a record comes from."""
 
-from attn_lab.bench.case import Case
 from attn_lab.config.basis import machine_basis
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Provenance
 from attn_lab.records.source import now, source
 

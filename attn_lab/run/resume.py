@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
+from attn_lab.measure.case import Case
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.run.provenance import TOOLS

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
+from attn_lab.measure.case import Case
 from attn_lab.records.broken import BrokenLines as Broken
 from attn_lab.records.reading import Reading, records
 from attn_lab.records.record import Record as Row

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import Wrong
 from attn_lab.core.machine import detect, software
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
 from attn_lab.selfcheck.harness import Harness

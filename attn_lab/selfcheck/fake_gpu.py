@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from attn_lab.bench.card import Card, State
 from attn_lab.core.machine import Machine
+from attn_lab.measure.gpu_monitor import Card, State
 
 SOUND = State(sm_clock=1980.0, memory_clock=2619.0, power=400.0, temperature=40.0)
 

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from hydra import compose, initialize_config_module
 from omegaconf import open_dict
 
-from attn_lab.bench.case import Case
-from attn_lab.bench.examine import run_case
 from attn_lab.config.build import build
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
+from attn_lab.measure.run_case import run_case
 from attn_lab.records.record import Record
 from attn_lab.run.provenance import provenance_of
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import Wrong
 from attn_lab.loggers.jsonl import Jsonl
+from attn_lab.measure.case import Case
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor, noise_floor

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
 from attn_lab.run.cluster.backend import ClusterBackend, Job, cluster_backend
 from attn_lab.run.cluster.task_queue import TaskQueue
 from attn_lab.run.executor import Event, Finished, Notice, ProbeBegan, Started

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attn_lab.bench.case import Case
     from attn_lab.core.machine import Machine
+    from attn_lab.measure.case import Case
     from attn_lab.run.cluster.task_queue import TaskQueue
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from attn_lab.bench.case import Case
 from attn_lab.config.build import packed, unpacked
 from attn_lab.core.errors import BadRequest
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore
 from attn_lab.run.plan import SweepSpec

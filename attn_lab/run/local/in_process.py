@@ -3,8 +3,8 @@
 import gc
 from collections.abc import Iterator
 
-from attn_lab.bench.examine import case_steps
 from attn_lab.core.machine import Machine
+from attn_lab.measure.run_case import case_steps
 from attn_lab.run.executor import Event, Finished, ProbeBegan, Started
 from attn_lab.run.interrupt import Interrupt
 from attn_lab.run.local.machines import local_machines

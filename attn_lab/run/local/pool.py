@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection
 
-from attn_lab.bench.case import Case
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Provenance
 from attn_lab.run.executor import Event, Finished, Notice, ProbeBegan, Started
 from attn_lab.run.gpu_lock import GpuLocks

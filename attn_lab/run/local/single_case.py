@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from attn_lab.bench.examine import run_case
 from attn_lab.config.build import unpacked
 from attn_lab.core.machine import detect
+from attn_lab.measure.run_case import run_case
 from attn_lab.run.provenance import provenance_of
 
 

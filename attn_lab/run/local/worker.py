@@ -8,9 +8,9 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from attn_lab.bench.case import Case
 from attn_lab.config.build import packed
 from attn_lab.core.machine import Machine
+from attn_lab.measure.case import Case
 from attn_lab.records.record import Measurement, Provenance, Record, Status
 from attn_lab.run.local.fork_server import CONTEXT, start_process
 from attn_lab.run.local.messages import Receiver

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from attn_lab.bench.examine import case_steps
 from attn_lab.config.build import unpacked
 from attn_lab.core.machine import detect
+from attn_lab.measure.run_case import case_steps
 from attn_lab.run.local.messages import send
 
 

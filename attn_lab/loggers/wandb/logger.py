@@ -1,0 +1,175 @@
+"""Weights & Biases: every run is written offline; where a server can be used, a child process sends it on."""
+
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from attn_lab.core.errors import BadRequest
+from attn_lab.loggers.wandb import names as names
+from attn_lab.loggers.wandb.session import MODES, Session, say
+from attn_lab.records.artifacts import artifact_path
+from attn_lab.records.axes import Series, series
+from attn_lab.records.flags import noisy
+from attn_lab.records.record import Record
+
+MOST_BYTES = 24 * 2**20  # of the report and its figures together, in the summary run
+
+
+class Wandb:
+    """A W&B run for each record (job_type case, or twin); on close one a line (series), and one for all (summary).
+
+    In a case's summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, …, and what is
+    drawn as bars once more under its point's own key.  A series has the metrics over the axis that was swept; the
+    summary a Table of all cases, and the report and figures this sweep has left in its folder.  Files of a case's
+    probes are an artifact of its run, of type profile.
+
+    Only the constructor raises: BadRequest for an unknown `mode`, or for an `online` that cannot be.
+    """
+
+    def __init__(
+        self, *, folder: Path, sweep: str, mode: str = "auto", project: str | None = None, entity: str | None = None
+    ):
+        if mode not in MODES:
+            raise BadRequest(f"logger.wandb.mode: expected one of {', '.join(MODES)}; got {mode!r}")
+        self._folder, self._sweep = Path(folder).resolve(), sweep
+        self._rows: list[dict[str, Any]] = []
+        self._lines: list[Record] = []
+        self._since = time.time()
+        self._origin: dict[str, Any] = {}
+        self._session: Session | None = None
+        self._active = mode != "disabled" and (mode, os.environ.get("WANDB_MODE")) != ("auto", "disabled")
+        if self._active:
+            try:
+                self._session = Session(folder=self._folder, group=sweep, mode=mode, project=project, entity=entity)
+                self._active = not self._session.disabled
+            except BadRequest:
+                raise
+            except Exception as error:  # noqa: BLE001  not installed, or not working: any error of W&B's
+                if mode == "online":
+                    raise BadRequest(f"logger.wandb.mode=online: expected a working W&B; got {_line(error)}") from None
+                self._stop(error)
+
+    @property
+    def where(self) -> str:
+        return self._session.where if self._session else ""
+
+    def write(self, record: Record) -> None:
+        if not self._active:
+            return
+        try:
+            line = record.as_json()  # what records.jsonl holds, number for number
+            case, metrics = line["case"], line["metrics"]
+            origin = {name: value for name, value in line["provenance"].items() if name != "config"}
+            outcome = {"status": line["status"], "reasons": "; ".join(line["reasons"])}
+            outcome |= {"noisy": ", ".join(marks)} if (marks := noisy(record)) else {}
+            values = {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
+            beside = {
+                f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()
+                if field != "value" and each not in (None, "")
+            }  # fmt: skip
+            twin = record.twin
+            bars = names.at_point(record) if record.status == "ok" and not twin else {}
+            beside |= {key: values[name] for name, key in bars.items()}
+            asked = {field: value for field, value in case.items() if field != "shape"}
+            self._origin = self._origin or origin
+            self._rows.append({**asked, **case["shape"], **outcome, **values})
+            self._lines.append(record)
+            config = {**line["provenance"]["config"], **origin, "case": case}
+            with self._wandb.run(names.of_case(record), "twin" if twin else "case", config) as run:
+                if values:
+                    run.log(values)  # the summary follows; W&B draws panels of what was logged only
+                run.summary.update({**outcome, **beside})
+                self._attach(run, record)
+                run.finish(exit_code=int(record.status not in ("ok", "refused")))
+        except Exception as error:  # noqa: BLE001  a logger never ends a sweep
+            self._stop(error)
+
+    def close(self) -> None:
+        if self._active and self._rows:
+            try:
+                for one in series(self._lines):
+                    self._draw(one)
+                self._sum_up()
+            except Exception as error:  # noqa: BLE001  a logger never ends a sweep
+                self._stop(error)
+        self._active = False
+        if self._session:
+            self._session.close()
+
+    def _attach(self, run: Any, record: Record) -> None:
+        """What probes left, as an artifact of type profile, sent from where jsonl, which is written first, has put it.
+
+        By paths within the run's folder, which a later `wandb-sync` is in, wherever the folder is by then.
+        """
+        paths = [artifact_path(record.id, file.path.name) for file in record.files]
+        kept = [path for path in paths if (self._folder / path).is_file()]
+        if not kept:
+            return
+        artifact = self._wandb.library.Artifact(f"profile-{record.case['id']}", type="profile")
+        for path in kept:
+            whole = str(self._folder / path)
+            entry = artifact.add_file(whole, name=Path(path).name, policy="immutable", skip_cache=True)
+            entry.local_path = path
+        run.log_artifact(artifact)
+
+    def _draw(self, one: Series) -> None:
+        """One backend's metrics over one axis: W&B draws lines over what was logged, never over a config's value."""
+        axis, metrics = names.key(one.axis), list(dict.fromkeys(name for point in one.points for name in point))
+        shape = {name: one.held[name] for name in self._lines[0].shape if name in one.held}
+        case = {"backend": one.backend, "mask": one.held["mask"], "subject": one.held["subject"], "shape": shape}
+        told = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
+        config = {**one.options, **self._origin, "case": case, "series": told}
+        with self._wandb.run(names.of_series(one), "series", config) as run:
+            for name in metrics:
+                run.define_metric(names.key(name), step_metric=None if name == one.axis else axis)
+            for point in one.points:
+                run.log({names.key(name): value for name, value in point.items()})
+            if one.noisy:
+                run.summary["noisy"] = ", ".join(one.noisy)
+
+    def _sum_up(self) -> None:
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        table = self._wandb.library.Table(columns, [[row.get(name) for name in columns] for row in self._rows])
+        with self._wandb.run(f"{self._sweep} summary", "summary", self._origin) as run:
+            # Bound by hand it is a file of its run.  Left to log() it were an artifact, staged under an
+            # absolute path, and lost when the folder is moved to a machine that has a network.
+            table.bind_to_run(run, "cases", 0)
+            pictures, left_out = self._pictures()
+            run.log({"cases": table, **pictures})
+            if left_out:
+                run.summary["report/left_out"] = ", ".join(left_out)
+
+    def _pictures(self) -> tuple[dict[str, Any], list[str]]:
+        """The report and figures written since this logger was opened, and the names of what would be too much."""
+        place, room = self._folder / "report", MOST_BYTES
+        found, left_out = {}, []
+        for path in [place / "report.html", *sorted(place.glob("figures/*.png"))]:
+            if not path.is_file() or path.stat().st_mtime < self._since - 1:  # a clock may be coarse
+                continue
+            size = path.stat().st_size
+            if size > room:
+                left_out.append(f"{path.name} ({MOST_BYTES / 2**20:.0f} MB are full)")
+                continue
+            room -= size
+            if path.suffix == ".html":
+                found["report"] = self._wandb.library.Html(path, inject=False)  # without W&B's style sheet
+            elif find_spec("PIL") is None:
+                left_out.append(f"{path.name} (W&B needs pillow)")
+            else:
+                found[f"figures/{path.stem}"] = self._wandb.library.Image(str(path))
+        return found, left_out
+
+    @property
+    def _wandb(self) -> Session:
+        assert self._session is not None  # or nothing is active
+        return self._session
+
+    def _stop(self, error: Exception) -> None:
+        self._active = False
+        say(f"W&B stopped: {_line(error)}; records.jsonl is complete")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

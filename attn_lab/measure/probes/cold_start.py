@@ -1,0 +1,20 @@
+"""How long until the first answer: preparing the backend, then the first call of everything, compilation included."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.records.record import Measurement
+
+
+@dataclass(frozen=True)
+class Startup(Probe):
+    def measure(self, trial: Trial) -> Iterator[Measurement]:
+        trial.synchronize()
+        start = time.perf_counter()
+        trial.answer()
+        trial.synchronize()
+        first = time.perf_counter() - start
+        yield Measurement(name="prepare/time", value=trial.prepare_seconds, unit="s", note="imports, masks, wrappers")
+        yield Measurement(name="first_call/time", value=first, unit="s", note="compilation included")

@@ -1,0 +1,50 @@
+"""What a training step is worth: tokens a second, model FLOPs utilisation, and the share of attention in its time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_lab.core.request import TRAIN_STEP
+from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.records.record import Measurement
+
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Training(Probe):
+    """train_step/tokens_per_second and /mfu from the time measured, /attention_share from `STEPS` more steps.
+
+    MFU by this convention: two FLOPs for each weight of a matrix and token, attention by the mask's exact pairs, a
+    backward twice its forward (attention's 2.5 times); what is computed again for a checkpoint, the optimizer and
+    everything else counts as nothing.  It is the share not of a data sheet's figure but of ceiling/gemm, measured here.
+
+    Attention's share is that of its forward and backward alone, without projections, from where they begin on the
+    device to where they end.
+    """
+
+    clocks = True
+
+    def measure(self, trial: Trial) -> Iterator[Measurement]:
+        if not trial.trains:
+            return
+        shape = trial.request.shape
+        if time := trial.found.get(f"{TRAIN_STEP}/time"):
+            tokens = shape.batch_size * shape.seq_len * 1e3
+            low, high = (tokens / each if each else None for each in (time.high, time.low))
+            yield Measurement(name=f"{TRAIN_STEP}/tokens_per_second", value=tokens / time.value, unit="tokens/s",
+                              low=low, high=high, samples=time.samples)  # fmt: skip
+        rate, ceiling = (trial.found.get(name) for name in (f"{TRAIN_STEP}/tflops", "ceiling/gemm"))
+        if rate and ceiling:
+            yield Measurement(name=f"{TRAIN_STEP}/mfu", value=100 * rate.value / ceiling.value, unit="%",
+                              note="of ceiling/gemm, attention by its exact pairs")  # fmt: skip
+        if trial.spans:
+            shares = []
+            for _ in range(1 + STEPS):
+                trial.clear_gradients()
+                shares.append(100 * trial.spans.share(trial.train_step))
+            trial.clear_gradients()
+            del shares[0]  # may have compiled
+            yield Measurement(name=f"{TRAIN_STEP}/attention_share", value=float(np.median(shares)), unit="%",
+                              low=min(shares), high=max(shares), samples=STEPS)  # fmt: skip

@@ -1,0 +1,205 @@
+"""`auto`: whoever was measured to be the fastest answers, as a plan has it or as is found on the spot."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from os import PathLike
+
+from attn_lab.core.backend import Attend, Backend, Taken, called, take
+from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.limits import Limits
+from attn_lab.core.machine import Machine
+from attn_lab.core.mask import Mask
+from attn_lab.core.request import Request
+from attn_lab.core.shape import Shape
+from attn_lab.nn.auto import ranks
+from attn_lab.nn.auto.bucket import Bucket, mask_words
+from attn_lab.nn.auto.cache import Kept
+from attn_lab.nn.auto.candidates import KNOWN, named, refusals, those_able
+from attn_lab.nn.auto.table import Plan, Ranking, shipped
+from attn_lab.nn.verification import verified_reasons
+
+SIZES = tuple(each.name for each in fields(Shape))
+ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
+
+
+@dataclass(frozen=True)
+class Auto(Backend):
+    """plan     a Plan or the file of one; None: the one shipped for this GPU, or else measurement
+    any_gpu  follow a plan that was made on another GPU
+    verify   verify the first request of each kind (`nn/verification.py`)
+
+    A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
+    comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
+    measured against each other once (`autotune.py`); where torch.distributed runs with several ranks, which must take
+    the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why they
+    could not, is told.
+    """
+
+    plan: Plan | str | PathLike[str] | None = None
+    any_gpu: bool = False
+    verify: bool = True
+
+    limits = {"cuda": ANYTHING, "cpu": ANYTHING}
+    kernels = {}  # those of whoever it chooses
+
+    def __post_init__(self) -> None:
+        if self.plan is None or isinstance(self.plan, Plan):
+            plan = self.plan
+        elif isinstance(self.plan, str | PathLike):
+            plan = Plan.read(self.plan)
+        else:
+            raise BadRequest(f"plan: expected a Plan, or the file of one; got {self.plan!r}")
+        if self.any_gpu and plan is None:
+            raise BadRequest("any_gpu: expected a plan with it, which it lets be followed on another GPU; got none")
+        object.__setattr__(self, "plan", plan.on_any_gpu() if plan and self.any_gpu else plan)
+
+    def followed(self, machine: Machine) -> Plan | None:
+        """The plan for this machine: the one given, or the one shipped."""
+        assert self.plan is None or isinstance(self.plan, Plan)
+        return self.plan or shipped(machine.name)
+
+    @property
+    def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
+        """All it may choose, on whatever machine."""
+        return tuple(backend for name in KNOWN if (backend := named(name)))
+
+    def told(self, machine: Machine) -> str:
+        """What it does on this machine, in a line."""
+        plan = self.followed(machine)
+        return f"follows the plan {plan.source}" if plan else "no plan for this machine: measures on the spot, once"
+
+    def plan_digest(self, machine: Machine) -> str:
+        plan = self.followed(machine)
+        return plan.digest if plan else "measured on the spot"
+
+    def refusals(self, request: Request, machine: Machine) -> list[str]:
+        plan = self.followed(machine)
+        if plan and (reasons := plan.refusals(machine.name)):
+            return reasons
+        found = plan and plan.find(bucket_of(request), pass_of(request))
+        refused = {}
+        for name in dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN]):
+            refused[name] = refusals(name, request, machine)
+            if not refused[name]:
+                return []
+        return _told(refused)
+
+    def prepare(self, request: Request, machine: Machine) -> Attend:
+        return self.take(request, machine).attend
+
+    def take(self, request: Request, machine: Machine) -> Taken:
+        """Raises Refused, with the reasons of all, where nobody can."""
+        passed_over: dict[str, Sequence[str]] = {}
+        plan, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
+        found = plan and plan.find(asked, one)
+        if plan and found:
+            nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
+            where = f"by {plan.source}: {found.bucket}{nearest}"
+            if taken := self._first(found.entry.passes[one], where, request, machine, passed_over):
+                if nearest:
+                    warnings.warn(f"attn_lab: auto takes {taken.why}", stacklevel=2)  # Python shows the same text once
+                return taken
+        return self._measured(request, machine, asked, one, passed_over)
+
+    def _measured(
+        self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
+    ) -> Taken:
+        """By what is kept of an earlier measurement, or by one made now; among several ranks by neither."""
+        if ranks.several():
+            return self._first_able(request, machine, passed_over)
+        kept = Kept.of(machine)
+        where = f"measured here (kept in {kept.shown})"
+        known = kept.known(asked, one)
+        if known and (taken := self._first(known, where, request, machine, passed_over)):
+            return taken
+        able = {name: backend for name, backend in those_able(request, machine, passed_over).items()
+                if not self._incorrect(name, backend, request, machine, passed_over)}  # fmt: skip
+        if not able:
+            raise Refused("auto", _told(passed_over))
+        if len(able) == 1:
+            where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
+        else:
+            ranking = kept.measure(asked, one, able, request, machine, passed_over)
+        taken = self._first(ranking, where, request, machine, passed_over)
+        if taken is None:
+            raise Refused("auto", _told(passed_over))
+        return taken
+
+    def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Taken:
+        """The first of a fixed order, that of `candidates`: the same on each rank, whatever was measured there."""
+        able = those_able(request, machine, passed_over)
+        ranking = Ranking(dict.fromkeys(able, math.nan), "the first of a fixed order, the same on each rank")
+        taken = self._first(ranking, "not measured", request, machine, passed_over)
+        if taken is None:
+            raise Refused("auto", _told(passed_over))
+        ranks.tell_first_taken(called(taken.by))
+        return taken
+
+    def _first(
+        self, ranking: Ranking, where: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> Taken | None:
+        """The question in the hands of the first of them that can."""
+        for name in ranking.ms:
+            if taken := self._taken(name, request, machine, passed_over):
+                return replace(taken, why=f"{name}, {where}{_ahead(name, ranking)}")
+        return None
+
+    def _taken(
+        self, name: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> Taken | None:
+        """The question in this one's hands, or its reasons among those passed over."""
+        if name in passed_over:
+            return None
+        reasons: Sequence[str] = refusals(name, request, machine)
+        if not reasons:
+            try:
+                backend = named(name)
+                assert backend is not None
+                taken = take(backend, request, machine)
+                if self._incorrect(name, backend, request, machine, passed_over):
+                    return None
+                return replace(taken, passed_over=passed_over)
+            except Refused as late:
+                reasons = late.reasons
+        passed_over[name] = reasons
+        return None
+
+    def _incorrect(
+        self, name: str, backend: Backend, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
+    ) -> bool:
+        """Whether its kind of request is answered wrongly here; the reasons are then among those passed over."""
+        reasons = verified_reasons(backend, request, machine) if self.verify else []
+        if reasons:
+            passed_over[name] = reasons
+        return bool(reasons)
+
+
+def pass_of(request: Request) -> str:
+    """What must be fast: a whole step where there are gradients, else the forward pass."""
+    return "forward_backward" if request.needs_backward else "forward"
+
+
+def bucket_of(request: Request) -> Bucket:
+    shape = {name: getattr(request.shape, name) for name in SIZES}  # asdict takes ten times as long
+    return Bucket.of(_mask_words(request.mask), shape)
+
+
+def _mask_words(mask: Mask) -> str:
+    kind = type(mask)
+    own = kind.__module__.startswith("attn_lab.masks.")
+    settings: dict[str, object] = {}
+    if is_dataclass(mask):
+        settings = {each.name: getattr(mask, each.name) for each in fields(mask)}
+    if mask.ragged or mask.ends is not None:
+        settings = {"inside": str(mask.inside)}
+    return mask_words(kind.__module__.rpartition(".")[2] if own else kind.__name__, settings)
+
+
+def _ahead(name: str, ranking: Ranking) -> str:
+    return f"; {ranking.why}" if name == ranking.first else f"; {ranking.first}, which cannot here, was faster"
+
+
+def _told(refused: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{name}: {'; '.join(why)}" for name, why in refused.items()]

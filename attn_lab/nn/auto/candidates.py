@@ -1,0 +1,51 @@
+"""Whom `auto` may take: every backend there is, by how soon it can be tried, and who of them can here."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from attn_lab.core.backend import Backend
+from attn_lab.core.errors import BadRequest
+from attn_lab.core.machine import Machine
+from attn_lab.core.request import Request
+from attn_lab.nn.registry import backend_named
+
+# In the order in which they are measured; of two that are level the first is taken.
+READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient")
+# Only where nobody above can, for compiling it takes longer than a short measurement may.  And alone, so that it is not
+# raced: whoever traces holds torch.compile's lock, and a race in another thread would wait for it forever.
+COMPILED = ("flex",)
+MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
+KNOWN = (*READY, *COMPILED, *MATERIALISED)
+SMALL = 2**24  # scores
+
+
+def those_able(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
+    """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
+    shape = request.shape
+    small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
+    for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):
+        able: dict[str, Backend] = {}
+        for name in names:
+            if name in passed_over or ("+" in name and not request.needs_backward):
+                continue  # a pair's forward is one of the others'
+            if reasons := refusals(name, request, machine):
+                passed_over[name] = reasons
+            elif backend := named(name):
+                able[name] = backend
+        if able:
+            return able
+    return {}
+
+
+@cache
+def named(name: str) -> Backend | None:
+    """None for an unknown one, as `auto` is here: a table may come from a version that has more."""
+    try:
+        return backend_named(name)
+    except BadRequest:
+        return None
+
+
+def refusals(name: str, request: Request, machine: Machine) -> list[str]:
+    backend = named(name)
+    return ["no such backend in this version"] if backend is None else backend.refusals(request, machine)

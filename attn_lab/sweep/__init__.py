@@ -1,1 +1,0 @@
-"""Many cases: planned from configuration, run one after another, summed up."""
