@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from attn_lab.core.machine import detect
-from attn_lab.measure.gpu_monitor import Card, Nvml, Unwatched
-from attn_lab.measure.prepared_case import Trial
+from attn_lab.measure.gpu_monitor import GpuMonitor, MonitorUnavailable, Nvml
+from attn_lab.measure.prepared_case import PreparedCase
 from attn_lab.records.record import Measurement
 from attn_lab.selfcheck.harness import Harness
 
@@ -32,8 +32,9 @@ KERNELS = {
     "sdpa_cudnn": "sdpa_cudnn.SdpaCudnn", "flash2": "flash2.Flash2", "flash4": "flash4.Flash4",
 }  # fmt: skip
 SEED = ("shape.batch_size=16", "shape.seq_len=1024", "shape.num_heads=32", "shape.emb_dim=2048")
-WORDS = ("probe=[accuracy,timing]", "passes=[forward,forward_backward]", "measure.samples=100", "measure.least=50",
-         "measure.seconds=0.2", "measure.settle=0.1", "measure.warmup=10")  # fmt: skip
+WORDS = ("probe=[accuracy,timing]", "passes=[forward,forward_backward]", "measure.max_samples=100",
+         "measure.min_samples=50", "measure.max_seconds=0.2", "measure.settle_seconds=0.1",
+         "measure.warmup=10")  # fmt: skip
 
 
 Seen = dict[str, dict[str, list[float]]]
@@ -44,21 +45,23 @@ def compared(path: Harness, name: str, target: str) -> tuple[Seen, Seen]:
     from triton.testing import do_bench
 
     case = path.case(name, f"attn_lab.backends.{target}", *SEED, *WORDS)
-    if reasons := case.who.refusals(case.request, path.machine):
+    if reasons := case.backend.unsupported_reasons(case.request, path.machine):
         raise RuntimeError("; ".join(reasons))
-    attend = case.who.prepare(case.request, path.machine)
-    trial: Trial = case.what.stage(case.request, case.who, attend, path.machine, seed=0, slices=1)
-    calls = {"forward": trial.forward, "forward_backward": trial.forward_backward}
-    trial.answer()  # what compiles does it now
+    attend = case.backend.prepare(case.request, path.machine)
+    prepared: PreparedCase = case.subject.stage(
+        case.request, case.backend, attend, path.machine, seed=0, checked_slices=1
+    )
+    calls = {"forward": prepared.forward, "forward_backward": prepared.forward_backward}
+    prepared.answer()  # what compiles does it now
     seen: Seen = {one: {who: [] for who in WHO} for one in calls}
     clocks: Seen = {one: {who: [] for who in WHO[:2]} for one in calls}
     card = None
-    with suppress(Unwatched):  # then nobody tells its clock
+    with suppress(MonitorUnavailable):  # then nobody tells its clock
         card = Nvml().card(path.machine)
     for turn in range(ROUNDS):
         for who in WHO[:: 1 if turn % 2 else -1]:
             if who == "ours":
-                for metric in case.probes["timing"].measure(trial):
+                for metric in case.probes["timing"].measure(prepared):
                     assert isinstance(metric, Measurement)
                     one, _, what = metric.name.partition("/")
                     if what in ("time", "sm_clock"):
@@ -81,7 +84,7 @@ def compared(path: Harness, name: str, target: str) -> tuple[Seen, Seen]:
 class Beside:
     """Reads the card's SM clock every 20 ms in a thread: do_bench tells nobody when its calls are under way."""
 
-    def __init__(self, card: Card | None):
+    def __init__(self, card: GpuMonitor | None):
         self.clocks: list[float] = []
         self._card, self._over = card, threading.Event()
         self._thread = threading.Thread(target=self._read)

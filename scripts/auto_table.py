@@ -17,7 +17,7 @@ OVER = "flash2"  # whom the geometric mean is told over
 def main(runs: list[str]) -> None:
     rows = [row for row in records(runs).records if row.subject == "kernel"]
     floor = noise_floor(rows, STEP)
-    single = sorted((row for row in rows if not row.twin), key=compare.order)
+    single = sorted((row for row in rows if not row.is_aa_repeat), key=compare.order)
     names = sorted({row.name for row in single} - {"auto"}, key=lambda name: ("+" in name, name))
     print(f"| shape | mask | {' | '.join(names)} | auto | took | auto against the best single |")
     print(f"| --- | --- |{' ---: |' * (len(names) + 1)} --- | --- |")
@@ -37,7 +37,7 @@ def main(runs: list[str]) -> None:
         best = min(alone, key=lambda name: times[name])
         verdict = compare_times(auto, rounds[best], STEP, floor)
         assert verdict is not None
-        took = str(auto[0].metrics["choice/rank"]["note"]).split(",")[0]
+        took = str(auto[0].metrics["selection/rank"]["note"]).split(",")[0]
         least = min(times[name] for name in names if name in times)
         cells = [f"**{compare.digits(times[name])}**" if times.get(name) == least else compare.digits(times.get(name))
                  for name in names]  # fmt: skip

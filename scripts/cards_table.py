@@ -30,7 +30,7 @@ def begun(row: Row) -> float:
 
 
 def ended(row: Row) -> float:
-    return begun(row) + row.metrics["harness/case"]["value"]
+    return begun(row) + row.metrics["case/seconds"]["value"]
 
 
 def rates(name: str, rows: Sequence[Row]) -> dict[str, float]:
@@ -69,8 +69,12 @@ def same(left: Sequence[Row], right: Sequence[Row]) -> Pairs:
 
 
 def twins(rows: Sequence[Row]) -> Pairs:
-    others = {(row.setting, row.name, row.round): row for row in rows if row.twin}
-    return [(row, other) for row in rows if not row.twin and (other := others.get((row.setting, row.name, row.round)))]
+    others = {(row.setting, row.name, row.round): row for row in rows if row.is_aa_repeat}
+    return [
+        (row, other)
+        for row in rows
+        if not row.is_aa_repeat and (other := others.get((row.setting, row.name, row.round)))
+    ]
 
 
 def main(names: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ def main() -> None:
 def _measured(launcher: str, cases: int) -> str:
     # Short and long by turns: what grows then is what is kept, not what is at hand.
     lengths = ",".join(str(16 + 4 * (index * 37 % (cases // 2))) for index in range(cases // 2))
-    words = ["device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]", "again=false", "report.at_end=false",
+    words = ["device=cpu", "shape=tiny", "measure=quick", "logger=[jsonl]", "aa_repeat=false", "report.enabled=false",
              "backend=naive,sdpa_flash", f"shape.seq_len={lengths}"]  # fmt: skip
     program = ["-m", "attn_lab"]
     if launcher.startswith("hydra:"):
@@ -73,10 +73,10 @@ def _measured(launcher: str, cases: int) -> str:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines.sort(key=lambda line: line["provenance"]["started"])
     begun = [datetime.fromisoformat(line["provenance"]["started"]).timestamp() for line in lines]
-    probing = sum(line["metrics"]["harness/probes"]["value"] for line in lines[:-1])
+    probing = sum(line["metrics"]["case/probe_seconds"]["value"] for line in lines[:-1])
     cost = (begun[-1] - begun[0] - probing) / (len(lines) - 1)
     least = [[min(samples) for samples in zip(*part, strict=True)] for part in (early, late)]
-    begins = first - lines[0]["metrics"]["harness/case"]["value"] - start
+    begins = first - lines[0]["metrics"]["case/seconds"]["value"] - start
     said = [f"{begins:.1f} s", f"{cost:.3f} s", f"{whole:.1f} s"]
     return " | ".join([*said, *(f"{one:.0f} > {other:.0f} MB" for one, other in zip(*least, strict=True))])
 

@@ -46,10 +46,13 @@ def cost(folder: Path, said: list[str]) -> Iterator[str]:
     names = ("trace", "phases", "snapshot", "nvtx")
     yield from table(
         ["run", "backend", *names],
-        [[row.folder.name, row.backend, *(digits(row.number(f"harness/{name}")) for name in names)] for row in rows],
+        [
+            [row.folder.name, row.backend, *(digits(row.number(f"case/{name}_seconds")) for name in names)]
+            for row in rows
+        ],
     )
     for name in names:
-        taken = sorted(number for row in rows if (number := row.number(f"harness/{name}")) is not None)
+        taken = sorted(number for row in rows if (number := row.number(f"case/{name}_seconds")) is not None)
         if taken:
             limit = f", of {LIMITS[name]:g} allowed" if name in LIMITS else ""
             said.append(f"! {name}: {taken[len(taken) // 2]:.2f} s a case (median), at most {taken[-1]:.2f} s{limit}")
@@ -160,7 +163,7 @@ def counters(folder: Path, said: list[str]) -> Iterator[str]:
         for row in rows:
             if of_pass := [each for each in content(row, "counters.json") or [] if each["pass"] == one]:
                 told = f"{one}, {row.backend}: {in_words(of_pass)}"
-                if metric := row.metrics.get(f"nsight/{one}/dram_over_least"):
+                if metric := row.metrics.get(f"nsight/{one}/dram_over_min"):
                     told += f"; DRAM {metric['value']:.2f}× of what must move ({metric['note']})"
                 yield f"\n{told}."
                 said.append(f"! ncu: {told}")

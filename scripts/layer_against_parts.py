@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_lab import Attention
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
@@ -93,10 +93,10 @@ def staged(names: list[str], shape: Shape, machine: Machine) -> dict[str, Step]:
         layer = Attention(shape.emb_dim, shape.num_heads, backend=backend).to(device, dtype)
         request = Request(shape=shape, mask=Causal())
         try:
-            if reasons := backend.refusals(request, machine):
-                raise Refused(name, reasons)
+            if reasons := backend.unsupported_reasons(request, machine):
+                raise Unsupported(name, reasons)
             attend = backend.prepare(request, machine)
-        except Refused as refused:
+        except Unsupported as refused:
             print(f"  {refused}")
             continue
         q, k, v = (

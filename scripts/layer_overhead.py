@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attn_lab import Attention
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 from attn_lab.core.machine import detect
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
@@ -25,7 +25,7 @@ from attn_lab.core.shape import Shape
 SDPA = {"sdpa_flash": SDPBackend.FLASH_ATTENTION, "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION}
 
 
-def library_function(backend: str, prepared: Attend) -> Attend:
+def library_function(backend: str, prepared: AttentionFn) -> AttentionFn:
     """What a person without attn_lab would call, causal."""
     if backend in SDPA:
 

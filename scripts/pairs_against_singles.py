@@ -39,7 +39,7 @@ def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
     floor = noise_floor(rows, metric)
     rounds: dict[str, list[Row]] = {}
     for row in rows:
-        if not row.twin:
+        if not row.is_aa_repeat:
             rounds.setdefault(row.backend, []).append(row)
     times = {name: statistics.median(time for row in each if (time := row.number(metric)) is not None)
              for name, each in rounds.items() if all(row.status == "ok" for row in each)}  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from attn_lab.core.machine import detect
-from attn_lab.measure.gpu_monitor import CAP, Card, Nvml
-from attn_lab.measure.prepared_case import Trial
+from attn_lab.measure.gpu_monitor import CAP, GpuMonitor, Nvml
+from attn_lab.measure.prepared_case import PreparedCase
 from attn_lab.measure.probes._clock import CudaClock
 from attn_lab.selfcheck.harness import Harness
 
@@ -24,8 +24,10 @@ BURSTS = {1: (0, 3, 8), 3: (0, 1, 3, 8), 10: (0, 1, 3)}  # calls, and times as l
 LEAD = 0.7  # s before a call counts
 
 
-def told(trial: Trial, card: Card, name: str, burst: int, rest: float, *, seconds: float, lead: float = LEAD) -> str:
-    clock, (before, timed) = CudaClock(), trial.stages(name)
+def told(
+    prepared: PreparedCase, card: GpuMonitor, name: str, burst: int, rest: float, *, seconds: float, lead: float = LEAD
+) -> str:
+    clock, (before, timed) = CudaClock(), prepared.stages(name)
     clock.warm(before, timed, 5, 1.0)
     begun, times, states = time.perf_counter(), list[float](), []
     while (now := time.perf_counter()) - begun < lead + seconds:
@@ -52,30 +54,30 @@ def main() -> int:
     path = Harness(machine)
     for backend, target in KERNELS.items():
         case = path.case(backend, f"attn_lab.backends.{target}", *WORDS)
-        if reasons := case.who.refusals(case.request, machine):
+        if reasons := case.backend.unsupported_reasons(case.request, machine):
             print(f"{backend}: {'; '.join(reasons)}")
             continue
-        attend = case.who.prepare(case.request, machine)
+        attend = case.backend.prepare(case.request, machine)
 
-        def staged(case=case, attend=attend) -> Trial:
-            return case.what.stage(case.request, case.who, attend, machine, seed=0, slices=1)
+        def staged(case=case, attend=attend) -> PreparedCase:
+            return case.subject.stage(case.request, case.backend, attend, machine, seed=0, checked_slices=1)
 
-        trial = staged()
-        trial.answer()  # what compiles does it now
+        prepared = staged()
+        prepared.answer()  # what compiles does it now
         for name in ("forward", "forward_backward"):
             for burst, rests in BURSTS.items():
                 for rest in rests:
-                    found = told(trial, card, name, burst, rest, seconds=1.0 if rest < 8 else 1.5)
+                    found = told(prepared, card, name, burst, rest, seconds=1.0 if rest < 8 else 1.5)
                     print(f"{backend} {name}: bursts of {burst}, rest {rest}: {found}", flush=True)
         for turn, where in enumerate(["the same"] * 3 + ["anew placed"] * 3):
             if where == "anew placed":
-                del trial
+                del prepared
                 torch.cuda.empty_cache()
                 room = torch.empty((turn - 2) * 96 * 2**20, dtype=torch.int8, device="cuda")
-                trial = staged()
+                prepared = staged()
                 del room
             time.sleep(1.0)
-            found = told(trial, card, "forward_backward", 10, 0, seconds=1.5, lead=1.0)
+            found = told(prepared, card, "forward_backward", 10, 0, seconds=1.5, lead=1.0)
             print(f"{backend} step without rest, {where} tensors: {found}", flush=True)
     return 0
 

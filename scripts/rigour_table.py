@@ -24,7 +24,7 @@ from attn_lab.report.pages.gpu_state import late
 
 STEP = {"forward_backward": "step"}
 KINDS = ("time", "time_hot", "time_graph", "time_kernels", "time_host", "time_sustained")
-COUNTED = ("memory/", "accuracy/", "witness/", "intensity")  # the same each time, or else something is different
+COUNTED = ("memory/", "accuracy/", "kernel_check/", "intensity")  # the same each time, or else something is different
 ALIKE = 0.001
 
 
@@ -194,9 +194,9 @@ def state(folder: Path) -> Iterator[str]:
         fields = ("sm_clock", "memory_clock", "power", "temperature", "throttled")
         yield line(row.backend, *(digits(row.number(f"forward_backward/{each}"), 4) for each in fields), *said)
     told = {
-        str(row.metrics["card/unwatched"]["note"])
+        str(row.metrics["monitor/unavailable"]["note"])
         for row in single(folder / "point-a")
-        if "card/unwatched" in row.metrics
+        if "monitor/unavailable" in row.metrics
     }
     yield from (f"\n{why}" for why in sorted(told))
     counted = late([row for name in sorted(folder.glob("*/records.jsonl")) for row in ok(name.parent)])
@@ -208,12 +208,12 @@ def state(folder: Path) -> Iterator[str]:
 def cost(folder: Path) -> Iterator[str]:
     yield "## What `measure=default` takes, s a case and pass\n"
     yield "On the clock, by wall; of the kinds of time a third of what they take for all passes (from seed/point).\n"
-    extra = {row.backend: (row.number("kinds/spent") or 0) / 3 for row in single(folder / "point-a")}
-    yield from table(["shape", "backend", *map(word, PASSES[:3]), "kinds", "most"])
+    extra = {row.backend: (row.number("time_variants/seconds") or 0) / 3 for row in single(folder / "point-a")}
+    yield from table(["shape", "backend", *map(word, PASSES[:3]), "time_variants", "most"])
     for name in [name for name in ("aa-seed", "aa-long") if (folder / name).exists()]:
         for backend in dict.fromkeys(row.name for row in ok(folder / name)):
             mine = [row for row in ok(folder / name) if row.name == backend]
-            spent = [max(row.number(f"{one}/spent") or 0 for row in mine) for one in PASSES[:3]]
+            spent = [max(row.number(f"{one}/seconds") or 0 for row in mine) for one in PASSES[:3]]
             more = extra.get(backend, 0.0)
             yield line(name, backend, *(f"{each:.2f}" for each in spent), f"{more:.2f}", f"{max(spent) + more:.2f}")
 
@@ -231,7 +231,7 @@ def ok(folder: Path) -> list[Row]:
 
 
 def single(folder: Path) -> list[Row]:
-    return [row for row in ok(folder) if not row.twin]
+    return [row for row in ok(folder) if not row.is_aa_repeat]
 
 
 def about(rows: Sequence[Row]) -> str:

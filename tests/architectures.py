@@ -11,9 +11,9 @@ import torch
 from tiny_models import LENGTH, Unit, inputs_of, tiny_config
 from torch import Tensor, nn
 
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.errors import BadRequest, Unsupported
 
-REFUSED = (BadRequest, Refused)
+REFUSED = (BadRequest, Unsupported)
 LARGEST = 16_000_000  # weights
 CHANGED = 4  # the position whose token is another, to see which answers move
 SEEN = {
@@ -46,7 +46,7 @@ def judged(unit: Unit, name: str) -> Verdict:
             if difference:
                 return Verdict(str(unit), "different", f"{what}: {difference}")
     except REFUSED as reason:
-        return Verdict(str(unit), "refused", str(reason))
+        return Verdict(str(unit), "unsupported", str(reason))
     except Exception as error:  # noqa: BLE001 whatever it is, it is told
         return Verdict(str(unit), "failed", f"{type(error).__name__}: {error}")
     return Verdict(str(unit), "equal")

@@ -23,8 +23,8 @@ DEFAULTS = {
     "logger": "logger=[jsonl]",
     "measure": "measure=quick",
     "device": "device=cpu",
-    "again": "again=false",
-    "report.at_end": "report.at_end=false",
+    "again": "aa_repeat=false",
+    "report.enabled": "report.enabled=false",
 }
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)
 settings.load_profile("attn_lab")
@@ -170,7 +170,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not verdicts:
         return
     kinds = {kind: [verdict for verdict in verdicts if verdict[1] == kind]
-             for kind in ("equal", "refused", "different", "failed", "not built")}  # fmt: skip
+             for kind in ("equal", "unsupported", "different", "failed", "not built")}  # fmt: skip
     terminalreporter.write_line(
         f"transformers: {len(kinds['equal'])} equal, {len(kinds['refused'])} refused, "
         f"{len(kinds['different'])} silently different, {len(kinds['failed'])} failed; "

@@ -1,4 +1,4 @@
-"""backend="auto" as a person meets it: it follows a plan, or measures once; says what it took and why; is one rival."""
+"""backend="auto": it follows a table, or measures once; says what it selected and why; is one rival in a sweep."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from written import line, run
 from attn_lab import Attention, convert
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.machine import detect
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
@@ -27,7 +27,7 @@ from attn_lab.nn.auto import autotune as spot
 from attn_lab.nn.auto import cache as kept
 from attn_lab.nn.auto.auto import Auto, bucket_of
 from attn_lab.nn.auto.bucket import Bucket
-from attn_lab.nn.auto.table import Entry, Plan, Ranking
+from attn_lab.nn.auto.table import DispatchTable, Entry, Ranking
 from attn_lab.selfcheck.faults import FaultyBackend, NanAtTheEnd, WrongHeads
 
 HERE = detect("cpu").name
@@ -35,10 +35,10 @@ SIZES = Shape(batch_size=2, seq_len=64, num_heads=4, emb_dim=32, dtype="float32"
 POINT = Bucket.of("causal", asdict(SIZES))
 
 
-def plan(step=("naive",), forward=("sdpa_flash",), gpu=HERE, bucket=POINT) -> Plan:
+def table(step=("naive",), forward=("sdpa_flash",), gpu=HERE, bucket=POINT) -> DispatchTable:
     passes = {name: Ranking({who: 1.0 + place for place, who in enumerate(order)}, f"1 ms, ahead in {name}")
               for name, order in (("forward_backward", step), ("forward", forward))}  # fmt: skip
-    return Plan(gpu=gpu, entries={bucket: Entry(passes, ("2×64",))}, made={"last": "2026"})
+    return DispatchTable(gpu=gpu, entries={bucket: Entry(passes, ("2×64",))}, made={"last": "2026"})
 
 
 def x(seq_len: int = 64, **options) -> torch.Tensor:
@@ -53,7 +53,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 def test_a_plan_is_followed_training_by_its_step_and_inference_by_its_forward():
-    layer = Attention(32, 4, plan=plan())
+    layer = Attention(32, 4, table=table())
     assert layer.backend is None
     out = layer(x(requires_grad=True))
     assert layer.backend == Naive()
@@ -62,13 +62,13 @@ def test_a_plan_is_followed_training_by_its_step_and_inference_by_its_forward():
         layer(x())
     assert layer.backend == SdpaFlash()
     training, inference = map(str, layer.choices)
-    assert "Naive (naive, by a plan: causal float32, head_dim 8, kv_ratio 1" in training
+    assert "Naive (naive, by a table: causal float32, head_dim 8, kv_ratio 1" in training
     assert "1 ms, ahead in forward_backward" in training and "1 ms, ahead in forward)" in inference
 
 
 def test_whom_the_plan_prefers_and_is_not_here_is_passed_over_with_the_reasons(tmp_path):
-    plan(step=("flash4", "of_a_later_version", "naive")).write(tmp_path / "plan.json")
-    layer = Attention(32, 4, plan=str(tmp_path / "plan.json"))
+    table(step=("flash4", "of_a_later_version", "naive")).write(tmp_path / "table.json")
+    layer = Attention(32, 4, table=str(tmp_path / "table.json"))
     layer(x())
     (choice,) = layer.choices
     assert choice.backend == Naive()
@@ -78,7 +78,7 @@ def test_whom_the_plan_prefers_and_is_not_here_is_passed_over_with_the_reasons(t
 
 
 def test_outside_every_bucket_the_nearest_is_followed_and_said_once():
-    layer = Attention(32, 4, plan=plan())
+    layer = Attention(32, 4, table=table())
     with pytest.warns(
         UserWarning, match=r"auto takes naive.*seq_len 64; nearest to causal.*seq_len 256, which is in no"
     ):
@@ -93,19 +93,19 @@ def test_outside_every_bucket_the_nearest_is_followed_and_said_once():
 
 
 def test_a_plan_of_another_gpu_is_refused_unless_asked_for(tmp_path):
-    other = plan(gpu="NVIDIA H100 80GB HBM3")
-    with pytest.raises(Refused, match=r"Auto refuses: plan a plan: made on NVIDIA H100.*; this is .*any_gpu"):
-        Attention(32, 4, plan=other)(x())
+    other = table(gpu="NVIDIA H100 80GB HBM3")
+    with pytest.raises(Unsupported, match=r"Auto refuses: table a table: made on NVIDIA H100.*; this is .*any_gpu"):
+        Attention(32, 4, table=other)(x())
     for asked in (other.on_any_gpu(), replace(other, any_gpu=True)):
-        layer = Attention(32, 4, plan=asked)
+        layer = Attention(32, 4, table=asked)
         layer(x())
         assert layer.backend == Naive()
-    other.write(tmp_path / "plan.json")
-    assert Auto(tmp_path / "plan.json", any_gpu=True).refusals(request(), detect("cpu")) == []
-    with pytest.raises(BadRequest, match="any_gpu: expected a plan with it"):
+    other.write(tmp_path / "table.json")
+    assert Auto(tmp_path / "table.json", any_gpu=True).unsupported_reasons(request(), detect("cpu")) == []
+    with pytest.raises(BadRequest, match="any_gpu: expected a table with it"):
         Auto(any_gpu=True)
-    with pytest.raises(BadRequest, match="plan: expected a Plan, or the file of one; got 3"):
-        Attention(32, 4, plan=3)
+    with pytest.raises(BadRequest, match="table: expected a DispatchTable, or the file of one; got 3"):
+        Attention(32, 4, table=3)
 
 
 def request(mask=None, passes=PASSES, **shape) -> Request:
@@ -113,11 +113,11 @@ def request(mask=None, passes=PASSES, **shape) -> Request:
 
 
 def test_a_mask_or_dtype_the_plan_does_not_know_is_measured_on_the_spot(fresh):
-    layer = Attention(32, 4, plan=plan(), mask=SlidingWindow(window=9))
+    layer = Attention(32, 4, table=table(), mask=SlidingWindow(window=9))
     layer(x())
     (file,) = fresh.glob("measured-*.json")
     assert "measured here" in str(layer.choices[-1]) and "sliding_window window=9" in file.read_text()
-    decoding = Attention(32, 4, plan=plan())
+    decoding = Attention(32, 4, table=table())
     with torch.no_grad():
         cache = decoding.new_cache(2, 70)
         decoding(x(64), cache=cache)
@@ -155,7 +155,7 @@ print(layer.choices[-1].why)
     (file,) = fresh.glob("measured-*.json")
     assert told[0] == told[1] and "ms, " in told[0] and file.name in told[0]
     (file,) = fresh.glob("measured-*.json")
-    ((bucket, entry),) = Plan.read(file).entries.items()
+    ((bucket, entry),) = DispatchTable.read(file).entries.items()
     assert bucket == POINT and entry.passes["forward_backward"].first in told[0]
     assert set(entry.passes["forward_backward"].ms) == {"sdpa_flash", "sdpa_math", "naive_fp32"}
 
@@ -168,7 +168,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_said_and_the_answer_is_the_sa
     for broken in (b"{", b"\xff\xfe"):
         file.write_bytes(broken)
         kept._READ.clear()
-        told = "what is measured on the spot is not kept: plan .*expected a plan.*remove it, and it is made anew"
+        told = "what is measured on the spot is not kept: table .*expected a table.*remove it, and it is made anew"
         with pytest.warns(UserWarning, match=told):
             Attention(32, 4)(x())
     kept._READ.clear()
@@ -225,21 +225,21 @@ FAR = replace(POINT, seq_len=4096, seq_len_kv=4096)
 
 
 @pytest.mark.filterwarnings("ignore:attn_lab. auto takes")
-@pytest.mark.parametrize("given", [None, plan(), plan(bucket=FAR)], ids=["measured", "planned", "nearest"])
+@pytest.mark.parametrize("given", [None, table(), table(bucket=FAR)], ids=["measured", "planned", "nearest"])
 def test_it_compiles_in_one_piece_is_exported_copied_and_swapped(given, fresh):
-    layer = Attention(32, 4, plan=given)
+    layer = Attention(32, 4, table=given)
     inputs = x()
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="eager")(inputs)
         again = copy.deepcopy(layer)
         torch.testing.assert_close(again(inputs), compiled)
-        exported = torch.export.export(Attention(32, 4, plan=given).eval(), (inputs,)).module()
+        exported = torch.export.export(Attention(32, 4, table=given).eval(), (inputs,)).module()
         assert exported(inputs).shape == compiled.shape
     layer.backend = "sdpa_flash"
     assert layer.backend == SdpaFlash()
     layer.backend = "auto"
     torch.testing.assert_close(layer(inputs), compiled)
-    assert ("by a plan" in layer.choices[-1].why) == (given is not None)
+    assert ("by a table" in layer.choices[-1].why) == (given is not None)
 
 
 def test_it_goes_into_other_peoples_models(fresh):
@@ -250,7 +250,7 @@ def test_it_goes_into_other_peoples_models(fresh):
     padding = torch.zeros(2, 64, dtype=torch.bool)
     padding[1, 50:] = True
     expected = model(inputs, src_key_padding_mask=padding)
-    actual = convert(copy.deepcopy(model), backend=Auto(plan()))(inputs, src_key_padding_mask=padding)
+    actual = convert(copy.deepcopy(model), backend=Auto(table()))(inputs, src_key_padding_mask=padding)
     torch.testing.assert_close(actual[~padding], expected[~padding])
 
 
@@ -269,61 +269,61 @@ def test_transformers_has_it_by_name(fresh):
 
 
 def test_it_is_a_rival_in_a_sweep_whose_record_says_whom_it_took(door, tmp_path, monkeypatch):
-    plan(step=("flash4", "sdpa_math", "naive")).write(tmp_path / "plan.json")
-    words = ("-m", "backend=sdpa_flash,auto", "plan=plan.json", "shape.seq_len=64", "shape.batch_size=2",
+    table(step=("flash4", "sdpa_math", "naive")).write(tmp_path / "table.json")
+    words = ("-m", "backend=sdpa_flash,auto", "table=table.json", "shape.seq_len=64", "shape.batch_size=2",
              "shape.emb_dim=32", "name=rivals")  # fmt: skip
     told = door(*words)
     assert told.statuses == ["ok", "ok"], told.records
     single, auto = told.records
     assert (auto["case"]["backend"], single["case"]["backend"]) == ("auto", "sdpa_flash")
-    choice = auto["metrics"]["choice/rank"]
-    assert choice["value"] == 2 and choice["note"].startswith("sdpa_math, by plan.json: causal float32, head_dim 8")
-    assert "softmax" in auto["metrics"]["witness/kernels"]["note"]  # the kernels of whom it took
-    assert auto["provenance"]["versions"]["plan"] == Plan.read(tmp_path / "plan.json").digest
-    assert "choice/rank" not in single["metrics"] and "plan" not in single["provenance"]["versions"]
+    choice = auto["metrics"]["selection/rank"]
+    assert choice["value"] == 2 and choice["note"].startswith("sdpa_math, by table.json: causal float32, head_dim 8")
+    assert "softmax" in auto["metrics"]["kernel_check/kernels"]["note"]  # the kernels of whom it took
+    assert auto["provenance"]["versions"]["table"] == DispatchTable.read(tmp_path / "table.json").digest
+    assert "selection/rank" not in single["metrics"] and "table" not in single["provenance"]["versions"]
     assert "2 done before" in door(*words).out
-    plan(step=("naive",)).write(tmp_path / "plan.json")  # another plan in the same file is another answer
+    table(step=("naive",)).write(tmp_path / "table.json")  # another table in the same file is another answer
     again = door(*words)
     assert "1 done before" in again.out
-    assert again.records[-1]["metrics"]["choice/rank"]["note"].startswith("naive, by plan.json")
+    assert again.records[-1]["metrics"]["selection/rank"]["note"].startswith("naive, by table.json")
 
 
 def test_in_a_sweep_a_plan_of_another_gpu_is_refused_and_a_bad_one_ends_it_before_the_first_case(door, tmp_path):
-    plan(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "plan.json")
-    told = door("backend=auto", "plan=plan.json", "probe=[accuracy]")
-    assert told.statuses == ["refused"] and "made on NVIDIA H100" in told.records[0]["reasons"][0]
-    told = door("backend=auto", "plan=nowhere.json")
-    assert told.code == 2 and "plan nowhere.json: expected a file of attn-lab tune" in told.err
+    table(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "table.json")
+    told = door("backend=auto", "table=table.json", "probe=[accuracy]")
+    assert told.statuses == ["unsupported"] and "made on NVIDIA H100" in told.records[0]["reasons"][0]
+    told = door("backend=auto", "table=nowhere.json")
+    assert told.code == 2 and "table nowhere.json: expected a file of attn-lab tune" in told.err
 
 
 def test_why_tells_whom_it_takes_by_which_figures_and_who_could_not(door, tmp_path):
-    plan(step=("flash4", "naive")).write(tmp_path / "plan.json")
+    table(step=("flash4", "naive")).write(tmp_path / "table.json")
     words = ("shape.batch_size=2", "shape.seq_len=60", "shape.emb_dim=32", "device=cpu")
-    told = door("explain", "plan=plan.json", *words)
+    told = door("explain", "table=table.json", *words)
     assert told.code == 0, told.err
     training, inference = told.out.split("inference:")
-    assert "training: naive, by plan.json" in training and "inference: sdpa_flash" in "inference:" + inference
+    assert "training: naive, by table.json" in training and "inference: sdpa_flash" in "inference:" + inference
     assert "bucket: causal float32, head_dim 8, kv_ratio 1, batch×heads 8, seq_len 64; exactly this shape's" in training
     assert "passed over: flash4: devices: cuda; asked cpu; needs package flash-attn-4" in training
     assert "flash4         1 ms   1.00×" in training and "naive          2 ms   2.00×" in training
     assert "kernels match: forward (?i)softmax · backward (?i)softmax" in training and "backward" not in inference
-    assert "inference" not in door("explain", "plan=plan.json", "passes=[forward_backward]", *words).out
-    plan(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "plan.json")
-    told = door("explain", "plan=plan.json", *words)
+    assert "inference" not in door("explain", "table=table.json", "passes=[forward_backward]", *words).out
+    table(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "table.json")
+    told = door("explain", "table=table.json", *words)
     assert told.code == 1 and "training: no backend" in told.out
-    assert "refused: plan plan.json: made on NVIDIA" in told.out
-    assert "naive" in told.out  # what the plan says is told all the same
+    assert "refused: table table.json: made on NVIDIA" in told.out
+    assert "naive" in told.out  # what the table says is told all the same
     for word in ("shape", "-m", "backend=naive", "shap=3"):
         told = door("explain", word)
         assert told.code == 2 and told.err.count("\n") == 1
 
 
 def test_doctor_says_what_it_would_do(door):
-    assert "no plan for this machine: measures on the spot, once" in door("doctor", "device=cpu").out
+    assert "no table for this machine: measures on the spot, once" in door("doctor", "device=cpu").out
 
 
 def test_records_to_plan_to_layer(tmp_path):
-    """The whole way: the lab's records of this machine, the plan they make, the layer that follows it."""
+    """The whole way: the lab's records of this machine, the table they make, the layer that follows it."""
     machine = {"device": "cpu", "name": HERE}
     sizes = asdict(SIZES)
     run(
@@ -333,9 +333,9 @@ def test_records_to_plan_to_layer(tmp_path):
     )
     from attn_lab.cli.main import execute
 
-    execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
-    layer = Attention(32, 4, plan=tmp_path / "plan.json")
+    execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "table.json")])
+    layer = Attention(32, 4, table=tmp_path / "table.json")
     layer(x())
     assert layer.backend == Naive() and "faster than sdpa_math" in str(layer.choices[-1])
-    assert json.loads((tmp_path / "plan.json").read_text())["made"]["records"] == 2
+    assert json.loads((tmp_path / "table.json").read_text())["made"]["records"] == 2
     assert bucket_of(request()) == POINT

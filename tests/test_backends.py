@@ -14,7 +14,7 @@ from attn_lab.backends.paired import Paired
 from attn_lab.backends.sdpa_cudnn import gradient_laid_as_output
 from attn_lab.cli.doctor import _diagnosis
 from attn_lab.core.backend import Backend
-from attn_lab.core.limits import Limits
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import PASSES, Request
@@ -25,7 +25,7 @@ from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.measure.probes.accuracy import Accuracy
-from attn_lab.measure.probes.kernel_check import Witness
+from attn_lab.measure.probes.kernel_check import KernelCheck
 from attn_lab.measure.subjects.kernel import Kernel
 from attn_lab.measure.subjects.layer import Layer
 from attn_lab.nn.resolve import backends_named
@@ -74,7 +74,7 @@ KERNEL = Kernel()
 def _cases(device: str):
     """(backend, mask, shape, dtype) worth running: all of them on a GPU, on the CPU as many as its compiler allows."""
     for name, mask, shape, dtype in product(BACKENDS, MASKS, SHAPES, DTYPES):
-        if device not in BACKENDS[name].limits:
+        if device not in BACKENDS[name].capabilities:
             continue
         if device == "cpu" and name == "flex" and (mask, shape, dtype) not in FLEX_ON_CPU:
             continue  # ten seconds of C++ compiler each
@@ -101,16 +101,16 @@ FLEX_ON_CPU = {("document", "odd", "float32"), ("full", "grouped", "float32"), (
 def _check(name: str, mask: str, shape: str, dtype: str, device: str, subject=KERNEL) -> list[str]:
     """Refusals, or [] after the answer and the kernels passed their probes."""
     backend, machine = BACKENDS[name], detect(device)
-    passes = PASSES if backend.limits[device].backward else ("forward",)
+    passes = PASSES if backend.capabilities[device].backward else ("forward",)
     request = Request(shape=Shape(**SHAPES[shape], dtype=dtype), mask=MASKS[mask], passes=passes)
     if device == "cuda" and name == "flash3" and "flash-attn-3" not in machine.packages:
         request = replace(request, passes=("forward",))
-    reasons = backend.refusals(request, machine)
+    reasons = backend.unsupported_reasons(request, machine)
     if not reasons:
         attend = backend.prepare(request, machine)
-        trial = subject.stage(request, backend, attend, machine, seed=1, slices=4)
-        names = [m.name for probe in (Accuracy(), Witness()) for m in probe.measure(trial)]
-        assert {"accuracy/out", "witness/kernels"} <= set(names)
+        prepared = subject.stage(request, backend, attend, machine, seed=1, checked_slices=4)
+        names = [m.name for probe in (Accuracy(), KernelCheck()) for m in probe.measure(prepared)]
+        assert {"accuracy/out", "kernel_check/kernels"} <= set(names)
         assert ("accuracy/dq" in names or "accuracy/dx" in names) == request.needs_backward
     return reasons
 
@@ -167,24 +167,24 @@ A_QUESTION = Request(shape=Shape(**SQUARE, dtype="float16"), mask=Causal())
 
 
 @pytest.mark.parametrize(
-    ("asked", "limits", "told"),
+    ("asked", "capabilities", "told"),
     [
-        ({"dtype": "float32"}, Limits(dtypes=("float16",)), ["float16", "float32"]),
-        ({"head_dim": 257}, Limits(head_dim=(8, 256)), ["8 to 256", "257"]),
-        ({"head_dim": 12}, Limits(head_dim_multiple=8), ["multiples of 8", "12"]),
-        ({"num_kv_heads": 2}, Limits(grouped_heads=False), ["num_kv_heads", "2"]),
-        ({"head_dim": 104}, Limits(excluded_head_dims=(104, 112)), ["all but 104, 112", "asked 104"]),
-        ({"head_dim": 40}, Limits(forward_only_head_dims=(40, 48)), ["incorrect at 40, 48", "passes=[forward]"]),
-        ({"batch_size": 65536}, Limits(max_batch_size=65535), ["at most 65535", "65536"]),
-        ({}, Limits(masks=("full",)), ["full", "causal"]),
-        ({"seq_len_kv": 65}, Limits(square_masks=("causal",)), ["64", "65"]),
-        ({"seq_len_kv": 63}, Limits(), ["no key"]),
-        ({}, Limits(backward=False), ["forward only", "passes=[forward]"]),
-        ({}, Limits(backward_elements=100), ["at most 100", str(2 * 64 * 256)]),
+        ({"dtype": "float32"}, Capabilities(dtypes=("float16",)), ["float16", "float32"]),
+        ({"head_dim": 257}, Capabilities(head_dim=(8, 256)), ["8 to 256", "257"]),
+        ({"head_dim": 12}, Capabilities(head_dim_multiple=8), ["multiples of 8", "12"]),
+        ({"num_kv_heads": 2}, Capabilities(grouped_heads=False), ["num_kv_heads", "2"]),
+        ({"head_dim": 104}, Capabilities(excluded_head_dims=(104, 112)), ["all but 104, 112", "asked 104"]),
+        ({"head_dim": 40}, Capabilities(forward_only_head_dims=(40, 48)), ["incorrect at 40, 48", "passes=[forward]"]),
+        ({"batch_size": 65536}, Capabilities(max_batch_size=65535), ["at most 65535", "65536"]),
+        ({}, Capabilities(masks=("full",)), ["full", "causal"]),
+        ({"seq_len_kv": 65}, Capabilities(square_masks=("causal",)), ["64", "65"]),
+        ({"seq_len_kv": 63}, Capabilities(), ["no key"]),
+        ({}, Capabilities(backward=False), ["forward only", "passes=[forward]"]),
+        ({}, Capabilities(backward_elements=100), ["at most 100", str(2 * 64 * 256)]),
     ],
 )
-def test_each_limit_states_itself_and_what_was_asked(asked, limits, told):
-    (reason,) = limits.of_request(replace(A_QUESTION, shape=Shape(**(SQUARE | {"dtype": "float16"} | asked))))
+def test_each_limit_states_itself_and_what_was_asked(asked, capabilities, told):
+    (reason,) = capabilities.of_request(replace(A_QUESTION, shape=Shape(**(SQUARE | {"dtype": "float16"} | asked))))
     for word in told:
         assert word in reason
 
@@ -198,8 +198,8 @@ def test_each_limit_states_itself_and_what_was_asked(asked, limits, told):
     ],
 )
 def test_would_flash2_run_there_is_a_question_for_a_laptop(change, told):
-    assert BACKENDS["flash2"].refusals(A_QUESTION, H100) == []
-    (reason,) = BACKENDS["flash2"].refusals(A_QUESTION, replace(H100, **change))
+    assert BACKENDS["flash2"].unsupported_reasons(A_QUESTION, H100) == []
+    (reason,) = BACKENDS["flash2"].unsupported_reasons(A_QUESTION, replace(H100, **change))
     for word in told:
         assert word in reason
 
@@ -207,7 +207,7 @@ def test_would_flash2_run_there_is_a_question_for_a_laptop(change, told):
 def test_a_refusal_holds_all_reasons_at_once():
     shape = Shape(**(SQUARE | {"head_dim": 258, "dtype": "float32"}))
     machine = replace(H100, device="cpu", capability=None, packages={})
-    reasons = BACKENDS["flash2"].refusals(Request(shape=shape, mask=PrefixLM(prefix=4)), machine)
+    reasons = BACKENDS["flash2"].unsupported_reasons(Request(shape=shape, mask=PrefixLM(prefix=4)), machine)
     for word in ("devices", "package", "dtypes", "mask kinds", "head_dim"):
         assert any(word in reason for reason in reasons), (word, reasons)
 
@@ -220,11 +220,15 @@ def test_gradients_of_tensors_past_2_to_the_31_elements_are_refused(name):
         sizes = {"seq_len": 128, "num_heads": 16, "num_kv_heads": 1, "head_dim": 128, "emb_dim": 2048}
         return Request(shape=Shape(batch_size=batch_size, **sizes, dtype="float16"), mask=Causal(), passes=passes)
 
-    for refusals in (BACKENDS[name].refusals, BACKENDS[name].split_refusals, Paired(Naive(), BACKENDS[name]).refusals):
-        assert refusals(asked(8191), H100) == []
-        (reason,) = refusals(asked(8192), H100)
+    for unsupported_reasons in (
+        BACKENDS[name].unsupported_reasons,
+        BACKENDS[name].split_refusals,
+        Paired(Naive(), BACKENDS[name]).unsupported_reasons,
+    ):
+        assert unsupported_reasons(asked(8191), H100) == []
+        (reason,) = unsupported_reasons(asked(8192), H100)
         assert str(2**31 - 1) in reason and str(2**31) in reason and "backward" in reason
-        assert refusals(asked(8193, ("forward",)), H100) == []
+        assert unsupported_reasons(asked(8193, ("forward",)), H100) == []
 
 
 LAYOUTS = {"as the layer's": (0, 1, 2, 3), "heads first": (0, 2, 1, 3), "positions first": (1, 0, 2, 3)}
@@ -294,11 +298,11 @@ def test_a_projection_in_one_piece_is_what_its_parts_are(name, passes):
 
 
 def test_forward_only_flash3_refuses_a_backward_and_runs_a_forward():
-    (reason,) = BACKENDS["flash3"].refusals(A_QUESTION, H100)
+    (reason,) = BACKENDS["flash3"].unsupported_reasons(A_QUESTION, H100)
     assert "tokenspeed-fa3 is a forward-only build" in reason
-    assert BACKENDS["flash3"].refusals(replace(A_QUESTION, passes=("forward",)), H100) == []
+    assert BACKENDS["flash3"].unsupported_reasons(replace(A_QUESTION, passes=("forward",)), H100) == []
     whole = replace(H100, packages={"flash-attn-3": "3.0"})
-    assert BACKENDS["flash3"].refusals(A_QUESTION, whole) == []
+    assert BACKENDS["flash3"].unsupported_reasons(A_QUESTION, whole) == []
 
 
 LEFT_OVER = (8, 24, 136)  # keys: of blocks of 16, half a block is left over
@@ -331,7 +335,7 @@ def test_flex_is_right_on_the_cpu_where_keys_are_left_over_of_a_block(head_dim):
             torch.testing.assert_close(attend(q, k, v)[:, :, 0], _plain(q, k, v), atol=1e-5, rtol=1e-5)
     narrow = Request(shape=Shape(batch_size=1, seq_len=8, num_heads=1, emb_dim=16, dtype="float32"), mask=Full(),
                      passes=("forward",))  # fmt: skip
-    (reason,) = BACKENDS["flex"].refusals(narrow, detect("cpu"))
+    (reason,) = BACKENDS["flex"].unsupported_reasons(narrow, detect("cpu"))
     assert "head_dim" in reason and "asked 16" in reason
 
 

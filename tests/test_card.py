@@ -11,13 +11,13 @@ from written import line, rows
 
 from attn_lab.core.machine import detect
 from attn_lab.measure import gpu_monitor as cards
-from attn_lab.measure.gpu_monitor import REASONS, SLOWED, Nvml, State, Unwatched
+from attn_lab.measure.gpu_monitor import REASONS, THROTTLED, MonitorUnavailable, Nvml, State
 from attn_lab.measure.probes._watched import Watched
 from attn_lab.records.flags import noise
 from attn_lab.report.compare import pooled
 from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
-RECORDED = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
+RECORDED = "probe.timing.gpu_monitor._target_=attn_lab.selfcheck.fake_gpu.Recorded"
 QUICK = ("probe=[accuracy,timing]", "passes=[forward]", "shape.seq_len=16")
 
 
@@ -34,11 +34,11 @@ def seen(calls: Watched) -> dict[str, tuple[float, str]]:
     return {metric.name: (metric.value, metric.note) for metric in calls.measurements("forward")}
 
 
-@pytest.mark.parametrize("reason", sorted(SLOWED))
+@pytest.mark.parametrize("reason", sorted(THROTTLED))
 def test_calls_under_heat_or_a_power_brake_are_dropped_and_counted(reason):
     calls = watched(*[SOUND] * 19, SOUND._replace(reasons=frozenset([reason])))
     assert calls.kept == [1.0] * 190 and calls.dropped == [2.0] * 10 and calls.mark == ""
-    count, note = seen(calls)["forward/throttled"]
+    count, note = seen(calls)["forward/dropped"]
     assert count == 10 and note == f"10 of 200 calls (10 {reason})"
 
 
@@ -62,7 +62,7 @@ def test_a_card_at_its_power_cap_is_what_one_has_bought():
 
 
 def test_what_the_driver_does_not_tell_is_absent():
-    assert set(seen(watched(State()))) == {"forward/throttled"}
+    assert set(seen(watched(State()))) == {"forward/dropped"}
     assert seen(Watched(None, 0.9)) == {}
     assert set(seen(watched(SOUND))) == {
         f"forward/{name}" for name in ("throttled", "sm_clock", "memory_clock", "power", "temperature")
@@ -70,7 +70,7 @@ def test_what_the_driver_does_not_tell_is_absent():
 
 
 def test_somebody_else_on_the_gpu_is_marked_on_the_number_and_told_at_the_end(door):
-    told = door(*QUICK, "backend=naive,sdpa_math", RECORDED, "+probe.timing.watch.shared=true")
+    told = door(*QUICK, "backend=naive,sdpa_math", RECORDED, "+probe.timing.gpu_monitor.shared=true")
     for record in told.records:
         assert record["metrics"]["forward/time"]["note"] == "noisy: process 4711 on this GPU as well"
         assert record["metrics"]["forward/sm_clock"]["value"] == 1980
@@ -79,9 +79,9 @@ def test_somebody_else_on_the_gpu_is_marked_on_the_number_and_told_at_the_end(do
 
 
 def test_a_throttled_card_s_dropped_samples_are_kept_apart(door):
-    told = door(*QUICK, RECORDED, "+probe.timing.watch.reasons=[power brake]", "measure.precision=1e-9")
+    told = door(*QUICK, RECORDED, "+probe.timing.gpu_monitor.reasons=[power brake]", "measure.precision=1e-9")
     (metrics,) = (record["metrics"] for record in told.records)
-    assert metrics["forward/throttled"]["value"] == 5 and metrics["forward/time"]["samples"] == 5
+    assert metrics["forward/dropped"]["value"] == 5 and metrics["forward/time"]["samples"] == 5
     assert "5 of 10 calls (5 power brake) ran under a throttled clock" in metrics["forward/time"]["note"]
 
 
@@ -103,18 +103,18 @@ def test_where_nvml_refuses_one_line_says_so_and_the_fields_are_absent(door, tmp
     """The driver's library itself refuses: there is none here, or no such card."""
     (tmp_path / "their_watch.py").write_text(BLIND)
     monkeypatch.syspath_prepend(tmp_path)
-    told = door(*QUICK, "backend=naive,sdpa_math", "probe.timing.watch._target_=their_watch.Blind")
+    told = door(*QUICK, "backend=naive,sdpa_math", "probe.timing.gpu_monitor._target_=their_watch.Blind")
     assert told.code == 0 and told.statuses == ["ok", "ok"]
     assert told.out.count("were not monitored: NVML refuses: ") == 1
     for record in told.records:
-        assert record["metrics"]["card/unwatched"]["note"].startswith("NVML refuses: ")
-        assert not {"forward/sm_clock", "forward/throttled", "forward/power"} & set(record["metrics"])
+        assert record["metrics"]["monitor/unavailable"]["note"].startswith("NVML refuses: ")
+        assert not {"forward/sm_clock", "forward/dropped", "forward/power"} & set(record["metrics"])
 
 
 def test_without_pynvml_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     cards._opened.cache_clear()
-    with pytest.raises(Unwatched, match="pip install nvidia-ml-py"):
+    with pytest.raises(MonitorUnavailable, match="pip install nvidia-ml-py"):
         Nvml().card(replace(detect("cpu"), device="cuda", uuid="any"))
     assert Nvml().card(detect("cpu")) is None
 
@@ -165,8 +165,8 @@ def test_the_bits_are_nvml_s_own():
 
 
 def test_a_step_s_joules_are_power_times_its_time(door):
-    recorded = "probe.energy.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
-    told = door("probe=[accuracy,energy]", "shape.seq_len=64", recorded, "+probe.energy.watch.watts=100",
+    recorded = "probe.energy.gpu_monitor._target_=attn_lab.selfcheck.fake_gpu.Recorded"
+    told = door("probe=[accuracy,energy]", "shape.seq_len=64", recorded, "+probe.energy.gpu_monitor.watts=100",
                 "passes=[forward]")  # fmt: skip
     (metrics,) = (record["metrics"] for record in told.records)
     energy = metrics["forward/energy"]
@@ -186,19 +186,19 @@ def test_a_step_s_joules_are_power_times_its_time(door):
 
 @pytest.mark.parametrize(("word", "says"), [
     ("probe.energy.seconds=1", "expected at least 2"), ("probe.energy.seconds=-1", "expected at least 2"),
-    ("probe.timing.clock_share=2", "expected 0 to 1"), ("probe.kinds.calls=0", "expected at least 1"),
-    ("probe.kinds.seconds=0", "expected more than 0"),
+    ("probe.timing.clock_share=2", "expected 0 to 1"), ("probe.time_variants.calls=0", "expected at least 1"),
+    ("probe.time_variants.seconds=0", "expected more than 0"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(word, says, door):
-    told = door("probe=[accuracy,timing,kinds,energy]", word)
+    told = door("probe=[accuracy,timing,time_variants,energy]", word)
     assert told.code == 2 and told.err.count("\n") == 1 and says in told.err and word.split("=")[0] in told.err
 
 
 def test_on_a_cpu_there_is_one_kind_of_time_and_nothing_to_watch(door):
-    (record,) = door("probe=[accuracy,timing,kinds,energy]", "shape.seq_len=16", "passes=[forward]").records
+    (record,) = door("probe=[accuracy,timing,time_variants,energy]", "shape.seq_len=16", "passes=[forward]").records
     told = {name for name in record["metrics"] if name.startswith("forward/")}
     assert told == {f"forward/{each}" for each in ("time", "precision", "tflops", "spent")}
-    assert not [name for name in record["metrics"] if name.startswith(("kinds", "energy", "card"))]
+    assert not [name for name in record["metrics"] if name.startswith(("time_variants", "energy", "card"))]
 
 
 def test_a_mark_of_any_round_and_of_the_kernels_stands_beside_the_pooled_number(tmp_path):
@@ -215,7 +215,7 @@ def test_a_mark_of_any_round_and_of_the_kernels_stands_beside_the_pooled_number(
 def test_a_real_card_tells_its_state_or_why_not():
     try:
         card = Nvml().card(detect("cuda"))
-    except Unwatched as why:
+    except MonitorUnavailable as why:
         pytest.skip(f"not watched here: {why}")
     state = card.state()
     assert 100 < state.sm_clock < 4000 and 0 <= state.temperature < 120

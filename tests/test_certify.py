@@ -66,9 +66,9 @@ def test_head_sizes_of_flash4_that_are_known_to_be_wrong_are_refused_with_a_back
     shape = Shape(batch_size=2, seq_len=300, num_heads=8, emb_dim=8 * head_dim, dtype="bfloat16")
     request = Request(shape=shape, mask=Causal())
     wrong = (-(-head_dim // 16)) % 2 == 1
-    assert bool(Flash4().refusals(request, H100)) == bool(Flash4().split_refusals(request, H100)) == wrong
+    assert bool(Flash4().unsupported_reasons(request, H100)) == bool(Flash4().split_refusals(request, H100)) == wrong
     forward = replace(request, passes=("forward",))
-    assert bool(Flash4().refusals(forward, H100)) == (head_dim in (104, 112))
+    assert bool(Flash4().unsupported_reasons(forward, H100)) == (head_dim in (104, 112))
 
 
 @pytest.mark.parametrize("about", ["gpu", "torch", "package"])
@@ -78,7 +78,7 @@ def test_what_a_certificate_found_incorrect_is_refused_on_that_gpu_with_those_ve
     findings = Findings({"flash-attn-4": "4.0.0b36"}, incorrect={Kind.of(request): "dq: max error 1"})
     certificate = Certificate(H100.name, software(H100), {"flash4": findings})
     monkeypatch.setattr(certificates, "shipped", lambda: (certificate,))
-    (reason,) = Flash4().refusals(request, H100)
+    (reason,) = Flash4().unsupported_reasons(request, H100)
     assert "dq: max error 1" in reason and H100.name in reason
     others = {
         "gpu": (replace(H100, name="NVIDIA A100"), certificate),
@@ -111,7 +111,7 @@ def test_a_worker_that_dies_costs_its_check_alone(monkeypatch):
 
     monkeypatch.setattr(walking, "_start", first_is_killed)
     monkeypatch.setattr(walking, "sizes", lambda backend, machine: list(sizes(backend, machine))[:1])
-    monkeypatch.setattr(walking, "kinds", lambda *args: list(kinds(*args))[:4])
+    monkeypatch.setattr(walking, "time_variants", lambda *args: list(kinds(*args))[:4])
     ((_, outcome),) = walk([SdpaMath()], detect("cpu"), workers=1)
     assert len(started) == 2
     (reason,) = {*outcome.findings.incorrect.values()}

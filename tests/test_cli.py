@@ -59,7 +59,7 @@ def test_an_unknown_option_is_told_the_valid_ones(group, door):
 @pytest.mark.parametrize(
     ("word", "group"),
     [("experiment=seed/nonsense", "experiment"), ("probe=[nonsense]", "probe"),
-     ("probe=[startup,accuracy,nonsense]", "probe"), ("logger=[nonsense]", "logger")],
+     ("probe=[cold_start,accuracy,nonsense]", "probe"), ("logger=[nonsense]", "logger")],
 )  # fmt: skip
 def test_an_unknown_option_within_a_folder_or_list_too(word, group, door):
     told = door(word)
@@ -107,19 +107,19 @@ BAD = {  # override(s) → what the one line must say: the key, and what came or
     "shape.dtype=float8": ["shape.dtype", "float16", "bfloat16", "float32", "float8"],
     "device=tpu": ["device", "auto", "cuda", "cpu", "tpu"],
     "measure.warmup=-1": ["measure.warmup", "-1"],
-    "measure.settle=-1": ["measure.settle", "got -1"],
-    "measure.settle=inf": ["measure.settle", "got inf"],
-    "measure.rest=-1": ["measure.rest", "got -1"],
-    "measure.rest=nan": ["measure.rest", "got nan"],
-    "measure.samples=0": ["measure.samples", "got 0"],
-    "measure.samples=-1": ["measure.samples", "got -1"],
-    "measure.least=0": ["measure.least", "got 0"],
-    "measure.least=1000": ["measure.least", "samples", "1000"],
-    "measure.seconds=0": ["measure.seconds", "got 0"],
-    "measure.seconds=-1": ["measure.seconds", "got -1"],
-    "measure.seconds=nan": ["measure.seconds", "nan"],
-    "measure.slices=0": ["measure.slices", "got 0"],
-    "measure.slices=-2": ["measure.slices", "got -2"],
+    "measure.settle_seconds=-1": ["measure.settle_seconds", "got -1"],
+    "measure.settle_seconds=inf": ["measure.settle_seconds", "got inf"],
+    "measure.rest_ratio=-1": ["measure.rest_ratio", "got -1"],
+    "measure.rest_ratio=nan": ["measure.rest_ratio", "got nan"],
+    "measure.max_samples=0": ["measure.max_samples", "got 0"],
+    "measure.max_samples=-1": ["measure.max_samples", "got -1"],
+    "measure.min_samples=0": ["measure.min_samples", "got 0"],
+    "measure.min_samples=1000": ["measure.min_samples", "samples", "1000"],
+    "measure.max_seconds=0": ["measure.max_seconds", "got 0"],
+    "measure.max_seconds=-1": ["measure.max_seconds", "got -1"],
+    "measure.max_seconds=nan": ["measure.max_seconds", "nan"],
+    "measure.checked_slices=0": ["measure.checked_slices", "got 0"],
+    "measure.checked_slices=-2": ["measure.checked_slices", "got -2"],
     "passes=[nonsense]": ["passes", "forward_backward", "nonsense"],
     "passes=[]": ["passes", "forward_backward", "[]"],
     "passes=[forward,forward]": ["passes", "once"],
@@ -178,7 +178,8 @@ def test_cuda_where_there_is_none_says_so(door):
     ("words", "case"),
     [(["backend=naive,nonsense"], "backend=nonsense"), (["shape.seq_len=64,abc"], "shape.seq_len=abc"),
      (["shape.seq_len=64,0"], "shape.seq_len=0"), (["mask=full,nonsense", "backend=naive"], "mask=nonsense"),
-     (["mask=sliding_window", "mask.window=8,0"], "mask.window=0"), (["measure.samples=5,0"], "measure.samples=0")],
+     (["mask=sliding_window", "mask.window=8,0"], "mask.window=0"),
+     (["measure.max_samples=5,0"], "measure.max_samples=0")],
 )  # fmt: skip
 def test_one_bad_case_stops_a_sweep_before_its_first_and_is_named(words, case, door):
     told = door(*words)
@@ -328,9 +329,9 @@ def test_ctrl_c_at_any_moment_is_told_as_what_it_is(door, times):
     door("passes=[forward]", "probe=[accuracy]")  # imports are not what is interrupted here
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for trial in range(8):
+        for prepared in range(8):
             signal.setitimer(signal.ITIMER_REAL, moment.uniform(0.1, 1.6))
-            told = door(f"name=x{trial}", "seed=range(60)", "probe=[accuracy]", "passes=[forward]")
+            told = door(f"name=x{prepared}", "seed=range(60)", "probe=[accuracy]", "passes=[forward]")
             (*_, last) = told.err.splitlines() or [""]
             assert told.code == 130 and last.startswith("attn-lab: interrupted"), told.err
     finally:
@@ -376,7 +377,7 @@ def test_every_sweep_of_readme_and_help_runs_on_the_gpus_it_is_for(name, capabil
         composition = compose(words)
         assert composition is not None
         cases = make_sweep(composition, lambda device: (gpu,), "attn-lab", lambda: None).cases
-        reasons = [case.who.refusals(case.request, gpu) for case in cases]
+        reasons = [case.who.unsupported_reasons(case.request, gpu) for case in cases]
         if not any(not each for each in reasons):
             whole.append((words, reasons[0]))
     assert not whole
@@ -472,7 +473,7 @@ def test_doctor_lists_every_backend(door):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_doctor_calls_ready_runs_and_the_rest_is_refused(backend, door):
     row = doctor_rows(door("doctor", "device=cpu").out)[backend]
-    told = door(f"backend={backend}", "passes=[forward]", "shape.seq_len=16", "probe=[accuracy,witness]")
+    told = door(f"backend={backend}", "passes=[forward]", "shape.seq_len=16", "probe=[accuracy,kernel_check]")
     assert told.code == (0 if " ready " in row else 1)
     (record,) = told.records
     if " ready " in row:
@@ -480,7 +481,7 @@ def test_what_doctor_calls_ready_runs_and_the_rest_is_refused(backend, door):
     else:
         assert "nothing could run: 1 × " in told.out
         assert " not here " in row
-        assert record["status"] == "refused" and record["reasons"]
+        assert record["status"] == "unsupported" and record["reasons"]
         reason = record["reasons"][0].split(";")[0]
         assert reason in row, f"{reason!r} is not told by {row!r}"
 
@@ -518,7 +519,7 @@ def test_a_reader_that_leaves_early_meets_no_traceback(tmp_path):
 
 def test_a_terminal_sees_live_progress(tmp_path):
     ours, theirs = pty.openpty()
-    words = ("seed=0,1", "shape.seq_len=16", "probe=[startup,accuracy,timing]")
+    words = ("seed=0,1", "shape.seq_len=16", "probe=[cold_start,accuracy,timing]")
     process = start(tmp_path, *words, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""

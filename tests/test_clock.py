@@ -8,7 +8,7 @@ import torch
 
 from attn_lab.measure.probes._clock import CudaClock
 from attn_lab.measure.probes._watched import Watched
-from attn_lab.measure.probes.time_variants import Kinds
+from attn_lab.measure.probes.time_variants import TimeVariants
 from attn_lab.measure.probes.timing import Timing
 from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
@@ -43,7 +43,7 @@ class Host(CudaClock):
 def test_a_call_that_waited_for_its_host_is_made_again_and_where_all_do_that_is_said(stalls, late, behind):
     clock = Host(stalls)
     card = Recording([SOUND])
-    timing = Timing(warmup=0, settle=0.0, samples=4000, least=60, seconds=60.0, precision=2.0)
+    timing = Timing(warmup=0, settle_seconds=0.0, max_samples=4000, min_samples=60, max_seconds=60.0, precision=2.0)
     calls = timing._sample(clock, Watched(card, 0.9), lambda: None, lambda _: None)
     assert calls.taken >= 60 and bool(clock.late) == late and bool(clock.behind) == behind
     assert (max(calls.kept) == 1.0) != behind
@@ -52,7 +52,10 @@ def test_a_call_that_waited_for_its_host_is_made_again_and_where_all_do_that_is_
 
 
 def test_the_other_kinds_of_time_are_marked_by_the_same_rule():
-    kinds, stalls = Kinds(calls=60, seconds=1.0), {"sound": lambda call: 0.1, "late": lambda call: 9.0 * (call % 2)}
+    kinds, stalls = (
+        TimeVariants(calls=60, seconds=1.0),
+        {"sound": lambda call: 0.1, "late": lambda call: 9.0 * (call % 2)},
+    )
     notes = {name: kinds._clocked(Host(each), lambda: None, lambda _: None, 60)[1] for name, each in stalls.items()}
     assert notes["sound"] == "" and notes["late"].startswith("noisy: the host was late with ")
 
@@ -113,9 +116,13 @@ def test_what_a_late_host_has_done_to_a_time_is_said_of_it(door, tmp_path, monke
     (tmp_path / "conf/backend").mkdir(parents=True)
     (tmp_path / "conf/backend/stalls.yaml").write_text("_target_: stalls.Stalls\n")
     monkeypatch.syspath_prepend(tmp_path)
-    words = ("device=cuda", "passes=[forward]", "probe=[accuracy,timing]", "measure.settle=0", "measure.warmup=5",
-             "measure.least=40", "measure.samples=40", "measure.seconds=5")  # fmt: skip
+    words = ("device=cuda", "passes=[forward]", "probe=[accuracy,timing]", "measure.settle_seconds=0",
+             "measure.warmup=5", "measure.min_samples=40", "measure.max_samples=40",
+             "measure.max_seconds=5")  # fmt: skip
     sound, stalled = (door(*words, "--config-dir", "conf", f"backend={name}").records[-1]["metrics"]
                       for name in ("sdpa_math", "stalls"))  # fmt: skip
     assert "the host was late" not in sound["forward/time"]["note"]  # it may have been, but for a call or two
-    assert stalled["forward/late"]["value"] > 20 and "noisy: the host was late with" in stalled["forward/time"]["note"]
+    assert (
+        stalled["forward/host_late"]["value"] > 20
+        and "noisy: the host was late with" in stalled["forward/time"]["note"]
+    )

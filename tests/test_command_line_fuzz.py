@@ -13,12 +13,13 @@ from test_cli import OPTIONS, assert_nothing_written
 LINES = int(os.environ.get("ATTN_LAB_FUZZ", "60"))
 SEED = 20261128
 KEYS = (
-    "name", "device", "seed", "round", "passes", "resume", "plan", "again", "baseline", "twin", "shape.seq_len",
-    "shape.batch_size", "shape.num_heads", "shape.emb_dim", "shape.dtype", "shape.head_dim", "shape.num_kv_heads",
-    "measure.warmup", "measure.samples", "measure.least", "measure.seconds", "measure.timeout", "measure.rest",
-    "mask.window", "subject.bias", "backend.plan", "backend.forward", "report.at_end", "report.language",
+    "name", "device", "seed", "round", "passes", "resume", "table", "aa_repeat", "baseline", "is_aa_repeat",
+    "shape.seq_len", "shape.batch_size", "shape.num_heads", "shape.emb_dim", "shape.dtype", "shape.head_dim",
+    "shape.num_kv_heads", "measure.warmup", "measure.max_samples", "measure.min_samples", "measure.max_seconds",
+    "measure.timeout", "measure.rest_ratio",
+    "mask.window", "subject.bias", "backend.table", "backend.forward", "report.enabled", "report.language",
     "logger.jsonl.file_mb", "logger.wandb.mode", "logger.wandb.project", "probe.timing.warmup",
-    "probe.timing.watch", "hydra.launcher.count", "hydra.sweeper", "hydra.sweeper.params", "hydra.verbose",
+    "probe.timing.gpu_monitor", "hydra.launcher.count", "hydra.sweeper", "hydra.sweeper.params", "hydra.verbose",
     "hydra.sweep.dir", "hydra.sweep.subdir", "backend._target_", "mask._target_", "subject._target_",
     "logger.jsonl._target_", "nonsense", "shape.seq_lenn", "shape", "backend",
 )  # fmt: skip

@@ -85,7 +85,7 @@ def test_groups_filters_and_columns_lie_where_runs_have_them(place: Path, printe
     on = {each["key"]["name"]: each["value"] for each in runset["filters"]["filters"] if not each["disabled"]}
     assert on == {"group": ["a sweep"], "jobType": ["series", "case", "summary"]}
     off = {each["key"]["name"]: each for each in runset["filters"]["filters"] if each["disabled"]}
-    assert off["status"]["value"] == ["ok", "oom", "refused"]
+    assert off["status"]["value"] == ["ok", "oom", "unsupported"]
     assert off["case.value.shape.seq_len"]["value"] == [256, 512, 1024]
     cases = [run for run in runs if run["job_type"] == "case"]
     for name, each in off.items():
@@ -139,7 +139,7 @@ def test_new_metrics_have_panels_once_they_are_measured() -> None:
     for line in measured:
         if line.status == "ok":
             line.metrics.update(
-                {name: {"value": 0.5} for name in ("forward/of_ceiling", "train_step/tokens_per_second")}
+                {name: {"value": 0.5} for name in ("forward/gemm_fraction", "train_step/tokens_per_second")}
             )
             line.metrics["forward/time_graph"] = {"value": None, "note": "cannot be captured"}
     told = json.dumps(made({"one": measured}))

@@ -80,26 +80,26 @@ def test_memory_of_other_passes_is_not_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", STATUSES)
-@pytest.mark.parametrize("before", ["ok", "refused", "wrong"])
+@pytest.mark.parametrize("before", ["ok", "unsupported", "incorrect"])
 def test_every_change_of_status_is_told(tmp_path: Path, before: str, after: str) -> None:
     found = of(tmp_path, [line("f", status=before, reasons=("was",))], [line("f", status=after, reasons=("is",))])
     kinds = {each.kind for each in found}
     if before == after:
         assert kinds == {"same"}
     elif before == "ok":
-        assert kinds == {"broken" if after in BROKEN else "refused"} and found[0].reason == "is"
+        assert kinds == {"broken" if after in BROKEN else "unsupported"} and found[0].reason == "is"
     else:
         assert kinds == {"fixed" if after == "ok" else "failing"}
 
 
 def test_a_round_that_failed_fails_its_case(tmp_path: Path) -> None:
     good = [line("f", round=round) for round in range(3)]
-    found = of(tmp_path, good, [*good[:2], line("f", round=2, status="wrong", reasons=("dq",))])
-    assert [each.kind for each in found] == ["broken"] and found[0].statuses == ("ok", "wrong")
+    found = of(tmp_path, good, [*good[:2], line("f", round=2, status="incorrect", reasons=("dq",))])
+    assert [each.kind for each in found] == ["broken"] and found[0].statuses == ("ok", "incorrect")
 
 
 def test_new_and_gone_cases_are_told(tmp_path: Path) -> None:
-    found = of(tmp_path, [line("a"), line("old")], [line("a"), line("young", status="wrong")])
+    found = of(tmp_path, [line("a"), line("old")], [line("a"), line("young", status="incorrect")])
     assert told(found)["old", "status"] == "gone" and told(found)["young", "status"] == "new"
 
 
@@ -124,7 +124,7 @@ def test_two_builds_of_one_backend_are_held_against_themselves(tmp_path: Path) -
 
 def test_the_larger_floor_holds_and_twins_are_no_cases(tmp_path: Path) -> None:
     def measured(times: float, apart: float) -> list[Any]:
-        return [line("naive", 9.0, spread=1e-3), line("naive", 9.0 * apart, twin=True, spread=1e-3),
+        return [line("naive", 9.0, spread=1e-3), line("naive", 9.0 * apart, is_aa_repeat=True, spread=1e-3),
                 line("f", times, spread=1e-3)]  # fmt: skip
 
     quiet = of(tmp_path / "quiet", measured(1.0, 1.0005), measured(1.03, 1.0005))
@@ -203,7 +203,7 @@ def test_the_other_way_round_is_the_mirror(a: list[Any], b: list[Any]) -> None:
 
 def test_markdown_puts_regressions_first_and_folds_the_rest(pull: Any) -> None:
     a = [line("flash2", 1.0, peak=100.0), line("flex", 2.0), line("quick", 3.0), line("still", 4.0), line("lost")]
-    b = [line("flash2", 1.3, peak=150.0), line("flex", status="wrong", reasons=("dq: max error 3",)),
+    b = [line("flash2", 1.3, peak=150.0), line("flex", status="incorrect", reasons=("dq: max error 3",)),
          line("quick", 2.0), line("still", 4.0)]  # fmt: skip
     code, text, _ = pull(a, b)
     assert code == 0
@@ -290,10 +290,11 @@ def test_a_comment_has_room_for_it(pull: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "change", "code"),
     [([], {"times": 3.0}, 0), (["slower"], {"times": 3.0}, 1), (["slower"], {"times": 0.3}, 0), (["slower"], {}, 0),
-     (["slower"], {"status": "crashed"}, 1), (["slower"], {"status": "refused"}, 0),
-     (["refused"], {"status": "refused"}, 1), (["wrong"], {"status": "wrong"}, 1), (["wrong"], {"status": "oom"}, 0),
-     (["wrong,oom"], {"status": "oom"}, 1), (["memory"], {"peak": 200.0}, 1), (["slower"], {"peak": 200.0}, 0),
-     (["wrong", "slower"], {"times": 3.0}, 1), (["broken"], {"status": "timeout"}, 1),
+     (["slower"], {"status": "crashed"}, 1), (["slower"], {"status": "unsupported"}, 0),
+     (["unsupported"], {"status": "unsupported"}, 1), (["incorrect"], {"status": "incorrect"}, 1),
+     (["incorrect"], {"status": "oom"}, 0), (["incorrect,oom"], {"status": "oom"}, 1), (["memory"], {"peak": 200.0}, 1),
+     (["slower"], {"peak": 200.0}, 0),
+     (["incorrect", "slower"], {"times": 3.0}, 1), (["broken"], {"status": "timeout"}, 1),
      (["broken"], {"times": 3.0}, 0)],
 )  # fmt: skip
 def test_fail_on(pull: Any, flags: list[str], change: dict[str, Any], code: int) -> None:

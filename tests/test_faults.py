@@ -267,8 +267,9 @@ def test_resume_never_asks_everything_again(four, records, door):
 
 
 @pytest.mark.parametrize(("mode", "status", "asked"), [
-    ("auto", "oom", 0), ("auto", "wrong", 0), ("auto", "refused", 0), ("auto", "error", 1), ("auto", "crashed", 1),
-    ("auto", "timeout", 1), ("failed", "refused", 0), ("failed", "wrong", 1), ("failed", "oom", 1),
+    ("auto", "oom", 0), ("auto", "incorrect", 0), ("auto", "unsupported", 0), ("auto", "error", 1),
+    ("auto", "crashed", 1),
+    ("auto", "timeout", 1), ("failed", "unsupported", 0), ("failed", "incorrect", 1), ("failed", "oom", 1),
 ])  # fmt: skip
 def test_what_counts_as_an_answer(mode, status, asked, records, door):
     lines = records.read_text().splitlines()

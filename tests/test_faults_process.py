@@ -239,6 +239,6 @@ def test_a_process_that_draws_and_is_killed_costs_the_report_alone(door, monkeyp
         raise BrokenProcessPool("A process in the process pool was terminated abruptly")
 
     monkeypatch.setattr("attn_lab.run.summary.make", killed)
-    told = door(*PLAIN, "backend=naive", "report.at_end=true")
+    told = door(*PLAIN, "backend=naive", "report.enabled=true")
     assert told.code == 0 and told.statuses == ["ok"]
     assert "no report was made; later: attn-lab report runs/x (BrokenProcessPool: A process" in told.out

@@ -203,7 +203,7 @@ def test_rounds_with_samples_decide_and_a_failed_round_silences(tmp_path: Path) 
     assert "fastest.point.shared" in {each.key for each in findings(rows(tmp_path / "2", *lines((0.8, 1.0, 1.2))))}
     assert not {
         key
-        for key in (each.key for each in findings(rows(tmp_path / "3", *lines((1, 1, 1), "wrong"))))
+        for key in (each.key for each in findings(rows(tmp_path / "3", *lines((1, 1, 1), "incorrect"))))
         if "fastest" in key
     }
 
@@ -215,14 +215,14 @@ def test_nobody_leads_by_less_than_two_processes_differ_however_sure_each_is(tmp
         each = {"a": 1.0, "b": 1.0 + apart, "naive": 9.0}
         samples = {name: [time * (1 + 1e-6 * place) for place in range(100)] for name, time in each.items()}
         lines = [line(name, {"backward": times}) for name, times in samples.items()]
-        lines.append(line("naive", {"backward": samples["naive"]}, twin=True))
+        lines.append(line("naive", {"backward": samples["naive"]}, is_aa_repeat=True))
         return {each.key for each in findings(rows(tmp_path / str(apart), *lines))}
 
     assert "fastest.point.shared" in told(0.004) and "fastest.point" in told(0.02)
 
 
 def test_the_floor_is_told_with_what_is_claimed_at_all(tmp_path: Path) -> None:
-    lines = [line("naive", 9.0, twin=twin) for twin in (False, True)]
+    lines = [line("naive", 9.0, is_aa_repeat=is_aa_repeat) for is_aa_repeat in (False, True)]
     (told,) = (each for each in findings(rows(tmp_path, *lines)) if each.key == "noise.floor")
     assert "forward 0.44 %" in told.text and told.text.endswith("nor one under 0.50 %.")
     printed = io.StringIO()
@@ -232,13 +232,20 @@ def test_the_floor_is_told_with_what_is_claimed_at_all(tmp_path: Path) -> None:
 
 def test_nobody_leads_by_less_than_a_rest_makes_of_one_alone(tmp_path: Path) -> None:
     rest = {
-        "backward/rest": {"value": 3.0, "unit": "times a burst", "low": None, "high": None, "samples": 1, "note": ""}
+        "backward/rest_ratio": {
+            "value": 3.0,
+            "unit": "times a burst",
+            "low": None,
+            "high": None,
+            "samples": 1,
+            "note": "",
+        }
     }
 
     def told(**metrics: Mapping[str, Any]) -> set[str]:
         times = {name: [time * (1 + 1e-6 * place) for place in range(100)] for name, time in (("a", 1.0), ("b", 1.008))}
         lines = [line(name, {"backward": times[name]}, metrics=metrics.get(name, {})) for name in times]
-        quiet = [line("naive", {"backward": [9.0] * 100}, twin=twin) for twin in (False, True)]
+        quiet = [line("naive", {"backward": [9.0] * 100}, is_aa_repeat=is_aa_repeat) for is_aa_repeat in (False, True)]
         return {each.key for each in findings(rows(tmp_path / "".join(metrics), *lines, *quiet))}
 
     assert "fastest.point" in told(a=rest, b=rest) and "fastest.point.shared" in told(a=rest)
@@ -247,7 +254,7 @@ def test_nobody_leads_by_less_than_a_rest_makes_of_one_alone(tmp_path: Path) -> 
 def test_forward_alone_is_not_lost_with_a_refused_step(tmp_path: Path) -> None:
     lines = [
         line("flash3", {"forward": 1.0}),
-        line("flash3", status="refused", reasons=("forward only",)),
+        line("flash3", status="unsupported", reasons=("forward only",)),
         line("naive", 9.0),
     ]
     told = {each.key: each.text for each in findings(rows(tmp_path, *lines)) if "forward" in each.text}
@@ -320,11 +327,11 @@ def test_the_claims_on_the_published_h100(tmp_path: Path) -> None:
                 each = record["metrics"].get(name, {})
                 each |= {part: factor * each[part] for part in ("value", "low", "high") if each.get(part)}
 
-    turned = {each.key.removeprefix("claim."): each.verdict for each in claims(published(tmp_path, slowed))}
-    assert {key for key in VERDICTS if turned[key] != VERDICTS[key]} == {
+    apply_rotary = {each.key.removeprefix("claim."): each.verdict for each in claims(published(tmp_path, slowed))}
+    assert {key for key in VERDICTS if apply_rotary[key] != VERDICTS[key]} == {
         "1.forward", "2.forward", "3.point", "3.everywhere", "4.memory", "9.tight",
     }  # fmt: skip
-    assert turned["1.forward"] == turned["2.forward"] == "holds"
+    assert apply_rotary["1.forward"] == apply_rotary["2.forward"] == "holds"
 
 
 def test_the_findings_on_the_published_h100(tmp_path: Path) -> None:
@@ -339,7 +346,7 @@ def test_the_findings_on_the_published_h100(tmp_path: Path) -> None:
 
     def crippled(record: dict[str, Any]) -> None:
         if record["case"]["backend"] == "flash4":
-            record["status"] = "wrong"
+            record["status"] = "incorrect"
 
     altered = "\n".join(each.text for each in findings(published(tmp_path, crippled)))
     assert "flash4 13" not in altered and "Wrong, and so never timed: 17 of 144" not in text

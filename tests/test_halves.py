@@ -15,7 +15,7 @@ from attn_lab.backends.naive import Naive
 from attn_lab.backends.naive_fp32 import NaiveFP32
 from attn_lab.backends.paired import Paired
 from attn_lab.core.backend import Backend
-from attn_lab.core.limits import Limits
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.machine import detect
 from attn_lab.core.mask import CAUSAL, Band
 from attn_lab.core.request import Request
@@ -23,7 +23,7 @@ from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 
-ANYWHERE = {"cpu": Limits()}
+ANYWHERE = {"cpu": Capabilities()}
 
 
 def reference(q: torch.Tensor, k: torch.Tensor, scale: float, band: Band):
@@ -105,11 +105,11 @@ def flash4_module() -> dict[str, ModuleType]:
 
 
 class Flash2Here(Flash2):
-    limits = split_limits = ANYWHERE
+    capabilities = split_capabilities = ANYWHERE
 
 
 class Flash4Here(Flash4):
-    limits = split_limits = ANYWHERE
+    capabilities = split_capabilities = ANYWHERE
 
 
 def stand_in(monkeypatch, modules: dict[str, ModuleType]) -> None:

@@ -29,7 +29,7 @@ from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.config.build import packed
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.kernel_name import short_name
 from attn_lab.core.machine import Machine
@@ -152,7 +152,7 @@ class Slow(torch.autograd.Function):
 
 
 class SlowAttention(Naive):
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend = super().prepare(request, machine)
         return lambda q, k, v: Slow.apply(attend(q, k, v))
 
@@ -176,7 +176,7 @@ def look(module: nn.Module, step: Callable[[], object], folder: Path) -> dict[tu
 class InOnePiece(Naive):
     """Prefers the projection whole, as pairs on a GPU do, and then goes another way."""
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend = super().prepare(request, machine)
         by_parts = lambda q, k, v: attend(q, k, v)  # noqa: E731
         by_parts.packed = lambda packed, heads: attend(*packed.neg().neg().split(heads, dim=2)).flatten(2)
@@ -296,7 +296,7 @@ def test_memory_is_told_down_to_the_line_that_took_it(door: Lab) -> None:
 
 def test_a_case_is_shown_whole_and_the_command_it_ends_with_asks_it_again(door: Lab) -> None:
     told = door("-m", "backend=naive,sdpa_flash", "subject=layer", "mask=sliding_window", "mask.window=24",
-                "+profile=all", "shape.num_kv_heads=2", "seed=3", "again=true", *SMALL)  # fmt: skip
+                "+profile=all", "shape.num_kv_heads=2", "seed=3", "aa_repeat=true", *SMALL)  # fmt: skip
     record = told.records[1]
     shown = door("show", record["case"]["id"][:6])
     assert shown.code == 0, shown.err
@@ -314,14 +314,14 @@ def test_a_case_is_shown_whole_and_the_command_it_ends_with_asks_it_again(door: 
 
 def test_show_says_what_it_does_not_find(door: Lab) -> None:
     assert "no cases here" in door("show").out
-    door("-m", "seed=0,1", "probe=[startup]")
+    door("-m", "seed=0,1", "probe=[cold_start]")
     told = door("show", "nosuch")
     assert told.code == 2 and "got 'nosuch', which no record has in runs/adhoc" in told.err
     assert "or its first 4 characters" in door("show", "a").err
 
 
 def test_nsight_refuses_what_it_cannot_look_at_or_with(door: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    (record,) = door("probe=[startup]").records
+    (record,) = door("probe=[cold_start]").records
     monkeypatch.setenv("PATH", "/nowhere")
     for tool, title in (("ncu", "Nsight Compute"), ("nsys", "Nsight Systems")):
         if not any(Path("/opt/nvidia").glob(f"nsight-*/**/{tool}")):
@@ -538,7 +538,7 @@ def test_files_reach_a_server_as_artifacts_from_wherever_the_folder_is_by_then(l
 
 
 def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_path: Path) -> None:
-    told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[startup]", *SMALL[:2])
+    told = door("backend=sdpa_flash", "mask=sliding_window", "mask.window=24", "probe=[cold_start]", *SMALL[:2])
     kept = find_case(told.records[0]["case"]["id"], [told.folder / "runs/adhoc"])
     (tmp_path / "case.json").write_text(json.dumps(packed(case_under_nsight(kept))))
     run_single_case(tmp_path / "case.json", tmp_path / "record.jsonl")
@@ -548,8 +548,8 @@ def test_what_stands_under_nsight_is_the_case_as_it_was_asked(door: Lab, tmp_pat
     assert record["provenance"]["config"] == config
     assert record["metrics"]["nvtx/passes"]["note"] == "no CUDA here"
     read_and_written = 4 * 2 * 64 * 128 * 4  # q, k, v and out, each (2, 64, 128) of 4 bytes
-    assert record["metrics"]["forward/least_bytes"]["value"] * 2**20 == read_and_written
-    assert record["metrics"]["backward/least_bytes"]["value"] * 2**20 == 2 * read_and_written
+    assert record["metrics"]["forward/min_bytes"]["value"] * 2**20 == read_and_written
+    assert record["metrics"]["backward/min_bytes"]["value"] * 2**20 == 2 * read_and_written
 
 
 def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, t
     (before,) = told.records
     seen = [{"pass": name, "note": "", **asdict(row)} for name, row in passes_of(Flash2(), counted(RAW))]
     (tmp_path / "counters.json").write_text(json.dumps(seen))
-    least = {"forward/least_bytes": {"value": 128.0}}
+    least = {"forward/min_bytes": {"value": 128.0}}
     keep(
         find_case(before["case"]["id"], []),
         [File("counters", tmp_path / "counters.json")],
@@ -568,8 +568,8 @@ def test_counters_are_a_later_line_of_the_same_case_with_all_it_had(door: Lab, t
     assert first == before and {**now["metrics"], **before["metrics"]} == now["metrics"]
     assert now["metrics"]["nsight/forward/tensor_cores"]["value"] == 41.2
     assert now["metrics"]["nsight/forward/stalled_math_pipe_throttle"]["unit"] == "warps"
-    assert now["metrics"]["nsight/forward/dram_over_least"]["value"] == 2.0
-    assert now["metrics"]["nsight/forward/dram_over_least"]["note"] == "256 MB moved by 1 kernels, 128 MB must be"
+    assert now["metrics"]["nsight/forward/dram_over_min"]["value"] == 2.0
+    assert now["metrics"]["nsight/forward/dram_over_min"]["note"] == "256 MB moved by 1 kernels, 128 MB must be"
     assert [each["kind"] for each in now["artifacts"]] == ["samples", "counters"]
     assert "1 done, 0 stale, 0 todo" in door("status", "backend=sdpa_flash", "probe=[accuracy,timing]", *SMALL[:2]).out
     assert re.search(r"Nsight Compute\n.*\n.*tensor cores % +41\.2", door("show", before["case"]["id"]).out, re.DOTALL)

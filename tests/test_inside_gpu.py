@@ -92,6 +92,6 @@ def test_nsight_counts_what_the_declared_kernels_do(looked: Told, lab_in: Lab) -
         metrics = {key.rpartition("/")[2]: each["value"] for key, each in record["metrics"].items()
                    if key.startswith(f"nsight/{name}/")}  # fmt: skip
         assert metrics["time"] > 0 and 0 < metrics["sm_busy"] <= 100 and 0 < metrics["occupancy_achieved"] <= 100
-        assert metrics["tensor_cores"] > 0 and metrics["dram_over_least"] > 0
+        assert metrics["tensor_cores"] > 0 and metrics["dram_over_min"] > 0
         assert any(key.startswith("stalled") for key in metrics)
     assert {"nsight", "counters"} < {each["kind"] for each in record["artifacts"]}

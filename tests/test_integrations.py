@@ -12,7 +12,7 @@ from torch import nn
 
 import attn_lab
 from attn_lab.backends.naive import Naive
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.errors import BadRequest, Unsupported
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")
@@ -164,7 +164,7 @@ def test_weights_keep_their_names_and_stay_the_same_objects():
 def test_dropout_is_the_modules_own_and_a_backend_without_refuses_it():
     model = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
     attn_lab.convert(model, backend="sdpa_flash")
-    with pytest.raises(Refused, match=r"dropout: none; asked 0.1"):
+    with pytest.raises(Unsupported, match=r"dropout: none; asked 0.1"):
         model(torch.randn(1, 3, 32))
     model.eval()(torch.randn(1, 3, 32))
 
@@ -187,7 +187,7 @@ def test_what_no_kernel_gives_is_refused(change, told):
 def test_a_query_that_may_see_nothing_is_refused_rather_than_nan():
     ours = attn_lab.convert(nn.MultiheadAttention(32, 4, batch_first=True), backend="naive")
     x = torch.randn(1, 4, 32)
-    with pytest.raises(Refused, match="may attend to no key"):
+    with pytest.raises(Unsupported, match="may attend to no key"):
         ours(x, x, x, key_padding_mask=torch.ones(1, 4, dtype=torch.bool), need_weights=False)
 
 
@@ -423,7 +423,7 @@ def test_a_padded_batch_has_one_mask_on_either_side_and_a_full_one_has_the_causa
         llama("counted")(TOKENS, attention_mask=RIGHT)
         llama("counted")(TOKENS, attention_mask=RIGHT.flip(1))
     kinds = [type(request.mask).__name__ for request in counting.runs]
-    assert kinds == ["Causal", "Causal", "Given", "Given", "Given", "Given"]
+    assert kinds == ["Causal", "Causal", "TensorMask", "TensorMask", "TensorMask", "TensorMask"]
     assert counting.runs[2] is counting.runs[3]  # one mask a batch, prepared once for all layers
 
 
@@ -441,7 +441,7 @@ def test_a_mask_where_no_query_sees_anything_is_refused(implementations):
 
 
 def test_a_backend_that_cannot_serve_says_so_through_the_model(implementations):
-    with pytest.raises(Refused, match="Flash2 refuses: devices: cuda; asked cpu"):
+    with pytest.raises(Unsupported, match="Flash2 refuses: devices: cuda; asked cpu"):
         llama(implementations["flash2"])(TOKENS)
 
 
@@ -515,7 +515,7 @@ def test_attention_dropout_reaches_the_backend_in_training(implementations):
     assert not torch.equal(model(TOKENS).logits, model(TOKENS).logits)
     model.eval()
     close(model(TOKENS).logits, llama("eager").eval()(TOKENS).logits, atol=1e-5, rtol=1e-4)
-    with pytest.raises(Refused, match="dropout: none"):
+    with pytest.raises(Unsupported, match="dropout: none"):
         llama(implementations["sdpa_flash"], attention_dropout=0.5).train()(TOKENS)
 
 

@@ -59,7 +59,7 @@ def decoder(family: str, implementation: str, dtype: torch.dtype) -> nn.Module:
 @pytest.mark.parametrize("family", ["llama", "grouped", "gpt2"])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_language_model_answers_and_learns_as_with_its_own_attention(name, family, padding):
-    from attn_lab.core.errors import Refused
+    from attn_lab.core.errors import Unsupported
     from attn_lab.integrations.transformers import register_as
 
     register_as("lab_of_this_test", served(name))
@@ -72,7 +72,7 @@ def test_a_language_model_answers_and_learns_as_with_its_own_attention(name, fam
         model = decoder(family, name, torch.float32 if exactly else torch.bfloat16).train()
         try:
             logits = model(tokens, attention_mask=seen).logits[real]
-        except Refused as refused:
+        except Unsupported as refused:
             pytest.skip(str(refused))
         nn.functional.cross_entropy(logits.float(), tokens[real]).backward()
         with torch.no_grad():

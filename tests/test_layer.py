@@ -16,12 +16,12 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flex import Flex
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.errors import BadRequest, Refused
-from attn_lab.core.limits import Limits
+from attn_lab.core.capabilities import Capabilities
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.request import Request
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import backend_names, mask_named
 from attn_lab.nn.resolve import backends_named
 
@@ -53,10 +53,10 @@ def test_every_length_and_mode_is_prepared_for_itself():
 
 def test_a_backend_that_cannot_serve_says_all_its_reasons_and_none_answers_for_it():
     layer = Attention(32, 2, backend=Flash2(), mask=Causal())
-    with pytest.raises(Refused, match=r"Flash2 refuses: devices: cuda; asked cpu.*dtypes.*float32"):
+    with pytest.raises(Unsupported, match=r"Flash2 refuses: devices: cuda; asked cpu.*dtypes.*float32"):
         layer(torch.randn(1, 4, 32))
     layer.backend = Flex()
-    with pytest.raises(Refused, match="forward only"):
+    with pytest.raises(Unsupported, match="forward only"):
         layer(torch.randn(1, 4, 32))
 
 
@@ -141,7 +141,7 @@ def test_backend_and_mask_by_name_are_what_they_are_as_objects():
         ({"backend": "flash5"}, "backend: expected flash2, .*sdpa_math.*auto, or.*got 'flash5'"),
         ({"backend": ["naive", "_one_sdpa"]}, "got '_one_sdpa'"),
         ({"backend": []}, "at least one of auto, flash2.*empty list"),
-        ({"plan": "plan.json"}, r"plan: expected backend='auto', which alone follows one; got backend='naive'"),
+        ({"table": "table.json"}, r"table: expected backend='auto', which alone follows one; got backend='naive'"),
         ({"mask": "casual"}, "mask: expected causal, .*got 'casual'"),
         ({"mask": Causal}, "an object of that kind; got <class"),
         ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1; got 1.0"),
@@ -155,7 +155,7 @@ def test_a_word_it_does_not_know_is_answered_with_those_it_does(asked, told):
 
 def test_of_several_backends_the_first_that_can_takes_it_and_says_so():
     class ForwardOnly(Naive):
-        limits = {"cpu": Limits(backward=False)}
+        capabilities = {"cpu": Capabilities(backward=False)}
 
     layer = Attention(32, 2, backend=["flash2", ForwardOnly(), "sdpa_flash", "naive"])
     assert layer.backend is None
@@ -167,14 +167,14 @@ def test_of_several_backends_the_first_that_can_takes_it_and_says_so():
     with torch.no_grad():
         torch.testing.assert_close(layer(x), layer(x))
     assert isinstance(layer.backend, ForwardOnly)  # without gradients it can
-    with pytest.raises(Refused, match=r"every backend preferred refuses: Flash2: devices.*; Flash4: devices"):
+    with pytest.raises(Unsupported, match=r"every backend preferred refuses: Flash2: devices.*; Flash4: devices"):
         Attention(32, 2, backend=["flash2", "flash4"])(x)
 
 
 def test_a_backend_that_finds_out_late_is_passed_over_too():
     class Late(Naive):
         def prepare(self, request, machine):
-            raise Refused("late", ["its extension does not load here"])
+            raise Unsupported("late", ["its extension does not load here"])
 
     layer = Attention(32, 2, backend=[Late(), "naive"])
     layer(torch.randn(1, 5, 32))
@@ -244,7 +244,7 @@ def test_dropout_drops_in_training_alone_and_keeps_the_mean(backend):
 
 def test_dropout_is_refused_by_a_backend_without_and_only_in_training():
     layer = Attention(32, 2, backend="sdpa_flash", dropout=0.1)
-    with pytest.raises(Refused, match=r"dropout: none; asked 0.1"):
+    with pytest.raises(Unsupported, match=r"dropout: none; asked 0.1"):
         layer(torch.randn(1, 4, 32))
     assert layer.eval()(torch.randn(1, 4, 32)).shape == (1, 4, 32)
 
@@ -308,7 +308,7 @@ def test_activation_checkpointing_gives_the_same_gradients(use_reentrant):
 
 def test_what_a_checkpoint_computes_again_drops_the_same_whoever_is_preferred_without_gradients():
     class ForwardOnly(Naive):
-        limits = {"cpu": Limits(backward=False, dropout=True)}
+        capabilities = {"cpu": Capabilities(backward=False, dropout=True)}
 
         def prepare(self, request, machine):
             attend = super().prepare(request, machine)
@@ -376,7 +376,7 @@ def test_tensors_of_several_dtypes_or_devices_are_refused(which, to, told):
     parts = [torch.randn(1, 4, 2, 16) for _ in "qkv"]
     parts[which] = parts[which].to(**to)
     with pytest.raises(BadRequest, match=f"expected one dtype and one device; got .*{told}"):
-        Serving((Naive(),), Causal())(*parts)
+        Dispatcher((Naive(),), Causal())(*parts)
 
 
 @pytest.mark.parametrize("backend", ["naive", "sdpa_flash", "naive+sdpa_flash"])

@@ -9,10 +9,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from attn_lab import Attention
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import detect
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import backend_names
 from attn_lab.nn.resolve import backends_named
 
@@ -53,7 +53,7 @@ def test_every_feature_with_every_backend_that_has_it(name, feature):
     layer.requires_grad_(name != "flash3")  # PyPI's is forward only
     try:
         out = layer(x)
-    except Refused as refused:
+    except Unsupported as refused:
         pytest.skip(str(refused))
     wide = x.detach().float().requires_grad_()
     expected = exact(wide)
@@ -72,7 +72,7 @@ def test_a_prompt_and_then_token_by_token_is_the_whole_at_once(name):
         with torch.no_grad():
             parts = [layer(piece, cache=cache) for piece in x.split((37, 1, 1, 1), dim=1)]
             close(torch.cat(parts, dim=1), exact(x.float()))
-    except Refused as refused:
+    except Unsupported as refused:
         pytest.skip(str(refused))
 
 
@@ -177,7 +177,7 @@ def test_a_gradient_laid_out_otherwise_than_the_first_is_not_misread(name):
 
     def grads(name: str, dout: torch.Tensor) -> tuple[torch.Tensor, ...]:
         (backend,) = backends_named(name)
-        out = Serving((backend,), layer.mask)(q, k, v)(q, k, v)
+        out = Dispatcher((backend,), layer.mask)(q, k, v)(q, k, v)
         return torch.autograd.grad(out, (q, k, v), dout)
 
     for each in (dout, apart, spread, dout):

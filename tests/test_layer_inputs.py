@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from test_integrations import timm  # noqa: F401  a fixture
 
 from attn_lab import Attention, convert
-from attn_lab.core.errors import AttnLabError, BadRequest, Refused
+from attn_lab.core.errors import AttnLabError, BadRequest, Unsupported
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.tensor_mask import allowed_by
 
@@ -46,7 +46,7 @@ def test_an_empty_batch_or_sequence_gives_an_empty_output_and_gradients_of_zero(
 @pytest.mark.parametrize("queries", [0, 1, 3])
 def test_attention_over_no_keys_is_zero(queries):
     q, k = torch.randn(2, queries, 4, 8), torch.randn(2, 0, 4, 8)
-    out = Serving(backends_named("sdpa_flash"), Full())(q, k, k)(q, k, k)
+    out = Dispatcher(backends_named("sdpa_flash"), Full())(q, k, k)(q, k, k)
     assert out.shape == q.shape and not out.any()
 
 
@@ -153,7 +153,7 @@ def test_float64_passes_torchs_own_check_of_gradients():
 def test_a_backend_without_float64_refuses_it_and_the_next_is_asked():
     layer = Attention(32, 4, backend="flex").double()
     x = torch.randn(1, 5, 32, dtype=torch.float64)
-    with torch.no_grad(), pytest.raises(Refused, match=r"dtypes: float16, bfloat16, float32; asked float64"):
+    with torch.no_grad(), pytest.raises(Unsupported, match=r"dtypes: float16, bfloat16, float32; asked float64"):
         layer(x)
     layer.backend = ["flash2", "naive"]
     layer(x)
@@ -257,7 +257,7 @@ def test_a_fused_kernel_refuses_a_second_derivative():
 def test_a_forward_derivative_that_would_be_lost_is_refused():
     layer = Attention(128, 4, backend="flex").requires_grad_(False)
     x = torch.randn(1, 5, 128)
-    with pytest.raises(Refused, match="flex refuses: forward-mode derivatives"):
+    with pytest.raises(Unsupported, match="flex refuses: forward-mode derivatives"):
         torch.func.jvp(layer, (x,), (torch.ones_like(x),))
     layer.backend = "naive"
     _, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))

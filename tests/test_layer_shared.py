@@ -24,7 +24,7 @@ from attn_lab.core.shape import Shape
 from attn_lab.masks.full import Full
 from attn_lab.nn.auto import cache as kept
 from attn_lab.nn.auto.auto import Auto
-from attn_lab.nn.auto.table import Plan
+from attn_lab.nn.auto.table import DispatchTable
 
 close = torch.testing.assert_close
 
@@ -141,7 +141,7 @@ for length in map(int, sys.argv[1:]):
     told = [process.communicate(timeout=110)[1].decode() for process in running]
     assert [process.returncode for process in running] == [0] * len(lengths), told
     (file,) = (tmp_path / "attn_lab").glob("measured-*.json")
-    assert {bucket.seq_len for bucket in Plan.read(file).entries} == {16, 32, 64, 128, 256, 512, 1024}
+    assert {bucket.seq_len for bucket in DispatchTable.read(file).entries} == {16, 32, 64, 128, 256, 512, 1024}
 
 
 # --- no home
@@ -177,7 +177,7 @@ def test_without_home_and_passwd_the_layer_answers_all_the_same(cache, monkeypat
 def test_a_spoilt_file_is_told_of_and_answers_come_all_the_same(content, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept._READ.clear()
-    path = kept.Kept.of(detect("cpu")).path
+    path = kept.AutotuneCache.of(detect("cpu")).path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     kept._READ.clear()
@@ -191,8 +191,8 @@ def test_a_plan_that_names_auto_is_no_endless_question(tmp_path):
     from attn_lab.nn.auto.table import Entry, Ranking
 
     bucket = Bucket("causal", "float32", 8, 1, 8, 64, 64)
-    plan = Plan(detect("cpu").name, {bucket: Entry({"forward": Ranking({"auto": 1.0, "naive": 2.0})})})
-    layer = Attention(32, 4, plan=plan)
+    table = DispatchTable(detect("cpu").name, {bucket: Entry({"forward": Ranking({"auto": 1.0, "naive": 2.0})})})
+    layer = Attention(32, 4, table=table)
     with torch.no_grad():
         layer(torch.randn(2, 64, 32))
     assert layer.backend == Naive() and "auto refuses" in str(layer.choices[-1])
@@ -205,13 +205,13 @@ RANK = """
 import json, sys, torch, torch.distributed as dist
 from attn_lab import Attention
 from attn_lab.nn.auto import cache as kept
-rank, world, folder, plan = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] or None
+rank, world, folder, table = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] or None
 def race(*given):
     raise AssertionError("measured")
 kept.race = race
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
 torch.manual_seed(0)
-layer = torch.nn.parallel.DistributedDataParallel(Attention(32, 4, plan=plan))
+layer = torch.nn.parallel.DistributedDataParallel(Attention(32, 4, table=table))
 torch.manual_seed(rank)
 layer(torch.randn(2, 64, 32)).sum().backward()
 inner = layer.module
@@ -223,10 +223,10 @@ print(json.dumps(found))
 """
 
 
-def ranks(folder, plan="", world=2):
+def ranks(folder, table="", world=2):
     """What each rank took, and what it said on the way."""
     running = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(folder), plan],
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(folder), table],
                          env=environment(folder, {"XDG_CACHE_HOME": str(folder / f"cache-{rank}")}),
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for rank in range(world)
@@ -242,10 +242,10 @@ def leave_kept(folder, first):
     from attn_lab.nn.auto.table import Entry, Ranking
 
     bucket = Bucket("causal", "float32", 8, 1, 8, 64, 64)
-    plan = Plan(detect("cpu").name, {bucket: Entry({"forward_backward": Ranking({first: 1.0})})})
-    name = kept.Kept.of(detect("cpu")).path.name
-    plan.write(folder / "attn_lab" / name)
-    return plan
+    table = DispatchTable(detect("cpu").name, {bucket: Entry({"forward_backward": Ranking({first: 1.0})})})
+    name = kept.AutotuneCache.of(detect("cpu")).path.name
+    table.write(folder / "attn_lab" / name)
+    return table
 
 
 def test_ranks_take_the_same_backend_whatever_was_measured_where_they_run(tmp_path):
@@ -260,8 +260,8 @@ def test_ranks_take_the_same_backend_whatever_was_measured_where_they_run(tmp_pa
 
 def test_ranks_follow_the_plan_they_are_given(tmp_path):
     leave_kept(tmp_path, "sdpa_math")
-    (plan,) = (tmp_path / "attn_lab").iterdir()
-    found, said = ranks(tmp_path, str(plan))
+    (table,) = (tmp_path / "attn_lab").iterdir()
+    found, said = ranks(tmp_path, str(table))
     assert [told for told, _ in found] == [found[0][0]] * 2 and "SdpaMath (sdpa_math, by" in found[0][0]
     assert not any("attn_lab: auto takes" in each for each in said)
 
@@ -302,14 +302,14 @@ def test_a_tensors_own_gpu_decides_what_can_serve_it(two_cards, monkeypatch):
     asked = []
 
     class Seeing(Naive):
-        def refusals(self, request, machine):
+        def unsupported_reasons(self, request, machine):
             asked.append(machine)
             return []
 
     from attn_lab.core.request import Request
     from attn_lab.core.shape import Shape
     from attn_lab.masks.full import Full
-    from attn_lab.nn.dispatcher import Serving
+    from attn_lab.nn.dispatcher import Dispatcher
 
     class Preparing(Seeing):
         def prepare(self, request, machine):
@@ -317,6 +317,6 @@ def test_a_tensors_own_gpu_decides_what_can_serve_it(two_cards, monkeypatch):
 
     request = Request(shape=Shape(batch_size=1, seq_len=4, num_heads=4, emb_dim=256), mask=Full())
     for number, expected in enumerate(two_cards):
-        Serving((Preparing(),), Full(), verify=False)._choose(request, torch.device("cuda", number))
+        Dispatcher((Preparing(),), Full(), verify=False)._choose(request, torch.device("cuda", number))
         assert asked.pop() == expected
     assert Auto().followed(detect("cuda:1")) is not None and Auto().followed(detect("cuda:0")) is None

@@ -11,7 +11,7 @@ from attn_lab import Attention, convert
 from attn_lab.core.errors import BadRequest
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")
@@ -245,4 +245,4 @@ def test_boundaries_that_are_fake_are_one_clear_line():
 def test_tensors_of_two_devices_are_still_refused():
     q, k = torch.randn(1, 4, 2, 8), torch.randn(1, 4, 2, 8, device="meta")
     with pytest.raises(BadRequest, match="expected one dtype and one device"):
-        Serving(Attention(16, 2, backend="naive")._serving.backends, Attention(16, 2).mask)(q, k, k)
+        Dispatcher(Attention(16, 2, backend="naive")._serving.backends, Attention(16, 2).mask)(q, k, k)

@@ -15,7 +15,7 @@ from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.measure.attention_timer import Spans
+from attn_lab.measure.attention_timer import AttentionTimer
 from attn_lab.measure.subjects.layer import Layer
 from attn_lab.measure.subjects.model import Model
 from attn_lab.nn.registry import backend_names
@@ -24,15 +24,15 @@ from attn_lab.selfcheck import faults
 from attn_lab.selfcheck.harness import Harness
 
 TINY = ("subject=model", "subject.layers=2", "subject.vocab_size=61", "subject.mlp=96", "passes=[train_step]",
-        "shape.batch_size=2", "shape.seq_len=24", "shape.emb_dim=64", "again=false")  # fmt: skip
+        "shape.batch_size=2", "shape.seq_len=24", "shape.emb_dim=64", "aa_repeat=false")  # fmt: skip
 SHAPE = Shape(batch_size=2, seq_len=24, num_heads=4, emb_dim=64, dtype="float32")
 SMALL = Model(layers=3, vocab_size=61, mlp=96)
 
 
 def staged(subject=SMALL, shape=SHAPE, passes=("train_step",)):
     backend, machine, request = SdpaFlash(), detect("cpu"), Request(shape=shape, mask=Causal(), passes=passes)
-    assert backend.refusals(request, machine) == []
-    return subject.stage(request, backend, backend.prepare(request, machine), machine, seed=3, slices=1)
+    assert backend.unsupported_reasons(request, machine) == []
+    return subject.stage(request, backend, backend.prepare(request, machine), machine, seed=3, checked_slices=1)
 
 
 @pytest.mark.parametrize("words", [
@@ -50,7 +50,7 @@ def test_a_model_is_trained_and_every_figure_of_it_is_there(words, door):
         assert metrics["memory/peak"] > metrics["memory/inputs"] + metrics["memory/optimizer"]
         assert record["provenance"]["versions"]["transformers"]
         if "float32" in str(record["case"]["shape"]):
-            share = metrics["train_step/tflops"] / metrics["ceiling/gemm"]
+            share = metrics["train_step/tflops"] / metrics["peak_rates/gemm"]
             assert metrics["train_step/mfu"] == pytest.approx(100 * share)
         assert not [name for name in metrics if name.startswith(("forward/", "backward/", "forward_backward/"))]
 
@@ -83,7 +83,7 @@ class WrongScale(InOneLayer):
 class ShortWindow(InOneLayer):
     """Sees all but the first key."""
 
-    sound, limits, kernels = Naive(), Naive.limits, Naive.kernels
+    sound, capabilities, kernels = Naive(), Naive.capabilities, Naive.kernels
 
     def spoilt(self, request, machine):
         return self.sound.prepare(replace(request, mask=SlidingWindow(request.shape.seq_len - 1)), machine)
@@ -106,7 +106,7 @@ def test_a_fault_in_one_layer_of_three_never_meets_the_clock(fault, dtype, path)
     words = [*TINY, "subject.layers=3", f"shape.dtype={dtype}"]
     case = path.case("faulty", f"{__name__}.{fault.__name__}", *[word for word in words if "again" not in word])
     record = path.record(replace(case, who=fault()))
-    assert record.status == "wrong", (fault, record.reasons)
+    assert record.status == "incorrect", (fault, record.reasons)
     assert any("max error" in reason for reason in record.reasons)
     assert "train_step/time" not in record.metrics
 
@@ -114,47 +114,47 @@ def test_a_fault_in_one_layer_of_three_never_meets_the_clock(fault, dtype, path)
 def test_a_backend_that_another_answers_for_is_found_in_a_model_too(path):
     case = path.case("faulty", "attn_lab.selfcheck.faults.Impostor", *TINY[:-1])
     record = path.record(case)
-    assert record.status == "wrong" and "launched another's kernels" in record.reasons[0]
+    assert record.status == "incorrect" and "launched another's kernels" in record.reasons[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_losses_and_gradients_are_those_of_transformers_own_training(family):
     """Its own attention, its own loss, its own backward, of the same weights and tokens."""
     subject = replace(SMALL, family=family)
-    trial = staged(subject)
+    prepared = staged(subject)
     theirs = subject.made(SHAPE, "cpu", 3)
     theirs.set_attn_implementation("eager")
     inputs, targets = subject.tokens(SHAPE, "cpu", 3)
     loss = theirs(inputs, labels=inputs, shift_labels=targets.contiguous()).loss
     loss.backward()
-    torch.testing.assert_close(trial.forward().mean(), loss)
-    trial.train_step()
+    torch.testing.assert_close(prepared.forward().mean(), loss)
+    prepared.train_step()
     for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(trial.leaves[name].grad, parameter.grad, atol=1e-6, rtol=1e-3, msg=name)
+        torch.testing.assert_close(prepared.leaves[name].grad, parameter.grad, atol=1e-6, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("subject", [SMALL, Layer()])
 def test_a_training_step_updates_every_parameter_and_its_gradients_are_cleared_off_the_clock(subject):
-    trial = staged(subject)
-    before = {name: leaf.detach().clone() for name, leaf in trial.leaves.items() if isinstance(leaf, nn.Parameter)}
-    trial.train_step()
-    once = {name: leaf.grad.clone() for name, leaf in trial.leaves.items()}
-    assert set(before) <= set(once) and all(not torch.equal(trial.leaves[name], before[name]) for name in before)
-    trial.clear_gradients()
-    assert all(leaf.grad is None for leaf in trial.leaves.values())
-    trial.train_step()  # were they kept, they would add up
+    prepared = staged(subject)
+    before = {name: leaf.detach().clone() for name, leaf in prepared.leaves.items() if isinstance(leaf, nn.Parameter)}
+    prepared.train_step()
+    once = {name: leaf.grad.clone() for name, leaf in prepared.leaves.items()}
+    assert set(before) <= set(once) and all(not torch.equal(prepared.leaves[name], before[name]) for name in before)
+    prepared.clear_gradients()
+    assert all(leaf.grad is None for leaf in prepared.leaves.values())
+    prepared.train_step()  # were they kept, they would add up
     for name in once:
-        torch.testing.assert_close(trial.leaves[name].grad, once[name], atol=1e-2 * once[name].abs().max(), rtol=0.1)
+        torch.testing.assert_close(prepared.leaves[name].grad, once[name], atol=1e-2 * once[name].abs().max(), rtol=0.1)
 
 
 def test_training_lowers_the_loss():
-    trial = staged()
-    trial.optimizer.param_groups[0].update(lr=1e-2, eps=1e-8)
-    first = trial.forward().mean()
+    prepared = staged()
+    prepared.optimizer.param_groups[0].update(lr=1e-2, eps=1e-8)
+    first = prepared.forward().mean()
     for _ in range(20):
-        trial.clear_gradients()
-        trial.train_step()
-    assert trial.forward().mean() < 0.7 * first
+        prepared.clear_gradients()
+        prepared.train_step()
+    assert prepared.forward().mean() < 0.7 * first
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -175,7 +175,7 @@ def test_a_checkpointed_model_keeps_less_and_answers_the_same():
     for one, other in zip(kept.forward_backward(), again.forward_backward(), strict=True):
         torch.testing.assert_close(one, other)
     saved = []
-    for trial in (kept, again):
+    for prepared in (kept, again):
         size = 0
 
         def pack(tensor):
@@ -184,7 +184,7 @@ def test_a_checkpointed_model_keeps_less_and_answers_the_same():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            trial.forward()
+            prepared.forward()
         saved.append(size)
     assert saved[1] < 0.5 * saved[0]
 
@@ -204,7 +204,7 @@ def test_attention_s_share_is_that_of_the_time_it_takes():
             time.sleep(0.04)
             return gradient
 
-    spans = Spans("cpu")
+    spans = AttentionTimer("cpu")
     attend = spans.around(lambda q, k, v: Sleeps.apply(q + k + v))
     x = torch.randn(1, 4, 2, 8, requires_grad=True)
 
@@ -226,11 +226,11 @@ def test_the_layer_that_is_measured_goes_the_way_of_one_that_is_used(name):
     attend, calls = backend.prepare(request, machine), list[str]()
     if whole := getattr(attend, "packed", None):
         attend.packed = lambda qkv, heads: (calls.append("whole"), whole(qkv, heads))[1]
-    trial = Layer().stage(request, backend, attend, machine, seed=0, slices=1)
-    before = trial.forward_backward()
+    prepared = Layer().stage(request, backend, attend, machine, seed=0, checked_slices=1)
+    before = prepared.forward_backward()
     assert calls == (["whole"] if name == "sdpa_flash" else [])
-    assert 0 < trial.spans.share(lambda: trial.forward_backward()) < 1
-    for mine, theirs in zip(before, trial.forward_backward(), strict=True):
+    assert 0 < prepared.spans.share(lambda: prepared.forward_backward()) < 1
+    for mine, theirs in zip(before, prepared.forward_backward(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
@@ -285,10 +285,10 @@ def test_on_a_gpu_every_backend_trains_a_model_or_says_why_not(name, words, door
     last = {word.split("=")[0]: word for word in kept}
     told = door(*last.values(), *words, f"backend={name}", "device=cuda")
     (record,) = told.records
-    assert record["status"] in ("ok", "refused"), record["reasons"]
-    if record["status"] == "refused":
+    assert record["status"] in ("ok", "unsupported"), record["reasons"]
+    if record["status"] == "unsupported":
         pytest.skip("; ".join(record["reasons"]))
     metrics = {metric: told["value"] for metric, told in record["metrics"].items()}
     assert metrics["train_step/mfu"] > 0 and 0 < metrics["train_step/attention_share"] < 100
     assert metrics["memory/peak"] > metrics["memory/inputs"] + metrics["memory/optimizer"]
-    assert metrics["witness/kernels"] >= 4  # two layers, forward and backward
+    assert metrics["kernel_check/kernels"] >= 4  # two layers, forward and backward

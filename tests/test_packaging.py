@@ -139,7 +139,7 @@ def test_it_helps(installed: Installed, tmp_path: Path) -> None:
 
 def test_it_measures_a_case_in_an_empty_directory(installed: Installed, tmp_path: Path) -> None:
     """And from a wheel, which might lack its words and templates, tells of it."""
-    report = f"report.at_end={str(installed.source.name == 'site-packages').lower()}"
+    report = f"report.enabled={str(installed.source.name == 'site-packages').lower()}"
     words = ("logger=[jsonl]", "backend=sdpa_flash", "measure=quick", report)
     installed.run(*installed.attn_lab, *words, cwd=tmp_path)
     (line,) = (tmp_path / "runs" / "adhoc" / "records.jsonl").read_text("utf-8").splitlines()

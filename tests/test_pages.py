@@ -105,8 +105,8 @@ def test_both_languages_have_the_same_words_with_the_same_holes() -> None:
 def test_no_page_says_what_its_language_lacks(tmp_path: Path) -> None:
     lines = [
         *lengths("naive", "flash2"),
-        record("x", "refused"),
-        record("y", "wrong", ("dq",)),
+        record("x", "unsupported"),
+        record("y", "incorrect", ("dq",)),
         record("z", "oom"),
         "{",
     ]
@@ -165,14 +165,14 @@ def test_the_figures_of_an_axis_hold_the_records_numbers_and_its_anchors(tmp_pat
 
 
 def test_a_point_is_sorted_by_step_with_accuracy_and_kernels(tmp_path: Path) -> None:
-    bad = record("bad", "wrong", ("dq: max error 3",), times=(0.0123, 0.0456, 0.0789, 55.5))
+    bad = record("bad", "incorrect", ("dq: max error 3",), times=(0.0123, 0.0456, 0.0789, 55.5))
     data, pages = told(tmp_path, *map(record, ("lazy", "naive", "flash2")), bad)
     (found,) = tables(pages["figures"])
     assert [line["backend"] for line in found] == ["flash2", "naive", "lazy", "bad"]
     assert found[0]["error / allowed"] == "out 0.310" and found[0]["kernels"] == "forward: flash::flash_fwd<64>"
     figure = drawn(pages["figures"])["figures-point"]
     assert [(value["backend"], value["m0"], value["said0"]) for value in figure.values] == [
-        ("flash2", 0.305, "0.305"), ("naive", 8.0, "8.00"), ("lazy", 10.0, "10.0"), ("bad", 0, "wrong"),
+        ("flash2", 0.305, "0.305"), ("naive", 8.0, "8.00"), ("lazy", 10.0, "10.0"), ("bad", 0, "incorrect"),
     ]  # fmt: skip
     everything = html.page(data, "t", [(name, name, blocks) for name, blocks in pages.items()], "")
     assert not re.search(r"0\.0123|0\.0456|0\.0789|55\.5|8130", everything)
@@ -231,7 +231,7 @@ def test_growth_is_told_in_words_and_not_of_two_places(tmp_path: Path) -> None:
 
 def test_accuracy_tells_the_worst_and_every_wrong_answer(tmp_path: Path) -> None:
     worse = record(seq_len=8192, metrics=measured("accuracy/out", 0.83))
-    _, pages = told(tmp_path, record(), worse, record("bad", "wrong", ("dq: max error 3; allowed 1",)))
+    _, pages = told(tmp_path, record(), worse, record("bad", "incorrect", ("dq: max error 3; allowed 1",)))
     (line,) = tables(pages["accuracy"])[0]
     assert (line["out"], line["cases"], line["worst at"]) == ("0.830", "2", "16×8192×32×2048 float16")
     assert drawn(pages["accuracy"])["accuracy-worst"].values[0]["share"] == 0.83
@@ -241,8 +241,8 @@ def test_accuracy_tells_the_worst_and_every_wrong_answer(tmp_path: Path) -> None
 def test_the_roof_is_what_was_measured_and_absent_where_nothing_was(tmp_path: Path) -> None:
     _, pages = told(tmp_path / "a", record())
     assert not pages["roofline"]
-    roof = {**measured("ceiling/gemm", 700.0), **measured("ceiling/copy", 3000.0)}
-    roof |= {**measured("forward/intensity", 500.0), **measured("forward/of_ceiling", 0.47)}
+    roof = {**measured("peak_rates/gemm", 700.0), **measured("peak_rates/copy", 3000.0)}
+    roof |= {**measured("forward/intensity", 500.0), **measured("forward/gemm_fraction", 0.47)}
     _, pages = told(tmp_path / "b", record(metrics=roof))
     (figure,) = drawn(pages["roofline"]).values()
     lines = {(value["roof"], value["intensity"]): value["tflops"] for value in figure.values if "roof" in value}
@@ -310,7 +310,7 @@ def test_a_speedup_that_is_noise_is_called_unclear_or_the_same(tmp_path: Path) -
 
 def test_the_twin_is_the_noise_and_no_rival(tmp_path: Path) -> None:
     again = record("naive", id="again", times=(8.1, 12.1, 20.2, 8770.0))
-    again = replace(again, case={**again.case, "twin": True})
+    again = replace(again, case={**again.case, "is_aa_repeat": True})
     data, pages = told(tmp_path, record("naive"), again, record())
     assert data.backends == ["naive", "flash2"]
     assert "A/A floor" in words(pages["overview"]) and "no A/A was run" not in words(pages["overview"])
@@ -366,7 +366,7 @@ def test_a_comparison_across_versions_is_marked(tmp_path: Path) -> None:
 
 
 def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> None:
-    cases = [record("naive"), record("picky", "refused", ("head_dim: 8 to 128; asked 256", "dtype: float16")),
+    cases = [record("naive"), record("picky", "unsupported", ("head_dim: 8 to 128; asked 256", "dtype: float16")),
              record("picky", seq_len=512), record("big", "oom", ("too big",))]  # fmt: skip
     _, pages = told(tmp_path, *cases)
     lines = {line["case"]: line for line in tables(pages["support"])[0]}
@@ -383,7 +383,7 @@ def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> 
 
 
 def test_only_refused_cases_make_a_report_that_says_so(tmp_path: Path) -> None:
-    _, pages = told(tmp_path, record("a", "refused", ("no GPU",)), record("b", "refused", ("no GPU",)))
+    _, pages = told(tmp_path, record("a", "unsupported", ("no GPU",)), record("b", "unsupported", ("no GPU",)))
     assert "nothing was measured" in words(pages["overview"]) and not pages["figures"]
     assert "a: refused: no GPU" in words(pages["support"])
 
@@ -466,7 +466,7 @@ def test_the_page_is_small_and_asks_the_network_for_nothing(published: Path) -> 
 def test_headings_links_and_ids_fit_together(published: Path) -> None:
     found = Tags((published / "report.html").read_text("utf-8"))
     assert len(found.ids) == len(set(found.ids)) and {link[1:] for link in found.links} <= set(found.ids)
-    assert {*PAGES} - {*found.ids} == {"kinds", "models", "inside", "roofline", "energy"}, "not measured there"
+    assert {*PAGES} - {*found.ids} == {"time_variants", "models", "inside", "roofline", "energy"}, "not measured there"
     assert {"figures-seq_len-forward_backward", "figures-emb_dim-memory", "figures-point", "figures-point-2"} <= set(
         found.ids
     )
@@ -499,12 +499,13 @@ def test_the_tidy_table_holds_every_metric_of_every_case(published: Path) -> Non
                 line["value"] == (metric["value"] if each["status"] == "ok" else None)
                 and line["unit"] == metric["unit"]
             )
-    assert {line["status"] for line in lines} == {"ok", "refused", "oom"}
+    assert {line["status"] for line in lines} == {"ok", "unsupported", "oom"}
     assert pyarrow.csv.read_csv(published / "table.csv").num_rows == len(lines)
 
 
 def test_every_kind_of_chart_is_valid(tmp_path: Path) -> None:
-    more = {**measured("ceiling/gemm", 700.0), **measured("ceiling/copy", 3000.0), **measured("forward/intensity", 5.0),
+    more = {**measured("peak_rates/gemm", 700.0), **measured("peak_rates/copy", 3000.0),
+            **measured("forward/intensity", 5.0),
             **measured("forward/energy", 1.0), **measured("memory/inputs", 9.0)}  # fmt: skip
     cases = [
         *lengths("naive", "flash2", metrics=more),
@@ -605,7 +606,7 @@ def test_an_earlier_report_is_replaced_whole_or_not_and_nothing_else_touched(tmp
 
 
 def test_a_sweep_ends_with_its_report(door: Any, tmp_path: Path) -> None:
-    ended = door("backend=naive,sdpa_flash", "name=mine", "report.at_end=true", "report.language=zh-Hant")
+    ended = door("backend=naive,sdpa_flash", "name=mine", "report.enabled=true", "report.language=zh-Hant")
     assert ended.code == 0 and "report: runs/mine/report/report.html" in ended.out
     page = (tmp_path / "runs/mine/report/report.html").read_text("utf-8")
     assert 'lang="zh-Hant"' in page and "sdpa_flash" in page and "顯示" in page
@@ -618,14 +619,14 @@ def test_a_sweep_without_the_extra_ends_well_and_says_how_to_get_it(
     door: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    ended = door("name=mine", "report.at_end=true")
+    ended = door("name=mine", "report.enabled=true")
     assert ended.code == 0 and ended.statuses == ["ok"]
     assert "1 case: 1 ok" in ended.out and "pip install 'attn-lab[report]'" in ended.out
     assert not (tmp_path / "runs/mine/report").exists()
 
 
 def test_a_language_nobody_tells_is_refused_before_the_first_case(door: Any, tmp_path: Path) -> None:
-    ended = door("name=mine", "report.at_end=true", "report.language=tlh")
+    ended = door("name=mine", "report.enabled=true", "report.language=tlh")
     assert ended.code == 2 and "en or zh-Hant; got 'tlh'" in ended.err and not (tmp_path / "runs").exists()
 
 

@@ -17,7 +17,7 @@ from attn_lab.report.data import read
 from attn_lab.report.profiles import link
 from attn_lab.report.render.figure_files import sheet
 
-RARE = ("kinds", "models", "inside")
+RARE = ("time_variants", "models", "inside")
 
 
 def kinds(cold: float, **others: float | None) -> dict[str, Any]:
@@ -59,21 +59,21 @@ def test_the_kinds_of_a_time_stand_beside_each_other_and_a_missing_one_says_why(
         record("naive", metrics=kinds(2.0, hot=1.5, host=0.3, kernels=1.9, graph=graph)),
         record("flash2", metrics=kinds(1.0, host=4.0, graph=0.9)),
     )
-    line = next(each for each in tables(pages["kinds"])[0] if each["backend"] == "naive")
+    line = next(each for each in tables(pages["time_variants"])[0] if each["backend"] == "naive")
     shown = [line[f"{kind} ms"] for kind in ("cold, eager", "hot L2", "CUDA graph", "host", "kernels")]
     assert shown == ["2.00", "1.50", "0.700" if graph else "–", "0.300", "1.90"]
-    (figure,) = drawn(pages["kinds"]).values()
+    (figure,) = drawn(pages["time_variants"]).values()
     marks = {(value["backend"], value["kind"]): value["ms"] for value in figure.values}
     assert marks["flash2", "host"] == 4.0 and (("naive", "CUDA graph") in marks) is bool(graph)
     why = "naive: forward, CUDA graph: cannot be captured: a copy"
-    assert (why in words(pages["kinds"])) is (graph is None)
+    assert (why in words(pages["time_variants"])) is (graph is None)
 
 
 def test_along_an_axis_the_kinds_are_drawn_at_both_ends(tmp_path: Path) -> None:
     _, pages = told(tmp_path, *lengths("naive", metrics=kinds(2.0)))
-    (figure,) = drawn(pages["kinds"]).values()
+    (figure,) = drawn(pages["time_variants"]).values()
     assert [panel.title for panel in figure.panels] == ["forward · seq_len 512", "forward · seq_len 2048"]
-    assert len(tables(pages["kinds"])[0]) == 3
+    assert len(tables(pages["time_variants"])[0]) == 3
 
 
 def test_a_training_step_is_told_by_tokens_mfu_share_and_memory(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_the_card_s_state_is_told_and_what_was_dropped_for_it(tmp_path: Path) ->
             "low": clock - 100,
             "high": clock + 10,
         }
-        dropped = measured("forward/throttled", 20.0, "samples", "dropped: 20 of 200 calls (20 power brake)")
-        late = measured("forward/late", 3.0, "samples", "the host was late: 3 made again, 0 count all the same")
+        dropped = measured("forward/dropped", 20.0, "samples", "dropped: 20 of 200 calls (20 power brake)")
+        late = measured("forward/host_late", 3.0, "samples", "the host was late: 3 made again, 0 count all the same")
         return {"forward/sm_clock": clocks, **dropped, **late}
 
-    unwatched = measured("card/unwatched", 1.0, "", "pynvml is not installed")
+    unwatched = measured("monitor/unavailable", 1.0, "", "pynvml is not installed")
     _, pages = told(tmp_path, record("naive", metrics=state(1900.0)), record("flash2", metrics=state(1700.0)),
                     record("lazy", metrics=unwatched))  # fmt: skip
     (line,) = next(table for table in tables(pages["provenance"]) if "lowest" in table[0])
@@ -194,7 +194,7 @@ def test_the_card_s_state_is_told_and_what_was_dropped_for_it(tmp_path: Path) ->
 
 
 def test_whom_auto_took_and_why_stands_where_its_numbers_do(tmp_path: Path) -> None:
-    choice = measured("choice/rank", 1.0, "of those preferred", "flash4, by plan.json: bucket 1k; 0.856 ms")
+    choice = measured("selection/rank", 1.0, "of those preferred", "flash4, by plan.json: bucket 1k; 0.856 ms")
     _, pages = told(tmp_path, record("naive"), record("auto", metrics=choice))
     assert "→ auto: flash4, by plan.json: bucket 1k; 0.856 ms" in words(pages["figures"])
 

@@ -23,14 +23,14 @@ from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.backends.sdpa_math import SdpaMath
 from attn_lab.config.basis import basis_of
 from attn_lab.core.backend import Split
-from attn_lab.core.errors import BadRequest, Refused, Wrong
+from attn_lab.core.errors import BadRequest, Incorrect, Unsupported
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.measure.probes.accuracy import Accuracy
-from attn_lab.measure.probes.kernel_check import Witness
+from attn_lab.measure.probes.kernel_check import KernelCheck
 from attn_lab.measure.subjects.kernel import Kernel
 from attn_lab.nn.registry import paired_named
 from attn_lab.nn.resolve import backends_named
@@ -47,9 +47,9 @@ HALF = replace(CAUSAL, shape=replace(SHAPE, dtype="float16", head_dim=64))
 def verified(backend: Paired, request: Request = CAUSAL) -> None:
     """Raises Wrong, as a case would end."""
     attend = backend.prepare(request, detect("cpu"))
-    trial = Kernel().stage(request, backend, attend, detect("cpu"), seed=1, slices=2)
-    for probe in (Accuracy(), Witness()):
-        list(probe.measure(trial))
+    prepared = Kernel().stage(request, backend, attend, detect("cpu"), seed=1, checked_slices=2)
+    for probe in (Accuracy(), KernelCheck()):
+        list(probe.measure(prepared))
 
 
 def test_a_word_makes_a_pair_of_two_names():
@@ -75,14 +75,14 @@ def test_a_word_that_makes_no_pair_is_told_what_would(asked, told):
 
 
 def test_on_the_command_line_a_pair_is_a_rival_like_any_other(door):
-    told = door("backend=sdpa_flash,naive+sdpa_flash,flash2+flash4", "shape.seq_len=16,32", "again=true")
+    told = door("backend=sdpa_flash,naive+sdpa_flash,flash2+flash4", "shape.seq_len=16,32", "aa_repeat=true")
     ran = [(record["case"]["backend"], record["case"]["shape"]["seq_len"]) for record in told.records]
     names = ["sdpa_flash", "naive+sdpa_flash", "flash2+flash4", "sdpa_flash"]
     assert ran == [(name, seq_len) for seq_len in (16, 32) for name in names]
-    assert told.statuses == ["ok", "ok", "refused", "ok"] * 2
+    assert told.statuses == ["ok", "ok", "unsupported", "ok"] * 2
     pair = told.records[1]
-    assert "_flash_attention_for_cpu_backward" in pair["metrics"]["witness/kernels"]["note"]
-    assert "softmax" in pair["metrics"]["witness/kernels"]["note"]
+    assert "_flash_attention_for_cpu_backward" in pair["metrics"]["kernel_check/kernels"]["note"]
+    assert "softmax" in pair["metrics"]["kernel_check/kernels"]["note"]
     assert "naive+sdpa_flash " in told.out and "backend." not in told.out
     reasons = told.records[2]["reasons"]
     assert any(reason.startswith("forward flash2: devices") for reason in reasons)
@@ -95,7 +95,9 @@ def run_script(monkeypatch, name: str, *words: str) -> None:
 
 
 def test_a_run_tells_which_pair_beats_its_best_single_and_by_how_much(door, monkeypatch, capfd):
-    told = door("backend=naive,sdpa_flash,naive+sdpa_flash,flash2+flash4", "again=true", "passes=[forward_backward]")
+    told = door(
+        "backend=naive,sdpa_flash,naive+sdpa_flash,flash2+flash4", "aa_repeat=true", "passes=[forward_backward]"
+    )
     (records,) = told.folder.glob("runs/**/records.jsonl")
     run_script(monkeypatch, "pairs_against_singles.py", str(records.parent), "--json", "pairs.json")
     found = {each["backend"]: each for each in json.loads(Path("pairs.json").read_text())}
@@ -151,7 +153,7 @@ def test_a_half_that_is_no_backend_fails_before_anything_runs(door, asked, culpr
 
 def test_a_refusal_names_the_half_and_holds_all_reasons_of_both():
     request = Request(shape=replace(SHAPE, head_dim=20, dtype="float32"), mask=SlidingWindow(window=4), dropout=0.1)
-    reasons = Paired(SdpaFlash(), Flash4()).refusals(request, H100)
+    reasons = Paired(SdpaFlash(), Flash4()).unsupported_reasons(request, H100)
     for half, words in {"forward sdpa_flash: ": ("dtypes", "mask kinds", "multiples of 8", "dropout"),
                         "backward flash4: ": ("dtypes", "multiples of 8", "dropout")}.items():  # fmt: skip
         told = [reason for reason in reasons if reason.startswith(half)]
@@ -160,35 +162,35 @@ def test_a_refusal_names_the_half_and_holds_all_reasons_of_both():
 
 def test_what_does_not_come_by_halves_cannot_be_paired():
     for pair, half in ((Paired(SdpaMath(), Naive()), "forward"), (Paired(Naive(), SdpaMath()), "backward")):
-        (reason,) = pair.refusals(CAUSAL, detect("cpu"))
+        (reason,) = pair.unsupported_reasons(CAUSAL, detect("cpu"))
         assert reason == f"{half} sdpa_math: its kernels cannot be had by halves"
-    with pytest.raises(Refused, match="halves"):
+    with pytest.raises(Unsupported, match="halves"):
         SdpaMath().split(CAUSAL, detect("cpu"))
 
 
 def test_flash3_gives_a_forward_and_no_backward():
     machine = replace(H100, packages={"tokenspeed-fa3": "3.0", "flash-attn-4": "4.0"})
-    assert paired_named("flash3", "flash4").refusals(HALF, machine) == []
-    (reason,) = paired_named("flash4", "flash3").refusals(HALF, machine)
+    assert paired_named("flash3", "flash4").unsupported_reasons(HALF, machine) == []
+    (reason,) = paired_named("flash4", "flash3").unsupported_reasons(HALF, machine)
     assert reason.startswith("backward flash3: passes: forward only")
 
 
 def test_would_a_pair_run_there_is_a_question_for_a_laptop():
-    assert paired_named("sdpa_cudnn", "flash4").refusals(HALF, H100) == []
+    assert paired_named("sdpa_cudnn", "flash4").unsupported_reasons(HALF, H100) == []
     longer = replace(HALF, shape=replace(HALF.shape, seq_len=8))
-    (reason,) = paired_named("sdpa_cudnn", "flash4").refusals(longer, H100)
+    (reason,) = paired_named("sdpa_cudnn", "flash4").unsupported_reasons(longer, H100)
     assert reason.startswith("forward sdpa_cudnn: causal mask only where")  # torch's meaning of it is another
 
 
 def test_without_a_backward_the_forward_half_answers_as_it_would_alone():
     request = Request(shape=SHAPE, mask=SlidingWindow(window=4), passes=("forward",), dropout=0.5)
-    assert Paired(Naive(), SdpaFlash()).refusals(request, detect("cpu")) == []
+    assert Paired(Naive(), SdpaFlash()).unsupported_reasons(request, detect("cpu")) == []
     q, k, v = torch.randn(2, 24, 4, 16), *torch.randn(2, 2, 24, 2, 16)
     torch.manual_seed(0)
     out = Paired(Naive(), SdpaFlash()).prepare(request, detect("cpu"))(q, k, v)
     torch.manual_seed(0)
     assert torch.equal(out, Naive().prepare(request, detect("cpu"))(q, k, v))
-    (reason,) = Paired(Naive(), Flash4()).refusals(request, replace(H100, packages={}))
+    (reason,) = Paired(Naive(), Flash4()).unsupported_reasons(request, replace(H100, packages={}))
     assert reason.startswith("backward flash4: needs package")
 
 
@@ -218,13 +220,15 @@ class OtherLogarithm(SdpaFlash):
 
 def test_a_sound_pair_passes_and_the_planted_ones_do_not():
     verified(Paired(Naive(), SdpaFlash()))
-    with pytest.raises(Wrong, match="backward: expected a kernel matching"):
+    with pytest.raises(Incorrect, match="backward: expected a kernel matching"):
         verified(Paired(Naive(), AnothersBackward()))
-    with pytest.raises(Wrong, match="backward: launched another's kernels: aten::_scaled_dot_product_flash_attention"):
+    with pytest.raises(
+        Incorrect, match="backward: launched another's kernels: aten::_scaled_dot_product_flash_attention"
+    ):
         verified(Paired(Naive(), FlashUnderAnothersName()))
-    with pytest.raises(Wrong, match="forward: launched another's kernels"):
+    with pytest.raises(Incorrect, match="forward: launched another's kernels"):
         verified(Paired(FlashUnderAnothersName(), SdpaFlash()))
-    with pytest.raises(Wrong, match="dq"):
+    with pytest.raises(Incorrect, match="dq"):
         verified(Paired(OtherLogarithm(), SdpaFlash()))
 
 
@@ -325,10 +329,10 @@ def test_of_pairs_preferred_each_tells_why_it_was_passed_over():
     assert layer.backend == Paired(Naive(), SdpaFlash())
     assert list(layer.choices[-1].passed_over) == ["sdpa_cudnn+flash4", "flash2+flash4"]
     assert "naive+sdpa_flash; sdpa_cudnn+flash4 refuses: forward sdpa_cudnn: devices" in str(layer.choices[-1])
-    with pytest.raises(Refused, match=r"^flash2\+flash4 refuses: forward flash2"):
+    with pytest.raises(Unsupported, match=r"^flash2\+flash4 refuses: forward flash2"):
         Attention(48, 6, backend=paired_named(Flash2(), Flash4()))(torch.randn(1, 5, 48))
 
 
 @pytest.mark.parametrize("passes", [("backward",), ("forward_backward",), PASSES])
 def test_every_pass_with_a_backward_asks_both_halves(passes):
-    assert Paired(NaiveFP32(), SdpaMath()).refusals(replace(CAUSAL, passes=passes), detect("cpu"))
+    assert Paired(NaiveFP32(), SdpaMath()).unsupported_reasons(replace(CAUSAL, passes=passes), detect("cpu"))

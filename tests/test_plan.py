@@ -14,8 +14,8 @@ from written import A100, line, rows, run
 from attn_lab.cli.main import execute
 from attn_lab.core.errors import BadRequest
 from attn_lab.nn.auto.bucket import Bucket
-from attn_lab.nn.auto.table import SHIPPED, Entry, Plan, Ranking, shipped
-from attn_lab.report.planner import plan_of
+from attn_lab.nn.auto.table import SHIPPED, DispatchTable, Entry, Ranking, shipped
+from attn_lab.report.dispatch_table import plan_of
 
 PUBLISHED = ROOT / "results/h100-2026-11-22-seed"
 STEP = "forward_backward"
@@ -33,8 +33,8 @@ def shape(**fields):
     return {"num_kv_heads": made["num_heads"], "seq_len_kv": made["seq_len"]} | made
 
 
-def plan(*known: Bucket, **ms: float) -> Plan:
-    return Plan(gpu="H100", entries={each: Entry({STEP: Ranking(ms or {"flash2": 1.0})}) for each in known})
+def table(*known: Bucket, **ms: float) -> DispatchTable:
+    return DispatchTable(gpu="H100", entries={each: Entry({STEP: Ranking(ms or {"flash2": 1.0})}) for each in known})
 
 
 @given(sizes, sizes, sizes)
@@ -48,7 +48,7 @@ def test_sizes_fall_into_the_bucket_of_the_power_of_two_they_are_nearest_to(batc
 
 @given(st.lists(buckets, min_size=1, max_size=8, unique=True), buckets)
 def test_a_question_is_answered_by_its_own_bucket_or_the_nearest_or_none(known, asked):
-    found = plan(*known).find(asked, STEP)
+    found = table(*known).find(asked, STEP)
     comparable = [
         each for each in known if (each.mask, each.dtype, each.square) == (asked.mask, asked.dtype, asked.square)
     ]
@@ -57,12 +57,12 @@ def test_a_question_is_answered_by_its_own_bucket_or_the_nearest_or_none(known, 
         return
     assert found.exact == (asked in known) == (found.bucket == asked)
     assert found.bucket.far(asked) == min(each.far(asked) for each in comparable)
-    assert plan(*reversed(known)).find(asked, STEP) == found  # whatever the order in the file
+    assert table(*reversed(known)).find(asked, STEP) == found  # whatever the order in the file
 
 
 def test_nearer_in_length_is_nearer_and_a_lone_query_is_no_training():
     short, long = (Bucket.of("causal", shape(seq_len=length)) for length in (512, 16384))
-    known = plan(short, long)
+    known = table(short, long)
     assert known.find(Bucket.of("causal", shape(seq_len=1100)), STEP).bucket == short
     assert known.find(Bucket.of("causal", shape(seq_len=9000, batch_size=4)), STEP).bucket == long
     assert known.find(Bucket.of("causal", shape(seq_len=1, seq_len_kv=512)), STEP) is None
@@ -73,13 +73,15 @@ def test_nearer_in_length_is_nearer_and_a_lone_query_is_no_training():
 def test_a_plan_is_what_was_written(tmp_path):
     known = Bucket.of("causal", shape())
     ranking = Ranking({"sdpa_cudnn+flash4": 0.8, "flash4": 0.9}, "0.8 ms, 1.12× faster than flash4")
-    made = Plan("H100", {known: Entry({STEP: ranking}, ("16×1024",), {"naive": "oom: no"})}, {"commit": ["abc"]})
-    made.write(tmp_path / "deep/plan.json")
-    again = Plan.read(tmp_path / "deep/plan.json")
+    made = DispatchTable(
+        "H100", {known: Entry({STEP: ranking}, ("16×1024",), {"naive": "oom: no"})}, {"commit": ["abc"]}
+    )
+    made.write(tmp_path / "deep/table.json")
+    again = DispatchTable.read(tmp_path / "deep/table.json")
     assert (again.entries, again.gpu, again.made, again.digest) == (made.entries, made.gpu, made.made, made.digest)
     assert list(again.entries[known].passes[STEP].ms) == ["sdpa_cudnn+flash4", "flash4"]
-    assert plan(known, flash2=1.0).digest != plan(known, flash2=1.1).digest != plan(known, flash3=1.1).digest
-    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["plan.json"]
+    assert table(known, flash2=1.0).digest != table(known, flash2=1.1).digest != table(known, flash3=1.1).digest
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["table.json"]
 
 
 SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full", "dtype": "float16", "head_dim": 0,
@@ -98,14 +100,14 @@ SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full",
     ],
 )
 def test_a_file_that_is_no_plan_is_refused_in_a_line(text, told, tmp_path):
-    (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(BadRequest, match=rf"plan .*plan.json: expected a plan of attn-lab tune; got .*{told}"):
-        Plan.read(tmp_path / "plan.json")
-    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadRequest, match=r"plan\.json: expected a plan of attn-lab tune; got something else"):
-        Plan.read(tmp_path / "plan.json")
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(BadRequest, match=rf"table .*table.json: expected a table of attn-lab tune; got .*{told}"):
+        DispatchTable.read(tmp_path / "table.json")
+    (tmp_path / "table.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRequest, match=r"table\.json: expected a table of attn-lab tune; got something else"):
+        DispatchTable.read(tmp_path / "table.json")
     with pytest.raises(BadRequest, match="got No such file"):
-        Plan.read(tmp_path / "none.json")
+        DispatchTable.read(tmp_path / "none.json")
 
 
 def planned(tmp_path, *lines, left_out=None) -> dict:
@@ -137,7 +139,7 @@ def test_each_pass_has_its_own_fastest_pairs_included(tmp_path):
 
 def test_who_was_not_verified_is_not_planned_however_fast(tmp_path):
     bucket = planned(
-        tmp_path, line("flash2", 1.0), line("flash4", 0.1, status="wrong", reasons=("dq: max error 3",)),
+        tmp_path, line("flash2", 1.0), line("flash4", 0.1, status="incorrect", reasons=("dq: max error 3",)),
         line("flex", 0.2, round=0), line("flex", 0.2, round=1, status="error", reasons=("boom",)),
         line("naive", {}, status="oom", reasons=("no memory",)),
     )  # fmt: skip
@@ -148,8 +150,15 @@ def test_who_was_not_verified_is_not_planned_however_fast(tmp_path):
 def noise(*ratios):
     """A baseline and its twin in as many rounds, that far apart."""
     for number, ratio in enumerate(ratios):
-        for twin in (False, True):
-            yield line("naive", 10.0 * (ratio if twin else 1), twin=twin, round=number, samples=2000, spread=0.001)
+        for is_aa_repeat in (False, True):
+            yield line(
+                "naive",
+                10.0 * (ratio if is_aa_repeat else 1),
+                is_aa_repeat=is_aa_repeat,
+                round=number,
+                samples=2000,
+                spread=0.001,
+            )
 
 
 def test_within_the_noise_one_library_is_taken_before_two_and_less_memory_before_more(tmp_path):
@@ -210,25 +219,25 @@ def test_two_gpus_make_no_plan_and_neither_do_no_records(tmp_path):
 
 def test_records_without_a_time_make_no_plan_and_leave_the_one_there_is(tmp_path):
     run(tmp_path / "runs", line("flash2", {}), line("flash4", 1.0, status="error"))
-    (tmp_path / "plan.json").write_text("of yesterday")
+    (tmp_path / "table.json").write_text("of yesterday")
     with pytest.raises(BadRequest, match="came out ok and were timed; got none of 2"):
-        execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "plan.json")])
-    assert (tmp_path / "plan.json").read_text() == "of yesterday"
+        execute(["tune", str(tmp_path / "runs"), "-o", str(tmp_path / "table.json")])
+    assert (tmp_path / "table.json").read_text() == "of yesterday"
 
 
 def test_the_published_study_makes_a_plan(tmp_path, capsys):
-    assert execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "plan.json")]) == 0
+    assert execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "table.json")]) == 0
     told = capsys.readouterr().out
     assert "buckets for NVIDIA H100 80GB HBM3, from 120 records" in told and "step: flash4 in" in told
-    made = Plan.read(tmp_path / "plan.json")
+    made = DispatchTable.read(tmp_path / "table.json")
     point = Bucket.of("causal", shape(batch_size=16, seq_len=1024, num_heads=32))
     assert {name: one.first for name, one in made.entries[point].passes.items()} == {
         "forward": "sdpa_cudnn", "backward": "flash4", STEP: "flash4"}  # fmt: skip
     assert "refused: passes" in made.entries[point].could_not["flash3"]
     run(tmp_path, line("flash2", 1.0))
-    before = (tmp_path / "plan.json").read_bytes()
-    execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "plan.json")])
-    assert (tmp_path / "plan.json").read_bytes() == before  # of the same records the same plan
+    before = (tmp_path / "table.json").read_bytes()
+    execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "table.json")])
+    assert (tmp_path / "table.json").read_bytes() == before  # of the same records the same table
 
 
 def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_records_give(tmp_path, monkeypatch):
@@ -236,10 +245,10 @@ def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_record
     measured = [str(PUBLISHED.parent / "h100-2026-11-26-layer" / name) for name in ("auto-measure", "pairs")]
     execute(["tune", *measured, "-o", str(tmp_path / "made.json")])
     assert (tmp_path / "made.json").read_bytes() == file.read_bytes()
-    assert shipped("NVIDIA H100 80GB HBM3").digest == Plan.read(file).digest
+    assert shipped("NVIDIA H100 80GB HBM3").digest == DispatchTable.read(file).digest
     monkeypatch.setattr("attn_lab.nn.auto.table.SHIPPED", tmp_path)
     shipped.cache_clear()
-    plan(Bucket.of("causal", shape())).write(tmp_path / "h100.json")
+    table(Bucket.of("causal", shape())).write(tmp_path / "h100.json")
     assert shipped("H100").source == "shipped for H100" and shipped("H100").entries
     assert shipped("A100") is None
     shipped.cache_clear()
@@ -247,7 +256,7 @@ def test_a_plan_that_is_shipped_is_for_its_own_gpu_and_what_its_published_record
 
 def test_the_table_tells_where_auto_is_slower_than_the_best_single(tmp_path):
     def rivals(seq_len, auto):
-        note = {"choice/rank": {"value": 1, "unit": "", "note": "sdpa_cudnn+flash4, by plan.json: …"}}
+        note = {"selection/rank": {"value": 1, "unit": "", "note": "sdpa_cudnn+flash4, by table.json: …"}}
         yield line("auto", auto, seq_len=seq_len, metrics=note)
         for name, time in (("flash2", 2.0), ("flash4", 1.0), ("sdpa_cudnn+flash4", 0.8)):
             yield line(name, time, seq_len=seq_len)

@@ -25,7 +25,7 @@ from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.nn.documents import Documents
-from attn_lab.nn.rope import Rope, turned
+from attn_lab.nn.rope import Rope, apply_rotary
 
 close = torch.testing.assert_close
 
@@ -44,7 +44,7 @@ def rotated_by_complex_numbers(x, positions, base):
 def test_rope_turns_pairs_of_channels_as_complex_numbers_turn(base, head_dim, first):
     x = torch.randn(2, 7, 3, head_dim)
     positions = torch.arange(first, first + 7)
-    ours = turned(x, Rope(base).turn(positions, head_dim, torch.float32))
+    ours = apply_rotary(x, Rope(base).turn(positions, head_dim, torch.float32))
     close(ours.double(), rotated_by_complex_numbers(x, positions.tolist(), base), atol=2e-6, rtol=0)
 
 
@@ -53,12 +53,12 @@ def test_rope_lets_scores_see_only_the_distance():
     q, k = torch.randn(1, 1, 1, 16, dtype=torch.float64), torch.randn(1, 1, 1, 16, dtype=torch.float64)
 
     def score(query: int, key: int) -> float:
-        both = [turned(x, rope.turn(torch.tensor([at]), 16, torch.float64)) for x, at in ((q, query), (k, key))]
+        both = [apply_rotary(x, rope.turn(torch.tensor([at]), 16, torch.float64)) for x, at in ((q, query), (k, key))]
         return (both[0] * both[1]).sum().item()
 
     assert score(9, 4) == pytest.approx(score(1009, 1004), abs=1e-9)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
-    untouched = turned(q, rope.turn(torch.tensor([9]), 16, torch.float64))
+    untouched = apply_rotary(q, rope.turn(torch.tensor([9]), 16, torch.float64))
     assert torch.equal(untouched[..., 12:], q[..., 12:])
 
 
@@ -260,7 +260,7 @@ def test_flash2_is_told_of_documents_what_its_variable_length_kernel_needs(monke
     shape = Shape(batch_size=1, seq_len=16, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16")
     request = Request(shape=shape, mask=Documents((5, 6, 14, 16), band))
     h100 = Machine(device="cuda", name="H100", memory=2**36, capability=(9, 0), packages={"flash-attn": "2.8.3"})
-    assert Flash2().refusals(request, h100) == []
+    assert Flash2().unsupported_reasons(request, h100) == []
     q, k, v = (torch.randn(1, 16, heads, 8) for heads in (4, 2, 2))
     cpu = detect("cpu")
     close(Flash2().prepare(request, cpu)(q, k, v), Naive().prepare(request, cpu)(q, k, v))
@@ -274,5 +274,5 @@ def test_a_backend_without_variable_lengths_or_masks_refuses_documents():
         packages={"flash-attn-4": "4.0.0", "tokenspeed-fa3": "3.0.0"},
     )  # fmt: skip
     forward = replace(request, passes=("forward",))
-    assert Flash3().refusals(forward, h100) == ["mask kinds: full, causal, band; asked documents"]
-    assert Flash4().refusals(request, h100) == []
+    assert Flash3().unsupported_reasons(forward, h100) == ["mask kinds: full, causal, band; asked documents"]
+    assert Flash4().unsupported_reasons(request, h100) == []

@@ -18,7 +18,7 @@ from attn_lab.backends.flash2 import Flash2
 from attn_lab.backends.flash4 import Flash4
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import Request
@@ -27,7 +27,7 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.documents import Documents
 from attn_lab.nn.ragged import Ragged
 from attn_lab.nn.resolve import backends_named
@@ -75,7 +75,7 @@ def test_queries_and_keys_have_boundaries_of_their_own(backend, mask, bounds, bo
     documents = Documents.of(
         np.array(bounds), bounds[-1], mask, cu_seqlens_k=torch.tensor(bounds_k), total_k=bounds_k[-1]
     )
-    out = Serving(backends_named(backend), mask).under(lambda: documents, q, k, v)
+    out = Dispatcher(backends_named(backend), mask).under(lambda: documents, q, k, v)
     expected = one_by_one(q, k, v, bounds, bounds_k, mask.band)
     close(out, expected)
     cotangent = torch.randn_like(out)
@@ -89,11 +89,11 @@ def test_queries_of_a_document_without_keys_see_nothing(mask):
     bounds, bounds_k = [0, 3, 5, 9], [0, 4, 4, 6]
     q, k = torch.randn(1, 9, 4, 8), torch.randn(1, 6, 4, 8)
     documents = Documents.of(bounds, 9, mask, cu_seqlens_k=bounds_k, total_k=6)
-    out = Serving(backends_named(["naive", "sdpa_math"]), mask).under(lambda: documents, q, k, k)
+    out = Dispatcher(backends_named(["naive", "sdpa_math"]), mask).under(lambda: documents, q, k, k)
     close(out, one_by_one(q, k, k, bounds, bounds_k, mask.band))
     assert not out[:, 3:5].any()
-    with pytest.raises(Refused, match="queries that may attend to no key"):
-        Serving(backends_named("naive"), mask).under(lambda: documents, q, k, k)
+    with pytest.raises(Unsupported, match="queries that may attend to no key"):
+        Dispatcher(backends_named("naive"), mask).under(lambda: documents, q, k, k)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=5),
@@ -185,10 +185,10 @@ def test_what_a_ragged_cache_cannot_be_asked_is_one_clear_line():
         with pytest.raises(BadRequest, match="knows only distances"):
             layer(torch.randn(2, 1, 32), cache=cache)
         layer = Attention(32, 4, backend="naive", dropout=0.1)
-        with pytest.raises(Refused, match="forward only, without gradients or dropout"):
+        with pytest.raises(Unsupported, match="forward only, without gradients or dropout"):
             layer(torch.randn(2, 1, 32), cache=cache)
         layer.backend = "flex"
-        with pytest.raises(Refused, match="asked ragged"):
+        with pytest.raises(Unsupported, match="asked ragged"):
             layer.eval()(torch.randn(2, 1, 32), cache=cache)
     assert cache.lengths.tolist() == [3, 1] and cache.length == 3
 
@@ -281,7 +281,7 @@ def packages(monkeypatch):
 def test_kernels_are_told_of_both_boundaries(packages, backend, band):
     shape = Shape(batch_size=1, seq_len=9, seq_len_kv=15, num_heads=4, num_kv_heads=2, emb_dim=256, dtype="float16")
     request = Request(shape=shape, mask=Documents((3, 5, 9), band, (4, 10, 15)))
-    assert backend.refusals(request, H100) == []
+    assert backend.unsupported_reasons(request, H100) == []
     q, k, v = torch.randn(1, 9, 4, 64), *(torch.randn(1, 15, 2, 64) for _ in "kv")
     cpu = detect("cpu")
     attend = sdpa_flash._documents if isinstance(backend, SdpaFlash) else backend.prepare
@@ -292,7 +292,7 @@ def test_torchs_own_variable_lengths_are_refused_where_it_has_none_such():
     shape = Shape(batch_size=1, seq_len=9, num_heads=4, emb_dim=36, dtype="float16")
     request = Request(shape=shape, mask=Documents((3, 9)), dropout=0.1)
     older = replace(H100, packages={"torch": "2.12.1+cu130"})
-    told = SdpaFlash().refusals(request, older)
+    told = SdpaFlash().unsupported_reasons(request, older)
     assert [reason.split(";")[0] for reason in told] == [
         "documents: need torch 2.13, for its varlen_attn", "documents: head_dim a multiple of 8",
         "documents: no dropout",
@@ -307,7 +307,7 @@ def test_kernels_are_told_of_each_sequences_length(packages, backend, band, quer
         batch_size=3, seq_len=queries, seq_len_kv=12, num_heads=4, num_kv_heads=2, emb_dim=32, dtype="float16"
     )
     request = Request(shape=shape, mask=Ragged(band), passes=("forward",))
-    assert backend.refusals(request, H100) == []
+    assert backend.unsupported_reasons(request, H100) == []
     q, k, v = torch.randn(3, queries, 4, 8), *(torch.randn(3, 12, 2, 8) for _ in "kv")
     lengths, cpu = torch.tensor([12, 3, 7], dtype=torch.int32), detect("cpu")
     close(backend.prepare(request, cpu)(q, k, v, lengths), Naive().prepare(request, cpu)(q, k, v, lengths))

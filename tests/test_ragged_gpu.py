@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from attn_lab import Attention
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.documents import Documents
 from attn_lab.nn.resolve import backends_named
 
@@ -32,11 +32,11 @@ def test_queries_and_keys_have_boundaries_of_their_own(name, kv_heads, mask, bou
     k, v = (torch.randn(1, bounds_k[-1], kv_heads, 64, **options) for _ in "kv")
     documents = Documents.of(bounds, bounds[-1], mask, cu_seqlens_k=bounds_k, total_k=bounds_k[-1])
     try:
-        out = Serving(backends_named(name), mask).under(lambda: documents, q, k, v)
-    except Refused as refused:
+        out = Dispatcher(backends_named(name), mask).under(lambda: documents, q, k, v)
+    except Unsupported as refused:
         pytest.skip(str(refused))
     wide = [each.detach().float().requires_grad_() for each in (q, k, v)]
-    exact = Serving(backends_named("naive_fp32"), mask).under(lambda: documents, *wide)
+    exact = Dispatcher(backends_named("naive_fp32"), mask).under(lambda: documents, *wide)
     close(out, exact)
     cotangent = torch.randn_like(out)
     for one, other in zip(torch.autograd.grad(out, (q, k, v), cotangent),
@@ -66,5 +66,5 @@ def test_each_sequence_goes_on_from_its_own_length(name, kv_heads, mask):
                     end = length + done + step
                     close(out[row], exact(whole[row : row + 1, :end].float())[0, -step:])
                 done += step
-    except Refused as refused:
+    except Unsupported as refused:
         pytest.skip(str(refused))

@@ -52,7 +52,9 @@ def record(backend: str = "flash2", status: str = "ok", reasons: tuple[str, ...]
         seen.append(Measurement(name=f"{one}/tflops", value=100 / time, unit="TFLOP/s"))
     seen.append(Measurement(name="memory/peak", value=times[3], unit="MB"))
     seen.append(Measurement(name="accuracy/out", value=0.31, unit="of allowed"))
-    seen.append(Measurement(name="witness/kernels", value=1, unit="launches", note="forward: flash::flash_fwd<64>"))
+    seen.append(
+        Measurement(name="kernel_check/kernels", value=1, unit="launches", note="forward: flash::flash_fwd<64>")
+    )
     case = {"backend": backend, "mask": mask, "subject": "kernel", "round": round, "shape": shape}
     provenance = {"machine": H100, "versions": {"torch": "2.11.0"}, "commit": "1a47a66d0c11", "dirty": False,
                   "config": {}, "started": "2026-11-22T10:00:00+00:00", "sweep": "first",
@@ -205,8 +207,8 @@ def test_rounds_pool_and_a_failed_round_fails_the_case(rows: Any) -> None:
     several = [record(times=(time, 1, 1, 1), round=round) for round, time in enumerate((1.0, 9.0, 2.0))]
     (row,) = compare.pooled(rows(*several))
     assert (row.number("forward/time"), row.number("forward/time", "low")) == (2.0, 0.98)
-    (row,) = compare.pooled(rows(*several, record("flash2", "wrong", ("dq",), round=3)))
-    assert row.status == "wrong" and row.number("forward/time") is None
+    (row,) = compare.pooled(rows(*several, record("flash2", "incorrect", ("dq",), round=3)))
+    assert row.status == "incorrect" and row.number("forward/time") is None
 
 
 def test_two_windows_and_two_builds_are_not_rounds_of_one_case(rows: Any) -> None:
@@ -244,7 +246,7 @@ def test_speedups_are_said_and_slower_is_called_slower(rows: Any) -> None:
     assert "forward 52.5× (52.0–52.9)" in faster
 
 
-@pytest.mark.parametrize("status", [None, "oom", "refused", "wrong"])
+@pytest.mark.parametrize("status", [None, "oom", "unsupported", "incorrect"])
 def test_without_its_baseline_nothing_is_divided(rows: Any, status: str | None) -> None:
     told = printed(rows(record(), *[record("naive", status or "ok", ("why not",))] * bool(status)))
     assert "×," not in told and "faster" not in told
@@ -258,8 +260,8 @@ def test_a_forward_alone_is_not_compared_with_the_memory_of_a_step(rows: Any) ->
 
 def test_failed_cases_show_their_reason_and_no_number(rows: Any) -> None:
     long = "head_dim must be at most 192; got 256, and " + "so on " * 30
-    wrong = record("fast", "wrong", ("dq: max error 3", "second reason"), times=(0.123, 0.456, 0.789, 55.5))
-    text = printed(rows(record("naive"), wrong, record("picky", "refused", (long,))), 80)
+    wrong = record("fast", "incorrect", ("dq: max error 3", "second reason"), times=(0.123, 0.456, 0.789, 55.5))
+    text = printed(rows(record("naive"), wrong, record("picky", "unsupported", (long,))), 80)
     assert not re.search(r"0\.123|0\.456|0\.789|55\.5|813", text)
     assert line_of(text, "fast") == "fast     wrong    dq: max error 3"
     assert line_of(text, "picky").endswith("…")

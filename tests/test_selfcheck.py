@@ -46,7 +46,7 @@ def test_a_planted_fault_is_caught_for_what_it_is_and_what_is_sound_passes(plant
 @pytest.mark.parametrize(
     ("name", "probe"),
     [
-        ("secretly calls another", "witness"),
+        ("secretly calls another", "kernel_check"),
         ("recompiles every call", "timing"),
         ("a throttled clock", "timing"),
         ("work hidden after the clock", "timing"),
@@ -88,7 +88,7 @@ def test_a_missed_plant_is_exit_code_1(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     few = [plant for plant in FAULTS if plant.name in ("nothing", "an exception", "secretly calls another")]
     monkeypatch.setattr("attn_lab.selfcheck.command.FAULTS", few)
-    assert selfcheck("cpu", 0, without=["witness"]) == 1
+    assert selfcheck("cpu", 0, without=["kernel_check"]) == 1
     seen = fates(capfd.readouterr().out)
     assert (seen["nothing"], seen["an exception"], seen["secretly calls another"]) == ("passed", "caught", "missed")
 
@@ -104,7 +104,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
     normal = np.random.default_rng(3)
     logger = Jsonl(folder=folder, sweep="")
     shape = {"batch_size": 1, "seq_len": 8, "num_heads": 1, "emb_dim": 8, "dtype": "float32"}
-    for number, (name, twin, share) in enumerate(
+    for number, (name, is_aa_repeat, share) in enumerate(
         each for each in [(SOUND, False, 0), (FIVE, False, five), (TENTH, False, tenth), (SOUND, True, 0)] * rounds
     ):
         times = (1 + share) * np.exp(normal.normal(0, noise) + normal.normal(0, noise, 20))
@@ -113,7 +113,7 @@ def raced(folder: Path, *, five: float, tenth: float, noise: float, rounds: int 
         origin = Provenance(
             machine={"name": "none"}, versions={}, commit="", dirty=False, config={}, started="", sweep="", command=""
         )
-        logger.write(Record(case={**case, "twin": twin, "shape": shape}, status="ok", provenance=origin,
+        logger.write(Record(case={**case, "is_aa_repeat": is_aa_repeat, "shape": shape}, status="ok", provenance=origin,
                             metrics={METRIC: metric}, series={METRIC: list(times)}))  # fmt: skip
     logger.close()
     return verdicts(records(folder).records, rounds)
@@ -167,4 +167,4 @@ class ForgetsTheCotangent(faults.FaultyBackend):
 def test_a_backward_that_writes_to_what_it_is_given_is_wrong(path):
     case = replace(FAULTS[0].case(path), who=ForgetsTheCotangent())
     record = path.record(case)
-    assert record.status == "wrong" and record.reasons[0].startswith("cotangent: "), record.reasons
+    assert record.status == "incorrect" and record.reasons[0].startswith("cotangent: "), record.reasons

@@ -62,7 +62,7 @@ def test_a_round_that_failed_fails_its_point() -> None:
         line.case["id"] = f"again{place}"
     (one,) = series([*good, *again])
     assert [point["batch_size"] for point in one.points] == [1, 2]
-    again[1] = replace(again[1], status="wrong")
+    again[1] = replace(again[1], status="incorrect")
     (one,) = series([*good, *again])
     assert [point["batch_size"] for point in one.points] == [1]
 

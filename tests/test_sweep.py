@@ -21,16 +21,16 @@ UNITS = {
     **{f"{name}/time": "ms" for name in PASSES},
     **{f"{name}/tflops": "TFLOP/s" for name in PASSES},
     **{f"{name}/precision": "%" for name in PASSES},
-    **{f"{name}/spent": "s" for name in PASSES},
+    **{f"{name}/seconds": "s" for name in PASSES},
     **{f"{name}/intensity": "FLOP/B" for name in PASSES},
-    **{f"{name}/of_ceiling": "of ceiling/gemm" for name in PASSES},
-    "forward_backward/gap": "%",
-    "ceiling/gemm": "TFLOP/s",
-    "ceiling/copy": "GB/s",
+    **{f"{name}/gemm_fraction": "of peak_rates/gemm" for name in PASSES},
+    "forward_backward/sum_gap": "%",
+    "peak_rates/gemm": "TFLOP/s",
+    "peak_rates/copy": "GB/s",
     **{f"memory/{name}": "MB" for name in ("peak", "step", "inputs", "saved", "forward")},
     **{f"accuracy/{name}": "of allowed" for name in ("out", "dq", "dk", "dv", "repeat")},
-    "witness/kernels": "launches",
-    "prepare/time": "s", "first_call/time": "s", "harness/probes": "s", "harness/case": "s",
+    "kernel_check/kernels": "launches",
+    "prepare/time": "s", "first_call/time": "s", "case/probe_seconds": "s", "case/seconds": "s",
 }  # fmt: skip
 WORDS = ("backend=naive,sdpa_flash", "shape.seq_len=32,64", "name=kept")
 
@@ -51,9 +51,9 @@ def test_a_record_has_the_keys_of_the_design_and_no_others(swept):
         assert list(record) == ["schema", "case", "status", "reasons", "metrics", "provenance", "artifacts"]
         assert record["schema"] == 2 and record["reasons"] == []
         case = record["case"]
-        assert list(case) == ["id", "question", "backend", "mask", "subject", "round", "twin", "shape"]
+        assert list(case) == ["id", "question", "backend", "mask", "subject", "round", "is_aa_repeat", "shape"]
         assert re.fullmatch("[0-9a-f]{12}", case["id"]) and re.fullmatch("[0-9a-f]{12}", case["question"])
-        assert (case["mask"], case["subject"], case["round"], case["twin"]) == ("causal", "kernel", 0, False)
+        assert (case["mask"], case["subject"], case["round"], case["is_aa_repeat"]) == ("causal", "kernel", 0, False)
         assert case["shape"] == {
             "batch_size": 1, "seq_len": case["shape"]["seq_len"], "num_heads": 4, "emb_dim": 128, "num_kv_heads": 4,
             "seq_len_kv": case["shape"]["seq_len"], "head_dim": 32, "dtype": "float32",
@@ -105,8 +105,10 @@ def test_an_answer_is_within_what_is_allowed_and_its_kernels_are_named(swept):
         metrics = record["metrics"]
         assert all(metrics[f"accuracy/{name}"]["value"] <= 1 for name in ("out", "dq", "dk", "dv"))
         expected = {"naive": "softmax", "sdpa_flash": "_flash_attention_for_cpu"}[record["case"]["backend"]]
-        assert metrics["witness/kernels"]["value"] >= 2
-        for note, name in zip(metrics["witness/kernels"]["note"].split("; "), ("forward", "backward"), strict=True):
+        assert metrics["kernel_check/kernels"]["value"] >= 2
+        for note, name in zip(
+            metrics["kernel_check/kernels"]["note"].split("; "), ("forward", "backward"), strict=True
+        ):
             assert note.startswith(f"{name}: ") and expected in note
 
 
@@ -151,13 +153,17 @@ def test_every_line_is_one_strict_json_object(swept):
 
 
 def test_the_name_moves_the_folder_but_is_no_part_of_the_question(swept, door):
-    told = door(*WORDS[:2], "name=deep/er", "probe=[startup,accuracy,witness,timing,memory,ceiling,training,kinds]")
+    told = door(
+        *WORDS[:2],
+        "name=deep/er",
+        "probe=[cold_start,accuracy,kernel_check,timing,memory,peak_rates,training,time_variants]",
+    )
     assert (told.folder / "runs/deep/er/records.jsonl").exists()
     assert [record["case"]["id"] for record in told.records] == [record["case"]["id"] for record in swept.records]
 
 
 @pytest.mark.parametrize(
-    "word", ["seed=1", "round=1", "mask=full", "subject=layer", "passes=[forward]", "measure.samples=4"]
+    "word", ["seed=1", "round=1", "mask=full", "subject=layer", "passes=[forward]", "measure.max_samples=4"]
 )
 def test_another_question_has_another_id(word, door):
     door("probe=[accuracy]", "shape.seq_len=16")
@@ -196,11 +202,11 @@ def test_what_cannot_be_served_is_refused_with_every_reason(words, reasons, door
     told = door(*words)
     assert told.code == 1  # nothing could run
     (record,) = told.records
-    assert record["status"] == "refused"
+    assert record["status"] == "unsupported"
     assert not [name for name in record["metrics"] if not name.startswith("harness/")]
     said = " | ".join(record["reasons"])
     assert [reason for reason in reasons if reason not in said] == [], said
-    assert "refused" in told.out and record["reasons"][0].split(";")[0] in told.out
+    assert "unsupported" in told.out and record["reasons"][0].split(";")[0] in told.out
 
 
 def available_bytes() -> int:
@@ -231,7 +237,7 @@ import torch
 import torch.nn.functional as F
 
 from attn_lab.core.backend import Backend
-from attn_lab.core.limits import Limits
+from attn_lab.core.capabilities import Limits
 from attn_lab.core.mask import Mask, dense
 
 
@@ -305,17 +311,17 @@ class Ragged(Mask):
 '''
 FATES = {
     "right": ["ok"],
-    "wrong_scale": ["wrong"],
+    "wrong_scale": ["incorrect"],
     "raises": ["error"],
     "cannot_prepare": ["error"],
-    "nan_at_the_end": ["wrong"],
-    "impostor": ["wrong"],
-    "forward_impostor": ["wrong"],
-    "dropped_gradient": ["wrong"],
-    "no_gradient": ["wrong", "error"],
-    "no_graph": ["wrong", "error"],
-    "wrong_shape": ["wrong", "error"],
-    "other_dtype": ["wrong", "error"],  # float64 where float32 was asked is another question
+    "nan_at_the_end": ["incorrect"],
+    "impostor": ["incorrect"],
+    "forward_impostor": ["incorrect"],
+    "dropped_gradient": ["incorrect"],
+    "no_gradient": ["incorrect", "error"],
+    "no_graph": ["incorrect", "error"],
+    "wrong_shape": ["incorrect", "error"],
+    "other_dtype": ["incorrect", "error"],  # float64 where float32 was asked is another question
     "exits": ["error"],
     "naive": ["ok"],
 }
@@ -380,8 +386,8 @@ def test_a_stranger_s_mask_that_differs_by_batch_and_head_is_served_and_checked(
     write_strangers(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     told = door("--config-dir", "conf", "backend=right,naive,sdpa_flash,wrong_scale", "mask=ragged",
-                "shape.batch_size=3", "shape.seq_len=8", "measure.slices=12")  # fmt: skip
-    assert told.statuses == ["ok", "ok", "ok", "wrong"], [record["reasons"] for record in told.records]
+                "shape.batch_size=3", "shape.seq_len=8", "measure.checked_slices=12")  # fmt: skip
+    assert told.statuses == ["ok", "ok", "ok", "incorrect"], [record["reasons"] for record in told.records]
     pairs = sum(min(8, query + batch + head + 1) for batch in range(3) for head in range(4) for query in range(8))
     metrics = told.records[0]["metrics"]
     flops = metrics["forward/tflops"]["value"] * metrics["forward/time"]["value"] * 1e9
@@ -402,11 +408,11 @@ def test_a_logger_that_cannot_be_opened_leaves_nothing_behind(name, door, tmp_pa
 def order(told: Told) -> list[tuple[int, int, str]]:
     """Of each record in turn: round, seq_len and label."""
     cases = [record["case"] for record in told.records]
-    return [(case["round"], case["shape"]["seq_len"], case["backend"] + "'" * case["twin"]) for case in cases]
+    return [(case["round"], case["shape"]["seq_len"], case["backend"] + "'" * case["is_aa_repeat"]) for case in cases]
 
 
 def test_each_round_starts_with_another_and_the_baseline_runs_twice(door):
-    told = door("backend=naive,sdpa_flash,sdpa_math", "shape.seq_len=16,32", "round=0,1", "again=true",
+    told = door("backend=naive,sdpa_flash,sdpa_math", "shape.seq_len=16,32", "round=0,1", "aa_repeat=true",
                 "baseline=sdpa_flash", "probe=[accuracy,timing]", "passes=[forward]")  # fmt: skip
     assert told.code == 0, told.err
     first = ["naive", "sdpa_flash", "sdpa_math", "sdpa_flash'"]
@@ -420,11 +426,11 @@ def test_each_round_starts_with_another_and_the_baseline_runs_twice(door):
 @pytest.mark.parametrize(
     ("words", "twins"),
     [(["backend=sdpa_flash,sdpa_math"], ["sdpa_flash'"]),  # no naive here: the first stands in
-     (["backend=naive"], []), (["backend=naive,sdpa_math", "again=false"], []),
+     (["backend=naive"], []), (["backend=naive,sdpa_math", "aa_repeat=false"], []),
      (["backend=naive,sdpa_math", "probe=[accuracy]"], []), (["backend=naive,sdpa_math", "twin=true"], [])],
 )  # fmt: skip
 def test_who_has_a_twin(words, twins, door):
-    told = door("passes=[forward]", "probe=[accuracy,timing]", "again=true", "shape.seq_len=16", *words)
+    told = door("passes=[forward]", "probe=[accuracy,timing]", "aa_repeat=true", "shape.seq_len=16", *words)
     made = [name for _, _, name in order(told) if name.endswith("'")]
     assert made == twins if "twin=true" not in words else len(made) == 2
 
@@ -447,7 +453,7 @@ def test_the_gap_of_a_record_is_that_of_its_times(swept):
     for record in swept.records:
         times = {name: record["metrics"][f"{name}/time"]["value"] for name in PASSES}
         share = times["forward_backward"] / (times["forward"] + times["backward"])
-        assert record["metrics"]["forward_backward/gap"]["value"] == pytest.approx(100 * (share - 1))
+        assert record["metrics"]["forward_backward/sum_gap"]["value"] == pytest.approx(100 * (share - 1))
 
 
 @pytest.mark.parametrize("subject", ["kernel", "layer"])
@@ -476,8 +482,10 @@ def test_a_row_s_share_of_the_ceiling_is_its_rate_over_the_measured_one(swept):
     for record in swept.records:
         metrics = {name: metric["value"] for name, metric in record["metrics"].items()}
         for name in PASSES:
-            assert metrics[f"{name}/of_ceiling"] == pytest.approx(metrics[f"{name}/tflops"] / metrics["ceiling/gemm"])
+            assert metrics[f"{name}/gemm_fraction"] == pytest.approx(
+                metrics[f"{name}/tflops"] / metrics["peak_rates/gemm"]
+            )
         pairs, leaf = record["case"]["shape"]["seq_len"], record["case"]["shape"]["seq_len"] * 128 * 4
         assert metrics["forward/intensity"] == pytest.approx(4 * 128 * pairs * (pairs + 1) / 2 / (4 * leaf))
         assert metrics["backward/intensity"] == pytest.approx(10 * 128 * pairs * (pairs + 1) / 2 / (8 * leaf))
-    assert len({record["metrics"]["ceiling/gemm"]["value"] for record in swept.records}) == 1
+    assert len({record["metrics"]["peak_rates/gemm"]["value"] for record in swept.records}) == 1

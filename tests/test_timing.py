@@ -15,7 +15,15 @@ from attn_lab.selfcheck.fake_gpu import SOUND, Recording
 
 def timing(**given) -> Timing:
     return Timing(
-        **{"warmup": 0, "settle": 0.0, "samples": 4000, "least": 10, "seconds": 60.0, "precision": 2.0, **given}
+        **{
+            "warmup": 0,
+            "settle_seconds": 0.0,
+            "max_samples": 4000,
+            "min_samples": 10,
+            "max_seconds": 60.0,
+            "precision": 2.0,
+            **given,
+        }
     )
 
 
@@ -168,11 +176,11 @@ def test_calls_are_made_one_by_one_where_one_is_a_burst_and_no_rest_is_longer_th
 
 
 def test_a_pass_that_met_the_power_cap_says_that_it_rested(door):
-    watch = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
-    words = ("probe=[accuracy,timing]", "passes=[forward]", "measure.samples=9", watch)
+    watch = "probe.timing.gpu_monitor._target_=attn_lab.selfcheck.fake_gpu.Recorded"
+    words = ("probe=[accuracy,timing]", "passes=[forward]", "measure.max_samples=9", watch)
     for rest, said in ((3, True), (0, False)):
-        record = door(*words, "+probe.timing.watch.reasons=[power cap]", f"measure.rest={rest}").records[-1]
-        assert ("forward/rest" in record["metrics"]) == said and record["metrics"]["forward/time"]["samples"] == 9
+        record = door(*words, "+probe.timing.gpu_monitor.reasons=[power cap]", f"measure.rest_ratio={rest}").records[-1]
+        assert ("forward/rest_ratio" in record["metrics"]) == said and record["metrics"]["forward/time"]["samples"] == 9
         assert "at its power cap in" in record["metrics"]["forward/power"]["note"]
 
 
@@ -200,7 +208,7 @@ def test_batches_that_differ_by_more_than_their_calls_are_asked_for_until_they_a
 
 def test_what_never_gets_certain_ends_and_says_so(door):
     (record,) = door(
-        "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=1e-9", "measure.samples=12"
+        "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=1e-9", "measure.max_samples=12"
     ).records
     reached = record["metrics"]["forward/precision"]
     assert reached["samples"] == 12 and reached["value"] > 1e-9 and "not within 1e-09 %" in reached["note"]
@@ -227,7 +235,7 @@ def test_a_step_that_is_not_the_sum_of_its_passes_is_marked_unless_noise_explain
     assert mark(4.5, 2.0) == ""
 
 
-@pytest.mark.parametrize("word", ["measure.precision=0", "measure.precision=-1", "measure.seconds=-1"])
+@pytest.mark.parametrize("word", ["measure.precision=0", "measure.precision=-1", "measure.max_seconds=-1"])
 def test_a_precision_or_time_that_cannot_be_is_refused(word, door):
     told = door(word)
     assert told.code == 2 and told.err.count("\n") == 1 and "expected more than 0" in told.err

@@ -28,14 +28,14 @@ def experiments(
     """
     generator = np.random.default_rng(7)
     lines = []
-    for trial in range(count):
+    for prepared in range(count):
         for round in range(rounds):
             drift = [math.exp(shared * generator.standard_normal()) for _ in "ab"]
             for place, (name, true) in enumerate((("a", 1.0), ("b", 1.3))):
                 middle = true * drift[0 if paired else place] * math.exp(own * generator.standard_normal())
-                sweep = f"{trial}" if paired else f"{trial}{name}"
+                sweep = f"{prepared}" if paired else f"{prepared}{name}"
                 times = {"forward": samples(generator, middle, count=taken)}
-                made = line(name, times, round=round, sweep=sweep, emb_dim=32 * (trial + 1))
+                made = line(name, times, round=round, sweep=sweep, emb_dim=32 * (prepared + 1))
                 lines.append(made if kept else {**made, "kept": {}})
     found: dict[int, dict[str, list[Row]]] = {}
     for row in rows(folder, *lines):
@@ -95,8 +95,8 @@ def test_the_floor_is_what_twins_differ_by(tmp_path: Path) -> None:
     """Twins 3 % apart: a floor near 3 %, and what is 2 % faster than another is no longer called so."""
 
     def lines(apart: float) -> list[dict[str, object]]:
-        pairs = [line("naive", 10.0 * times, spread=0.001, twin=twin, seq_len=2 ** place) for place in range(5, 25)
-                 for twin, times in ((True, apart), (False, 1.0))]  # fmt: skip
+        pairs = [line("naive", 10.0 * times, spread=0.001, is_aa_repeat=repeat, seq_len=2 ** place)
+                 for place in range(5, 25) for repeat, times in ((True, apart), (False, 1.0))]  # fmt: skip
         return [*pairs, line("a", 5.0, spread=0.001), line("b", 5.1, spread=0.001)]
 
     said = {}
@@ -112,7 +112,14 @@ def test_the_floor_is_what_twins_differ_by(tmp_path: Path) -> None:
 
 def test_a_card_that_rested_is_no_fair_rival_within_a_percent_of_one_that_did_not(tmp_path: Path) -> None:
     rest = {
-        "forward/rest": {"value": 3.0, "unit": "times a burst", "low": None, "high": None, "samples": 1, "note": ""}
+        "forward/rest_ratio": {
+            "value": 3.0,
+            "unit": "times a burst",
+            "low": None,
+            "high": None,
+            "samples": 1,
+            "note": "",
+        }
     }
     words = {}
     for apart in (1.008, 1.02):
@@ -130,20 +137,20 @@ def test_the_next_twin_lies_within_the_floor(tmp_path: Path, settings: int, roun
     """Clocks that are off by 1 % each time: nine in ten means of as many rounds, at least, lie within the floor."""
     generator = np.random.default_rng(4)
     inside = []
-    for trial in range(160 // (settings * rounds)):
+    for prepared in range(160 // (settings * rounds)):
         lines = [
             line("naive", {"forward": samples(generator, math.exp(0.01 * generator.standard_normal()), 0.002, 20)},
-                 round=round, twin=twin, seq_len=64 * (1 + place))
-            for place in range(settings) for round in range(rounds) for twin in (True, False)
+                 round=round, is_aa_repeat=is_aa_repeat, seq_len=64 * (1 + place))
+            for place in range(settings) for round in range(rounds) for is_aa_repeat in (True, False)
         ]  # fmt: skip
-        floor = noise_floor(rows(tmp_path / str(trial), *lines), FORWARD)
+        floor = noise_floor(rows(tmp_path / str(prepared), *lines), FORWARD)
         means = 0.01 * math.sqrt(2 / rounds) * generator.standard_normal(100)
         inside.append(np.mean(np.abs(means) < math.log1p(floor.share)))
     assert np.mean(inside) > 0.9
 
 
 def test_twins_of_two_sweeps_are_not_each_others(tmp_path: Path) -> None:
-    lines = [line("naive", 10.0, sweep="one"), line("naive", 15.0, twin=True, sweep="two")]
+    lines = [line("naive", 10.0, sweep="one"), line("naive", 15.0, is_aa_repeat=True, sweep="two")]
     assert noise_floor(rows(tmp_path, *lines), FORWARD) == Floor(UNMEASURED, False)
 
 
@@ -223,7 +230,7 @@ def test_single_samples_of_several_rounds_prove_what_the_rounds_do(tmp_path: Pat
 
 
 def test_nothing_is_judged_where_one_side_has_no_time(tmp_path: Path) -> None:
-    ok, failed, other = rows(tmp_path, line("a"), line("b", status="wrong"), line("c", {"backward": 1.0}))
+    ok, failed, other = rows(tmp_path, line("a"), line("b", status="incorrect"), line("c", {"backward": 1.0}))
     assert compare_times([ok], [failed], FORWARD, TIGHT) is None
     assert compare_times([ok], [other], FORWARD, TIGHT) is None
     assert compare_times([], [ok], FORWARD, TIGHT) is None

@@ -16,7 +16,7 @@ from attn_lab.backends.sdpa_flash import SdpaFlash
 from attn_lab.backends.sdpa_math import SdpaMath
 from attn_lab.core.backend import Backend
 from attn_lab.core.certificate import Certificate, Findings, Kind
-from attn_lab.core.errors import BadRequest, Refused, Wrong
+from attn_lab.core.errors import BadRequest, Incorrect, Unsupported
 from attn_lab.core.machine import detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
@@ -46,7 +46,7 @@ class WrongAt(Backend):
     """Sound, but for the gradient of q at these head sizes: as flash-attn-4 4.0.0b36 is."""
 
     head_dims: tuple[int, ...] = (40,)
-    limits = SdpaFlash.limits
+    capabilities = SdpaFlash.capabilities
     kernels = SdpaFlash.kernels
 
     def prepare(self, request, machine):
@@ -62,7 +62,7 @@ def layer(backend, head_dim, **more):
 
 def test_a_gradient_that_is_wrong_at_one_head_size_is_refused_there_and_nowhere_else():
     x = torch.randn(1, 20, 160)
-    with pytest.raises(Refused, match=r"WrongAt|test_verification.*dq: max error .*; allowed"):
+    with pytest.raises(Unsupported, match=r"WrongAt|test_verification.*dq: max error .*; allowed"):
         layer(WrongAt(), 40)(x)
     with torch.no_grad():
         layer(WrongAt(), 40)(x)  # its output is right
@@ -176,7 +176,7 @@ def test_scores_past_float16_are_an_error_and_not_nan(name):
     one = Attention(64, 1, backend=name, mask="full", verify=False).half()
     with torch.no_grad():
         one.qkv.weight.fill_(100 / 64)  # q = k = v = 100: scores of 80000
-        with pytest.raises(Wrong, match=r"65504.*sdpa_math"):
+        with pytest.raises(Incorrect, match=r"65504.*sdpa_math"):
             one(x)
         one.backend = "sdpa_math"
         assert one(x).isfinite().all()
@@ -188,7 +188,7 @@ def test_scores_past_float16_are_an_error_and_not_nan(name):
 def test_a_package_that_does_not_load_is_a_reason(error, monkeypatch, tmp_path):
     """flash-attn is installed and its library does not load: the layer takes the next, and doctor has the reason."""
     from attn_lab.backends.flash2 import Flash2
-    from attn_lab.core.backend import take
+    from attn_lab.core.backend import select
 
     package = tmp_path / "flash_attn"
     package.mkdir()
@@ -196,8 +196,8 @@ def test_a_package_that_does_not_load_is_a_reason(error, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
     request = Request(shape=Shape(batch_size=1, seq_len=8, num_heads=1, emb_dim=64), mask=Causal())
-    with pytest.raises(Refused, match="flash-attn is installed, but does not load: .*" + str(error).split()[0]):
-        take(Flash2(), request, detect("cpu"))
+    with pytest.raises(Unsupported, match="flash-attn is installed, but does not load: .*" + str(error).split()[0]):
+        select(Flash2(), request, detect("cpu"))
 
 
 def test_every_kind_is_looked_up_by_what_covers_it():

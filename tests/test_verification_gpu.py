@@ -12,9 +12,9 @@ import torch
 from attn_lab import Attention
 from attn_lab.certify.command import is_wrong
 from attn_lab.certify.walk import walk
-from attn_lab.core.backend import called
+from attn_lab.core.backend import backend_name
 from attn_lab.core.certificate import shipped
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import detect
 from attn_lab.nn.registry import AUTO, backend_names
 from attn_lab.nn.resolve import backends_named
@@ -46,7 +46,7 @@ def test_a_layer_is_right_or_refuses_at_every_head_size(name, head_dim):
             x = torch.randn(2, 300, 8 * head_dim, device="cuda", dtype=torch.bfloat16)
             try:
                 out = layer(x)
-            except Refused:
+            except Unsupported:
                 continue
             served += 1
             cotangent = torch.randn_like(out)
@@ -112,4 +112,4 @@ def test_verification_takes_a_moment_once(name, tmp_path):
         )  # fmt: skip
         said.append(re.findall(r"verified at .* in (\d+) ms", done.stderr))
     assert len(said[0]) == 1 and said[1] == []
-    logging.getLogger(__name__).warning("%s: verified in %s ms", called(backends_named(name)[0]), said[0][0])
+    logging.getLogger(__name__).warning("%s: verified in %s ms", backend_name(backends_named(name)[0]), said[0][0])

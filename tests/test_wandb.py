@@ -41,7 +41,7 @@ def assert_equal(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Non
         assert summary == {key: value for key, value in expected.items() if value not in (None, "")}
         logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run["history"]]
         assert logged == ([values] if values else [])
-        assert run["exit"] == (line["status"] not in ("ok", "refused"))
+        assert run["exit"] == (line["status"] not in ("ok", "unsupported"))
         assert run["name"].startswith(f"{line['case']['backend']} b16 s1024 h32 e2048 ")
     (summary,) = (run for run in runs if run["job_type"] == "summary")
     table = json.loads(summary["files"][summary["summary"]["cases"]["path"]])
@@ -132,7 +132,7 @@ def test_auto_goes_offline_in_time_whatever_the_network(tmp_path: Path) -> None:
     """Also: the logger works several times in a process, and heeds an environment that has changed since."""
     with deaf() as port, sweep(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9") as run:
         run("import")
-        for name, url in {"refused": "http://127.0.0.1:9", "deaf": f"http://127.0.0.1:{port}"}.items():
+        for name, url in {"unsupported": "http://127.0.0.1:9", "deaf": f"http://127.0.0.1:{port}"}.items():
             run("environment", {"WANDB_BASE_URL": url})
             run("open", {"folder": f"runs/{name}"})
             assert run.seconds < 2
@@ -288,7 +288,7 @@ def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert _unreachable("http://nowhere.invalid", 1) == ""
-        assert "refused" in _unreachable("http://127.0.0.1:9", 1)
+        assert "unsupported" in _unreachable("http://127.0.0.1:9", 1)
 
 
 def test_a_name_server_that_sleeps_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:

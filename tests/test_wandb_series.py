@@ -44,7 +44,9 @@ def test_one_line_a_backend_with_the_numbers_of_the_records(folder: Path) -> Non
     assert sorted(runs) == [f"{name} over seq_len: b16 h32 e2048 causal kernel" for name in ("flash2", "naive")]
     for name, run in runs.items():
         backend = name.partition(" ")[0]
-        rounds = [line for line in lines(swept()) if line["case"]["backend"] == backend and not line["case"]["twin"]]
+        rounds = [
+            line for line in lines(swept()) if line["case"]["backend"] == backend and not line["case"]["is_aa_repeat"]
+        ]
         expected = []
         for seq_len in (256, 512, 1024):
             first, second = (line for line in rounds if line["case"]["shape"]["seq_len"] == seq_len)
@@ -74,7 +76,7 @@ def test_a_line_is_found_by_what_it_holds_fixed(folder: Path) -> None:
 
 def test_the_baseline_timed_again_is_a_run_of_its_own_kind(folder: Path) -> None:
     runs = offline(folder)
-    twins = [run for run in runs if run["job_type"] == "twin"]
+    twins = [run for run in runs if run["job_type"] == "is_aa_repeat"]
     assert len(twins) == 6 and all(run["name"].startswith("naive (again) b16 s") for run in twins)
     assert not any(key.startswith("at/") for run in twins for key in run["summary"])
     assert sum(run["job_type"] == "case" for run in runs) == 18

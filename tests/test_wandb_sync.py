@@ -24,7 +24,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for each in (
             each for each in swept() if each.case["round"] == 0 and each.case["backend"] in ("naive", "flash2")
         ):
-            if "twin" not in each.case:
+            if "is_aa_repeat" not in each.case:
                 run("write", each)
         run("close")
         assert run.end()[1] == []

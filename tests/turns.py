@@ -34,9 +34,9 @@ def swept(axis: str, values: Sequence[int], **times: Sequence[float]) -> Lines:
 def twins(apart: float) -> Lines:
     """The baseline at twenty settings, each time with a twin whose times are so much longer."""
     return [
-        line("naive", apart if twin else 1.0, twin=twin, spread=1e-3, seq_len=64 * place)
+        line("naive", apart if is_aa_repeat else 1.0, is_aa_repeat=is_aa_repeat, spread=1e-3, seq_len=64 * place)
         for place in range(1, 21)
-        for twin in (True, False)
+        for is_aa_repeat in (True, False)
     ]
 
 
@@ -177,13 +177,15 @@ TURNS: list[tuple[str, list[Said]]] = [
         ],
     ),
     (
-        "ceiling",
+        "peak_rates",
         [
             Said(
-                [of("a", "forward/of_ceiling", 0.6), of("b", "forward/of_ceiling", 0.3)], "forward: a with 60 % of it"
+                [of("a", "forward/gemm_fraction", 0.6), of("b", "forward/gemm_fraction", 0.3)],
+                "forward: a with 60 % of it",
             ),
             Said(
-                [of("a", "forward/of_ceiling", 0.2), of("b", "forward/of_ceiling", 0.3)], "forward: b with 30 % of it"
+                [of("a", "forward/gemm_fraction", 0.2), of("b", "forward/gemm_fraction", 0.3)],
+                "forward: b with 30 % of it",
             ),
             Said(at(a=1.0), None),
         ],
@@ -241,7 +243,7 @@ TURNS: list[tuple[str, list[Said]]] = [
                 Said(at(a=1.0, b=1.0), None),
             ],
         )
-        for status in ("refused", "wrong", "oom", "error", "timeout", "crashed")
+        for status in ("unsupported", "incorrect", "oom", "error", "timeout", "crashed")
     ),
     (
         "noise.floor",
@@ -255,7 +257,7 @@ TURNS: list[tuple[str, list[Said]]] = [
         "noise.unmeasured",
         [
             Said(at(naive=1.0), "No A/A was run (forward, backward, step): differences under 10 %"),
-            Said([line("naive"), line("naive", twin=True)], None),
+            Said([line("naive"), line("naive", is_aa_repeat=True)], None),
         ],
     ),
     (

@@ -28,14 +28,14 @@ def records() -> list[Record]:
     """One of each kind: measured, measured otherwise, not finite, refused, failed."""
     time_ms = Measurement(name="forward/time", value=0.3051, unit="ms", low=0.303, high=0.31, samples=200)
     peak = Measurement(name="memory/peak", value=677.0, unit="MB")
-    kernels = Measurement(name="witness/kernels", value=1, unit="", note="flash::flash_fwd → “q”")
+    kernels = Measurement(name="kernel_check/kernels", value=1, unit="", note="flash::flash_fwd → “q”")
     endless = Measurement(name="accuracy/dq", value=float("inf"), unit="", low=float("nan"))
     again = Measurement(name="backward/time", value=1e-9, unit="ms", low=0.0, high=2.5e10, samples=3)
     return [
         record(0, "flash2", "ok", [], time_ms, peak, kernels),
         record(1, "flex", "ok", [], peak, again, shape={"num_kv_heads": 8, "dtype": "bfloat16"}, round_=1),
-        record(2, "naive", "wrong", ["dq: error 3.2 times the allowed", "out: not finite"], endless),
-        record(3, "flash3", "refused", ["backward: ≥ 1 kernel is needed, got 0"]),
+        record(2, "naive", "incorrect", ["dq: error 3.2 times the allowed", "out: not finite"], endless),
+        record(3, "flash3", "unsupported", ["backward: ≥ 1 kernel is needed, got 0"]),
         record(4, "sdpa_math", "oom", ["CUDA out of memory\nTried to allocate 2 GiB"]),
     ]
 
@@ -60,11 +60,11 @@ def swept() -> list[Record]:
                 ]
                 status, reasons = "ok", []
                 if name == "flash3":
-                    status, reasons, metrics = "refused", ["needs compute capability 9.0"], []
+                    status, reasons, metrics = "unsupported", ["needs compute capability 9.0"], []
                 elif name.startswith("naive") and seq_len == 1024:
                     status, reasons, metrics = "oom", ["out of memory"], metrics[3:]
-                twin = {"twin": True} if "again" in name else {}
-                made.append(record(*each, status, reasons, *metrics, shape=shape, round_=round_, **twin))
+                is_aa_repeat = {"is_aa_repeat": True} if "again" in name else {}
+                made.append(record(*each, status, reasons, *metrics, shape=shape, round_=round_, **is_aa_repeat))
     return made
 
 

@@ -25,8 +25,9 @@ Times = Mapping[str, float | Sequence[float]]  # of a pass: its median (p05 and 
 
 def line(
     backend: str, times: Times | float = 1.0, *, peak: float | None = None, status: str = "ok",
-    reasons: tuple[str, ...] = (), round: int = 0, twin: bool = False, mask: str = "causal", subject: str = "kernel",
-    metrics: Mapping[str, Any] = {}, spread: float = 0.02, samples: int = 100, options: Mapping[str, Any] = {},
+    reasons: tuple[str, ...] = (), round: int = 0, is_aa_repeat: bool = False, mask: str = "causal",
+    subject: str = "kernel", metrics: Mapping[str, Any] = {}, spread: float = 0.02, samples: int = 100,
+    options: Mapping[str, Any] = {},
     **fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One case's record as JSON; `fields` are of the shape or of the provenance, `options` of the backend."""
@@ -62,8 +63,8 @@ def line(
                   "config": config, "started": "2026-11-22T10:00:00+00:00", "sweep": "first",
                   "command": "", **given}  # fmt: skip
     case = {"backend": backend, "mask": mask, "subject": subject, "round": round, "shape": shape}
-    if twin:
-        case["twin"] = True
+    if is_aa_repeat:
+        case["is_aa_repeat"] = True
     case["id"] = hashlib.sha256(json.dumps([case, provenance["config"]], sort_keys=True).encode()).hexdigest()[:8]
     record = Record(case=case, status=status, reasons=list(reasons), metrics={**seen, **metrics},
                     provenance=Provenance(**provenance))  # type: ignore[arg-type]  # fmt: skip

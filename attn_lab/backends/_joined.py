@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Split, for_any_size
+from attn_lab.core.backend import AttentionFn, Split, for_any_size
 
 
-def joined(forward: Split, backward: Split) -> Attend:
+def joined(forward: Split, backward: Split) -> AttentionFn:
     """Plain torch: no custom operator, whose dispatch would cost each call more; torch.compile traces into both halves.
 
     What is saved is what every flash-type backward wants: q, k, v, out and lse.  Where the backward writes where it is

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Split, for_any_size
+from attn_lab.core.backend import AttentionFn, Split, for_any_size
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import FULL, dense, dense_like, dense_ragged
 from attn_lab.core.request import Request
 
 
-def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype | None) -> Attend:
+def materialised(request: Request, machine: Machine, softmax_dtype: torch.dtype | None) -> AttentionFn:
     """softmax(q·kᵀ·scale + mask)·v with every (seq_len, seq_len_kv) matrix materialised; None: the input's dtype."""
     shape, mask, scale, dropout = request.shape, request.mask, request.softmax_scale, request.dropout
     full = not mask.ragged and mask.band == FULL
@@ -72,12 +72,12 @@ def materialised_split(request: Request, machine: Machine, softmax_dtype: torch.
         dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = softmax_dtype or q.dtype
-        turned, keys, dout = q.transpose(1, 2), repeated(k), dout.transpose(1, 2)
-        weights = torch.softmax(scores_of(turned, keys), dim=-1, dtype=wide)
+        apply_rotary, keys, dout = q.transpose(1, 2), repeated(k), dout.transpose(1, 2)
+        weights = torch.softmax(scores_of(apply_rotary, keys), dim=-1, dtype=wide)
         dweights = (dout @ repeated(v).transpose(-2, -1)).to(wide)
         dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, wide).to(q.dtype)
         dq = (dscores @ keys) * scale
-        dk = (dscores.transpose(-2, -1) @ turned) * scale
+        dk = (dscores.transpose(-2, -1) @ apply_rotary) * scale
         dv = weights.to(q.dtype).transpose(-2, -1) @ dout
         if group > 1:
             dk, dv = (grad.unflatten(1, (-1, group)).sum(2) for grad in (dk, dv))

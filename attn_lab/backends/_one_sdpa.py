@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attn_lab.core.backend import Attend, for_any_size
+from attn_lab.core.backend import AttentionFn, for_any_size
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, dense, dense_like, dense_ragged
 from attn_lab.core.request import Request
@@ -21,7 +21,7 @@ def is_plain(request: Request) -> bool:
     return request.mask.band == FULL or (request.mask.band == CAUSAL and request.shape.offset == 0)
 
 
-def by_operator(name: str, request: Request, **options: object) -> Attend:
+def by_operator(name: str, request: Request, **options: object) -> AttentionFn:
     """The implementation's own operator: it cannot be another's, and neither chooses nor sets flags at each call.
 
     Each call's microseconds count here: torch's own binding takes fewer than the one in torch.ops, which alone
@@ -82,7 +82,7 @@ def by_masked_operator(name: str, request: Request, **options: object) -> Masked
     return masked
 
 
-def by_mask(masked: Masked, request: Request, machine: Machine) -> Attend:
+def by_mask(masked: Masked, request: Request, machine: Machine) -> AttentionFn:
     """is_causal where torch's meaning is ours, a dense mask elsewhere."""
     shape, mask, plain = request.shape, request.mask, is_plain(request)
 

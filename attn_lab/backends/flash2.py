@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Split, for_any_size
+from attn_lab.core.backend import AttentionFn, Backend, Split, for_any_size
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.importing import importing
-from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, boundaries
 from attn_lab.core.request import Request
@@ -15,8 +15,8 @@ from attn_lab.core.request import Request
 
 @dataclass(frozen=True)
 class Flash2(Backend):
-    limits = {
-        "cuda": Limits(
+    capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "band", "documents", "ragged"),
             empty_rows=True,
@@ -29,8 +29,8 @@ class Flash2(Backend):
             build_isolation=False,
         )
     }
-    split_limits = {
-        "cuda": Limits(
+    split_capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "band"),
             head_dim=(8, 256),
@@ -44,7 +44,7 @@ class Flash2(Backend):
     }
     kernels = {"forward": r"(?<!\w)flash::flash_fwd", "backward": r"(?<!\w)flash::flash_bwd"}
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         with importing("flash2", "flash-attn"):
             from flash_attn import flash_attn_func, flash_attn_varlen_func
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Split, for_any_size
+from attn_lab.core.backend import AttentionFn, Backend, Split, for_any_size
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.importing import importing
-from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 from attn_lab.core.request import Request
@@ -19,8 +19,8 @@ FORWARD_ONLY = ("tokenspeed-fa3",)  # as published on PyPI
 
 @dataclass(frozen=True)
 class Flash3(Backend):
-    limits = {
-        "cuda": Limits(
+    capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "band"),
             empty_rows=True,
@@ -33,8 +33,8 @@ class Flash3(Backend):
             pip="tokenspeed-fa3",
         )
     }
-    split_limits = {
-        "cuda": Limits(
+    split_capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "band"),
             backward=False,
@@ -49,15 +49,15 @@ class Flash3(Backend):
     }
     kernels = {"forward": r"flash::.*FlashAttnFwdSm90", "backward": r"flash::.*FlashAttnBwdSm90"}
 
-    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
-        reasons = super().declared_refusals(request, machine)
+    def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
+        reasons = super().declared_reasons(request, machine)
         here = [name for name in FORWARD_ONLY if name in machine.packages]
         if request.needs_backward and here and not any(name in machine.packages for name in WHOLE):
             reasons.append(f"passes: {here[0]} is a forward-only build; asked {', '.join(request.passes)} "
                            "(passes=[forward] would run)")  # fmt: skip
         return reasons
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         with importing("flash3", "flash_attn_interface"):
             from flash_attn_interface import flash_attn_func
 

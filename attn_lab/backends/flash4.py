@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from attn_lab.backends._joined import joined
-from attn_lab.core.backend import Attend, Backend, Split, for_any_size
+from attn_lab.core.backend import AttentionFn, Backend, Split, for_any_size
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.importing import importing
-from attn_lab.core.limits import Limits
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, Band, boundaries
 from attn_lab.core.request import Request
 
-LIMITS = Limits(
+LIMITS = Capabilities(
     dtypes=("float16", "bfloat16"),
     masks=("full", "causal", "band", "documents", "ragged"),
     empty_rows=True,
@@ -33,12 +33,12 @@ LIMITS = Limits(
 
 @dataclass(frozen=True)
 class Flash4(Backend):
-    limits = {"cuda": LIMITS}
-    split_limits = {"cuda": replace(LIMITS, masks=("full", "causal", "band"), empty_rows=False)}
+    capabilities = {"cuda": LIMITS}
+    split_capabilities = {"cuda": replace(LIMITS, masks=("full", "causal", "band"), empty_rows=False)}
     compiles = True
     kernels = {"forward": "flash_attncute.*fwd", "backward": "flash_attncute.*bwd"}
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         with importing("flash4", "flash-attn-4"):
             from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attn_lab.core.backend import Attend, Backend, for_any_size
-from attn_lab.core.errors import Refused
-from attn_lab.core.limits import Limits
+from attn_lab.core.backend import AttentionFn, Backend, for_any_size
+from attn_lab.core.capabilities import Capabilities
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import kind
 from attn_lab.core.request import Request
@@ -20,17 +20,17 @@ DENSE_BLOCK_MASK_UP_TO = 2**27  # pairs: past it the predicate is compiled rathe
 
 @dataclass(frozen=True)
 class Flex(Backend):
-    limits = {
-        "cuda": Limits(head_dim=(16, 256), empty_rows=True, max_batch_size=65535, capability=(8, 0)),
+    capabilities = {
+        "cuda": Capabilities(head_dim=(16, 256), empty_rows=True, max_batch_size=65535, capability=(8, 0)),
         # torch has no backward of it on the CPU; and under 24 channels, where 8 keys are left over of its blocks of 16,
         # inductor's matrix product reads and writes past them (2.13, AVX2: one answer in three is wrong).
-        "cpu": Limits(backward=False, empty_rows=True, head_dim=(24, 1024)),
+        "cpu": Capabilities(backward=False, empty_rows=True, head_dim=(24, 1024)),
     }
     # On a GPU kernels are named; on the CPU all there is to see is that a compiled graph ran, which is flex alone.
     kernels = {"forward": "flex_attention|CompiledFxGraph", "backward": "flex_attention_backward"}
     compiles = needs_dynamo = True
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         shape, mask = request.shape, request.mask
@@ -86,4 +86,4 @@ class Flex(Backend):
 def _no_forward_mode(*tensors: Tensor) -> None:
     """Raise Refused where flex_attention would lose a tangent without a word."""
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(each).tangent is not None for each in tensors):
-        raise Refused("flex", ["forward-mode derivatives: none (backend='naive', 'naive_fp32' or 'sdpa_math' has)"])
+        raise Unsupported("flex", ["forward-mode derivatives: none (backend='naive', 'naive_fp32' or 'sdpa_math' has)"])

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from attn_lab.backends._joined import joined
-from attn_lab.core.backend import Attend, Backend, called
-from attn_lab.core.limits import Limits
+from attn_lab.core.backend import AttentionFn, Backend, backend_name
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
 
@@ -19,28 +19,28 @@ class Paired(Backend):
 
     @property
     def label(self) -> str:  # type: ignore[override]
-        return f"{called(self.forward)}+{called(self.backward)}"
+        return f"{backend_name(self.forward)}+{backend_name(self.backward)}"
 
     @property
     def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
         return self.forward, self.backward
 
     @property
-    def limits(self) -> Mapping[str, Limits]:  # type: ignore[override]
+    def capabilities(self) -> Mapping[str, Capabilities]:  # type: ignore[override]
         """What both can do."""
-        into, back = self.forward.split_limits, self.backward.split_limits
+        into, back = self.forward.split_capabilities, self.backward.split_capabilities
         return {device: into[device] & back[device] for device in into if device in back}
 
     @property
     def kernels(self) -> Mapping[str, str]:  # type: ignore[override]
         return {"forward": self.forward.kernels["forward"], "backward": self.backward.kernels["backward"]}
 
-    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
+    def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
         ahead = replace(request, passes=("forward",))
         if request.needs_backward:
             into, back = self.forward.split_refusals(ahead, machine), self.backward.split_refusals(request, machine)
         else:
-            into, back = self.forward.refusals(ahead, machine), self.backward.machine_refusals(machine)
+            into, back = self.forward.unsupported_reasons(ahead, machine), self.backward.machine_refusals(machine)
         return _told("forward", self.forward, into) + _told("backward", self.backward, back)
 
     def machine_refusals(self, machine: Machine) -> list[str]:
@@ -48,11 +48,11 @@ class Paired(Backend):
             "backward", self.backward, self.backward.machine_refusals(machine)
         )
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         if not request.needs_backward:
             return self.forward.prepare(request, machine)
         return joined(self.forward.split(request, machine), self.backward.split(request, machine))
 
 
 def _told(half: str, backend: Backend, reasons: list[str]) -> list[str]:
-    return [f"{half} {called(backend)}: {reason}" for reason in reasons]
+    return [f"{half} {backend_name(backend)}: {reason}" for reason in reasons]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import by_flags, by_mask, by_operator, is_plain
-from attn_lab.core.backend import Attend, Backend, Split
-from attn_lab.core.limits import Limits
+from attn_lab.core.backend import AttentionFn, Backend, Split
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL
 from attn_lab.core.request import Request
@@ -20,26 +20,26 @@ MOST = 2**31 - 1  # past it torch 2.11 has wrong gradients of q and k, and says 
 
 @dataclass(frozen=True)
 class SdpaCudnn(Backend):
-    limits = {
-        "cuda": Limits(
+    capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             head_dim=(8, 128),
             head_dim_multiple=8,
-            least_keys=2,
+            min_kv_len=2,
             backward_elements=MOST,
             max_batch_size=65535,
             dropout=True,
             capability=(8, 0),
         )
     }
-    split_limits = {
-        "cuda": Limits(
+    split_capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal"),
             square_masks=("causal",),
             head_dim=(8, 128),
             head_dim_multiple=8,
-            least_keys=2,
+            min_kv_len=2,
             backward_elements=MOST,
             max_batch_size=65535,
             capability=(8, 0),
@@ -47,7 +47,7 @@ class SdpaCudnn(Backend):
     }
     kernels = {"forward": "cudnn.*sdpa.*fprop", "backward": "cudnn.*sdpa.*bprop"}
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         if is_plain(request):
             attend = by_operator(CUDNN, request, attn_bias=None, compute_log_sumexp=request.needs_backward)
         else:
@@ -82,7 +82,7 @@ class SdpaCudnn(Backend):
         return Split(forward, backward, any_size=True)
 
 
-def gradient_laid_as_output(attend: Attend) -> Attend:
+def gradient_laid_as_output(attend: AttentionFn) -> AttentionFn:
     """`attend`, with the gradient of its output always laid out as that, for the reason that `split` has.
 
     A view of all elements in a row does it: autograd takes a gradient back through that without a copy only where its

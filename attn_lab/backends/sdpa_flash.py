@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from attn_lab.backends._one_sdpa import by_flags, by_mask, by_masked_operator, by_operator, is_plain
-from attn_lab.core.backend import Attend, Backend, Split
-from attn_lab.core.limits import Limits
+from attn_lab.core.backend import AttentionFn, Backend, Split
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, KINDS, boundaries, dense
 from attn_lab.core.request import Request
@@ -21,8 +21,8 @@ MOST = 2**31 - 1  # past it torch 2.11 has gradients that are not finite, and sa
 
 @dataclass(frozen=True)
 class SdpaFlash(Backend):
-    limits = {
-        "cuda": Limits(
+    capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal", "documents"),
             square_masks=("causal",),
@@ -32,10 +32,10 @@ class SdpaFlash(Backend):
             max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
         ),
-        "cpu": Limits(dtypes=DTYPES, masks=KINDS),
+        "cpu": Capabilities(dtypes=DTYPES, masks=KINDS),
     }
-    split_limits = {
-        "cuda": Limits(
+    split_capabilities = {
+        "cuda": Capabilities(
             dtypes=("float16", "bfloat16"),
             masks=("full", "causal"),
             square_masks=("causal",),
@@ -45,15 +45,15 @@ class SdpaFlash(Backend):
             max_batch_size=65535,  # one axis of a CUDA grid
             capability=(8, 0),
         ),
-        "cpu": Limits(),
+        "cpu": Capabilities(),
     }
     kernels = {
         "forward": "pytorch_flash::flash_fwd|_flash_attention_for_cpu$",
         "backward": "pytorch_flash::flash_bwd|_flash_attention_for_cpu_backward$",
     }
 
-    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
-        reasons = super().declared_refusals(request, machine)
+    def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
+        reasons = super().declared_reasons(request, machine)
         if request.mask.ends is None or machine.device == "cpu":
             return reasons
         release = machine.packages.get("torch", str(torch.__version__))
@@ -67,7 +67,7 @@ class SdpaFlash(Backend):
             reasons.append(f"documents: no dropout; asked {request.dropout}")
         return reasons
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         if request.mask.ends is not None and machine.device == "cuda":
             return _documents(request, machine)
         if machine.device == "cpu":
@@ -82,7 +82,7 @@ class SdpaFlash(Backend):
         return _on_cuda(request) if machine.device == "cuda" else _on_cpu(request)
 
 
-def _documents(request: Request, machine: Machine) -> Attend:
+def _documents(request: Request, machine: Machine) -> AttentionFn:
     """By the same kernels with boundaries, as torch.nn.attention.varlen has them."""
     from torch.nn.attention.varlen import varlen_attn
 

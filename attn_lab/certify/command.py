@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attn_lab.certify.grid import MASKS
 from attn_lab.certify.walk import Outcome, walk
-from attn_lab.core.backend import Backend, called
+from attn_lab.core.backend import Backend, backend_name
 from attn_lab.core.certificate import Certificate, Kind
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
@@ -48,9 +48,9 @@ def certify(
             status.update(f"{name}: {done} of {total} checks")
 
         for backend, outcome in walk(backends, machine, head_dims=head_dims, workers=workers, progress=progress):
-            _print(console, called(backend), outcome, head_dims, time.perf_counter() - begin)
+            _print(console, backend_name(backend), outcome, head_dims, time.perf_counter() - begin)
             wrong += len(outcome.findings.incorrect) + sum(map(is_wrong, outcome.sizes.values()))
-            certificate = certificate.with_findings(called(backend), outcome.findings)
+            certificate = certificate.with_findings(backend_name(backend), outcome.findings)
             keep_findings(backend, machine, outcome.findings)
             if output is not None:  # after each backend: an interrupted walk keeps what it has
                 certificate.write(output)

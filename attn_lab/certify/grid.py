@@ -50,10 +50,10 @@ def kinds(backend: Backend, machine: Machine, head_dims: tuple[int, ...] = HEAD_
     compiles for each length has full and causal masks with grouped heads in one of the two, and no float32.  Kinds that
     are left out are verified at first use.
     """
-    limits = backend.limits[machine.device]
+    capabilities = backend.capabilities[machine.device]
     compiles = any(each.compiles for each in (backend, *backend.parts))
     compiles_each_length = any(each.needs_dynamo for each in (backend, *backend.parts))
-    axes = product(head_dims, limits.dtypes, MASKS, (False, True), (True, False))
+    axes = product(head_dims, capabilities.dtypes, MASKS, (False, True), (True, False))
     for head_dim, dtype, mask, grouped, square in axes:
         usual = dtype != "float16" and square
         common = mask in ("full", "causal")
@@ -61,7 +61,7 @@ def kinds(backend: Backend, machine: Machine, head_dims: tuple[int, ...] = HEAD_
             continue
         if compiles_each_length and ((common and grouped == (mask == "causal") and usual) or dtype == "float32"):
             continue
-        yield Kind(head_dim, dtype, mask, grouped, square, limits.backward)
+        yield Kind(head_dim, dtype, mask, grouped, square, capabilities.backward)
 
 
 def checks(kind: Kind) -> list[Check]:
@@ -83,13 +83,13 @@ def checks(kind: Kind) -> list[Check]:
 
 def sizes(backend: Backend, machine: Machine) -> Iterator[tuple[str, Check]]:
     """By name, sizes that are no kind of their own: other groupings of heads, and a batch past 65535."""
-    limits = backend.limits[machine.device]
-    dtype = "bfloat16" if "bfloat16" in limits.dtypes else limits.dtypes[0]
+    capabilities = backend.capabilities[machine.device]
+    dtype = "bfloat16" if "bfloat16" in capabilities.dtypes else capabilities.dtypes[0]
     head_dim = 64
-    for group in (2, 7, 16) if limits.grouped_heads else ():
-        kind = Kind(head_dim, dtype, "causal", True, True, limits.backward)
+    for group in (2, 7, 16) if capabilities.grouped_heads else ():
+        kind = Kind(head_dim, dtype, "causal", True, True, capabilities.backward)
         yield f"{group} query heads a key/value head", Check(kind, request(kind, Causal(), SEQ_LEN, SEQ_LEN, group))
-    kind = Kind(head_dim, dtype, "causal", False, True, limits.backward)
+    kind = Kind(head_dim, dtype, "causal", False, True, capabilities.backward)
     yield f"batch {LARGE_BATCH}", Check(kind, request(kind, Causal(), 8, 8, batch_size=LARGE_BATCH, heads=1))
 
 

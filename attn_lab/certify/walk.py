@@ -14,7 +14,7 @@ from typing import Any
 
 import attn_lab
 from attn_lab.certify.grid import HEAD_DIMS, checks, kinds, sizes
-from attn_lab.core.backend import Backend, called
+from attn_lab.core.backend import Backend, backend_name
 from attn_lab.core.certificate import Findings, Kind
 from attn_lab.core.machine import Machine
 from attn_lab.nn.small_case import stated
@@ -51,16 +51,16 @@ def walk(
         workers: processes that share the device.
         progress: is given the backend's name, checks done and checks in all.
     """
-    by_name = {called(each): each for each in backends}
+    by_name = {backend_name(each): each for each in backends}
     tasks: Queue[tuple[str, Kind | None, dict[str, Any]]] = Queue()
     for backend in backends:
         for place, kind in enumerate(kinds(backend, machine, HEAD_DIMS)):
             if kind.head_dim in head_dims:
                 every = 1 if backend.needs_dynamo else len(checks(kind))  # each length is compiled for seconds
                 for number in range(every):
-                    tasks.put((called(backend), kind, {"kind": place, "number": number}))
+                    tasks.put((backend_name(backend), kind, {"kind": place, "number": number}))
         for name, _ in sizes(backend, machine):
-            tasks.put((called(backend), None, {"size": name}))
+            tasks.put((backend_name(backend), None, {"size": name}))
     total, replies = tasks.qsize(), defaultdict(list)
     left = Counter(name for name, _, _ in tasks.queue)
     finished: Queue[tuple[str, Kind | None, Any, Any]] = Queue()

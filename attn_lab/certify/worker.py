@@ -14,7 +14,7 @@ import torch
 
 from attn_lab.certify.grid import HEAD_DIMS, Check, checks, kinds, sizes
 from attn_lab.core.backend import Backend
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine, detect
 from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.small_case import small_case_errors
@@ -26,14 +26,14 @@ def run(backend: Backend, check: Check, machine: Machine) -> dict[str, Any]:
     A request that is served without gradients alone is checked without, and marked so.
     """
     request = check.request
-    if reasons := backend.declared_refusals(request, machine):
+    if reasons := backend.declared_reasons(request, machine):
         request = replace(request, passes=("forward",))
-        if backend.declared_refusals(request, machine):
+        if backend.declared_reasons(request, machine):
             return {"unsupported": reasons}
     only = {} if request is check.request else {"forward_only": reasons}
     try:
         return {"errors": small_case_errors(backend, request, machine, packed=check.packed), **only}
-    except Refused as late:
+    except Unsupported as late:
         return {"unsupported": late.reasons}
     except Exception as error:  # noqa: BLE001  whatever another's kernel raises is a finding
         return {"raised": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}

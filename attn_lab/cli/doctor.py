@@ -14,8 +14,8 @@ from rich.text import Text
 from attn_lab import conf
 from attn_lab.cli.parser import key_values, takes_json
 from attn_lab.core.backend import Backend
-from attn_lab.core.errors import Refused
-from attn_lab.core.limits import Limits
+from attn_lab.core.capabilities import Capabilities
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine, detect, software
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
@@ -46,7 +46,7 @@ def run(given: argparse.Namespace) -> int:
     machine = detect(key_values("doctor", given.settings, {"device": "auto"})["device"])
     backends = [_state(file.stem, instantiate(config.backend), machine)
                 for file in sorted(Path(conf.__path__[0], "backend").glob("*.yaml"))
-                for config in [OmegaConf.create({"plan": None, "backend": OmegaConf.load(file)})]]  # fmt: skip
+                for config in [OmegaConf.create({"table": None, "backend": OmegaConf.load(file)})]]  # fmt: skip
     versions = software(machine)
     if given.json:
         states = [each._asdict() for each in backends]
@@ -70,7 +70,7 @@ def _state(name: str, backend: Backend, machine: Machine) -> State:
     if isinstance(backend, Auto):
         return State(name, True, "", [], backend.told(machine), "")
     reasons, cure = _diagnosis(backend, machine)
-    runs = "" if reasons else _abilities(backend.limits[machine.device])
+    runs = "" if reasons else _abilities(backend.capabilities[machine.device])
     return State(name, not reasons, _package(backend, machine), reasons, runs, cure)
 
 
@@ -78,17 +78,17 @@ def _diagnosis(backend: Backend, machine: Machine) -> tuple[list[str], str]:
     """Reasons it cannot run here, and the pip command that alone would cure it ("" otherwise)."""
     reasons = backend.machine_refusals(machine)
     if len(reasons) == 1 and reasons[0].startswith("needs package"):
-        return reasons, backend.limits[machine.device].install
+        return reasons, backend.capabilities[machine.device].install
     return reasons or _trouble_importing(backend, machine), ""
 
 
 def _trouble_importing(backend: Backend, machine: Machine) -> list[str]:
     """What only an import can tell: a package that is there and does not load."""
-    dtype = backend.limits[machine.device].dtypes[0]
+    dtype = backend.capabilities[machine.device].dtypes[0]
     shape = Shape(batch_size=1, seq_len=128, num_heads=2, emb_dim=128, dtype=dtype)
     try:
         backend.prepare(Request(shape=shape, mask=Causal(), passes=("forward",)), machine)
-    except Refused as refusal:
+    except Unsupported as refusal:
         return refusal.reasons
     except (ImportError, OSError, RuntimeError) as error:
         return [f"installed, but does not load: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
@@ -96,15 +96,15 @@ def _trouble_importing(backend: Backend, machine: Machine) -> list[str]:
 
 
 def _package(backend: Backend, machine: Machine) -> str:
-    names = {name for limits in backend.limits.values() for name in limits.packages}
+    names = {name for capabilities in backend.capabilities.values() for name in capabilities.packages}
     here = [f"{name} {machine.packages[name]}" for name in sorted(names) if name in machine.packages]
     return ", ".join(here) or (" or ".join(sorted(names)) if names else "torch")
 
 
-def _abilities(limits: Limits) -> str:
-    words = [", ".join(limits.dtypes), f"masks {', '.join(limits.masks)}"]
-    if limits.head_dim != (1, 2**20):
-        words.append(f"head_dim {limits.head_dim[0]}–{limits.head_dim[1]}")
-    words += [] if limits.backward else ["forward only"]
-    words += [] if limits.grouped_heads else ["no grouped heads"]
+def _abilities(capabilities: Capabilities) -> str:
+    words = [", ".join(capabilities.dtypes), f"masks {', '.join(capabilities.masks)}"]
+    if capabilities.head_dim != (1, 2**20):
+        words.append(f"head_dim {capabilities.head_dim[0]}–{capabilities.head_dim[1]}")
+    words += [] if capabilities.backward else ["forward only"]
+    words += [] if capabilities.grouped_heads else ["no grouped heads"]
     return " · ".join(words)

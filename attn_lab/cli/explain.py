@@ -16,16 +16,16 @@ from attn_lab.config.build import build
 from attn_lab.config.errors import explained
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
-from attn_lab.core.backend import take
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.backend import select
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import PASSES, Request
 from attn_lab.core.suggest import did_you_mean
 from attn_lab.measure.case import Case
 from attn_lab.nn.auto.auto import Auto, bucket_of, pass_of
-from attn_lab.nn.auto.cache import Kept
-from attn_lab.nn.auto.candidates import refusals
-from attn_lab.nn.auto.table import SHIPPED, Found, Plan
+from attn_lab.nn.auto.cache import AutotuneCache
+from attn_lab.nn.auto.candidates import unsupported_reasons
+from attn_lab.nn.auto.table import SHIPPED, DispatchTable, Found
 from attn_lab.run.local.machines import local_machines
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
@@ -34,8 +34,8 @@ KINDS = {"training": PASSES, "inference": ("forward",)}
 def arguments(parser: argparse.ArgumentParser) -> None:
     takes_json(parser)
     takes_overrides(parser)
-    parser.epilog = ("Overrides of one case, such as shape=llama3_8b mask=causal plan=FILE device=cpu; on=GPU answers "
-                     f"from the plan shipped for a GPU that is not here: {', '.join(_shipped())}")  # fmt: skip
+    parser.epilog = ("Overrides of one case, such as shape=llama3_8b mask=causal table=FILE device=cpu; on=GPU answers "
+                     f"from the table shipped for a GPU that is not here: {', '.join(_shipped())}")  # fmt: skip
 
 
 def run(given: argparse.Namespace) -> int:
@@ -43,22 +43,22 @@ def run(given: argparse.Namespace) -> int:
     words = list(given.overrides)
     other = [word.removeprefix("on=") for word in words if word.startswith("on=")]
     words = [word for word in words if not word.startswith("on=")]
-    if other and any(word.startswith(("plan=", "device=")) for word in words):
-        raise BadRequest("explain: expected on=GPU without plan= and device=, which it stands for; got both")
-    plan = _plan_of(other[-1]) if other else None
-    case = _case(words, _machine_of(plan) if plan else None)
+    if other and any(word.startswith(("table=", "device=")) for word in words):
+        raise BadRequest("explain: expected on=GPU without table= and device=, which it stands for; got both")
+    table = _plan_of(other[-1]) if other else None
+    case = _case(words, _machine_of(table) if table else None)
     kinds = KINDS
     if any(word.startswith("passes=") for word in words):
         kinds = {"training" if case.request.needs_backward else "inference": case.request.passes}
-    machine = _machine_of(plan) if plan else local_machines(str(case.config["device"]))[0]
+    machine = _machine_of(table) if table else local_machines(str(case.config["device"]))[0]
     console = Console(highlight=False, quiet=given.json)
-    assert isinstance(case.who, Auto)
-    auto = replace(case.who, plan=plan) if plan else case.who
+    assert isinstance(case.backend, Auto)
+    auto = replace(case.backend, table=table) if table else case.backend
     _say(console, f"{case.setting} on {machine.name} ({machine.device}); auto {auto.told(machine)}", "bold")
     answers = {}
     for kind, passes in kinds.items():
         request = replace(case.request, passes=passes)
-        answers[kind] = _from_plan(plan, request, machine) if plan else _answer(auto, request, machine)
+        answers[kind] = _from_plan(table, request, machine) if table else _answer(auto, request, machine)
         _print(kind, answers[kind], console)
     if given.json:
         told = {"case": case.setting, "machine": machine.name, **{kind: vars(each) for kind, each in answers.items()}}
@@ -70,19 +70,19 @@ def _shipped() -> list[str]:
     return [file.stem for file in sorted(SHIPPED.glob("*.json"))]
 
 
-def _plan_of(name: str) -> Plan:
+def _plan_of(name: str) -> DispatchTable:
     if name.lower() not in _shipped():
         names = _shipped()
-        raise BadRequest(f"on: expected a GPU with a shipped plan, {', '.join(names)}; got {name!r}"
+        raise BadRequest(f"on: expected a GPU with a shipped table, {', '.join(names)}; got {name!r}"
                          f"{did_you_mean(name, names)}")  # fmt: skip
-    return replace(Plan.read(SHIPPED / f"{name.lower()}.json"), source=f"shipped for {name.lower()}")
+    return replace(DispatchTable.read(SHIPPED / f"{name.lower()}.json"), source=f"shipped for {name.lower()}")
 
 
-def _machine_of(plan: Plan) -> Machine:
-    """The machine that the plan was measured on, with the packages that were installed there."""
-    made = plan.made["machine"]
-    return Machine(device=made["device"], name=plan.gpu, memory=0, capability=tuple(made["capability"]),
-                   driver=made.get("driver"), packages=dict(plan.made["versions"]))  # fmt: skip
+def _machine_of(table: DispatchTable) -> Machine:
+    """The machine that the table was measured on, with the packages that were installed there."""
+    made = table.made["machine"]
+    return Machine(device=made["device"], name=table.gpu, memory=0, capability=tuple(made["capability"]),
+                   driver=made.get("driver"), packages=dict(table.made["versions"]))  # fmt: skip
 
 
 @dataclass
@@ -96,49 +96,49 @@ class Answer:
     exact: bool = False
     measured: list[str] = field(default_factory=list)
     ms: dict[str, float] = field(default_factory=dict)
-    unsupported: dict[str, str] = field(default_factory=dict)  # when the plan was measured
+    unsupported: dict[str, str] = field(default_factory=dict)  # when the table was measured
     reasons: list[str] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
 
-def _from_plan(plan: Plan, request: Request, machine: Machine) -> Answer:
-    """The first backend of the plan's nearest bucket that this machine's capability and the request admit."""
-    found = plan.find(bucket_of(request), pass_of(request))
+def _from_plan(table: DispatchTable, request: Request, machine: Machine) -> Answer:
+    """The first backend of the table's nearest bucket that this machine's capability and the request admit."""
+    found = table.find(bucket_of(request), pass_of(request))
     if found is None:
-        return Answer(None, reasons=[f"the plan for {plan.gpu} has no comparable shape, dtype and mask"])
+        return Answer(None, reasons=[f"the table for {table.gpu} has no comparable shape, dtype and mask"])
     answer = Answer(None)
     _add_bucket(answer, found, request)
     for name in answer.ms:
-        if reasons := refusals(name, request, machine):
+        if reasons := unsupported_reasons(name, request, machine):
             answer.passed_over[name] = list(reasons)
         elif answer.backend is None:
             answer.backend, answer.why = (
                 name,
-                f"{name}, by the plan {plan.source}: {found.entry.passes[pass_of(request)].why}",
+                f"{name}, by the table {table.source}: {found.entry.passes[pass_of(request)].why}",
             )
     if answer.backend is None:
-        answer.reasons = ["no backend of the plan supports this request"]
+        answer.reasons = ["no backend of the table supports this request"]
     return answer
 
 
 def _answer(auto: Auto, request: Request, machine: Machine) -> Answer:
-    plan, one = auto.followed(machine), pass_of(request)
-    found = plan and plan.find(bucket_of(request), one)
-    answer = Answer(None, reasons=auto.refusals(request, machine))
+    table, one = auto.followed(machine), pass_of(request)
+    found = table and table.find(bucket_of(request), one)
+    answer = Answer(None, reasons=auto.unsupported_reasons(request, machine))
     try:
         if answer.reasons:
-            raise Refused("auto", answer.reasons)
+            raise Unsupported("auto", answer.reasons)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a bucket is only near is printed below
-            taken = take(auto, request, machine)
+            taken = select(auto, request, machine)
         answer.backend, answer.why = taken.why.partition(",")[0], taken.why
         answer.passed_over = {name: list(reasons) for name, reasons in taken.passed_over.items()}
         answer.kernels = {name: pattern for name, pattern in taken.by.kernels.items()
                           if request.needs_backward or name == "forward"}  # fmt: skip
-    except Refused as refused:
+    except Unsupported as refused:
         answer.reasons = list(refused.reasons)
     if found is None and not answer.reasons:
-        near = Kept.of(machine).plan.find(bucket_of(request), one)
+        near = AutotuneCache.of(machine).table.find(bucket_of(request), one)
         found = near if near and near.exact else None  # only the question itself was measured
     if found:
         _add_bucket(answer, found, request)
@@ -174,7 +174,7 @@ def _case(words: Sequence[str], machine: Machine | None) -> Case:
     for word in words:
         if "=" not in word or word.startswith(("-", "backend=")):
             raise BadRequest(
-                f"explain: expected overrides such as shape=llama3_8b mask=causal plan=FILE device=cpu; got {word!r}"
+                f"explain: expected overrides such as shape=llama3_8b mask=causal table=FILE device=cpu; got {word!r}"
             )
     register()
     register_resolvers(lambda: machine.device if machine else local_machines("auto")[0].device)

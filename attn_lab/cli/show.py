@@ -26,7 +26,7 @@ from attn_lab.run.repro_command import command
 
 LATEST = 20  # cases listed when none is named
 MB = 2**20
-COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
+COLOURS = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

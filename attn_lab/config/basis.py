@@ -23,22 +23,22 @@ MEASURES = (
 )  # shared by all cases
 
 
-def basis_of(who: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
+def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
     """What can change the answer to a question: the machine, versions, and the sources of all that measures.
 
     Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
     in turn does not.
     """
-    backends = [who, *getattr(who, "parts", ())]
+    backends = [backend, *getattr(backend, "parts", ())]
     # That a backend has limits is checked later, with all else it must have.
-    every = [limits for each in backends for limits in getattr(each, "limits", {}).values()]
-    packages = {name for limits in every for name in limits.packages}
+    every = [capabilities for each in backends for capabilities in getattr(each, "capabilities", {}).values()]
+    packages = {name for capabilities in every for name in capabilities.packages}
     packages |= {name for part in parts for name in getattr(part, "packages", ())}
     return {
         **machine_basis(machine),
         "attn_lab": __version__,
         "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
-        **({"plan": who.plan_digest(machine)} if hasattr(who, "plan_digest") else {}),
+        **({"table": backend.table_digest(machine)} if hasattr(backend, "table_digest") else {}),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }

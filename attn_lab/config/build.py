@@ -19,9 +19,9 @@ from attn_lab.measure.case import Case
 NOT_THE_QUESTION = (
     "name",
     "logger",
-    "again",
+    "aa_repeat",
     "baseline",
-    "plan",
+    "table",
     "report",
     "resume",
 )  # where an answer is kept, never the answer
@@ -72,7 +72,7 @@ def question_of(config: DictConfig) -> tuple[dict[str, Any], float]:
 
 def packed(case: Case) -> dict[str, Any]:
     """A case as plain values, for another process: its parts may be anything, and not everything can be sent."""
-    return {"question": dict(case.config), "names": {name: getattr(case, name) for name in NAMES},
+    return {"question": dict(case.config), "names": {name: getattr(case, f"{name}_name") for name in NAMES},
             "basis": dict(case.basis), "timeout": case.timeout}  # fmt: skip
 
 
@@ -92,15 +92,15 @@ def _assembled(
     request = Request(
         shape=Shape(**question["shape"]), mask=part("mask", question["mask"]), passes=tuple(question["passes"])
     )
-    who, what = part("backend", question["backend"]), part("subject", question["subject"])
+    backend, subject = part("backend", question["backend"]), part("subject", question["subject"])
     probes = {name: part(f"probe.{name}", each) if isinstance(each, Mapping) else each
               for name, each in question["probe"].items()}  # fmt: skip
     if basis is None:
-        basis = basis_of(who, (what, request.mask, *probes.values()), machine or detect(question["device"]))
-    if label := getattr(who, "label", None):
+        basis = basis_of(backend, (subject, request.mask, *probes.values()), machine or detect(question["device"]))
+    if label := getattr(backend, "label", None):
         names = {**names, "backend": label}
     return Case(
-        **names, round=question["round"], twin=question["twin"], seed=question["seed"],
-        slices=question["measure"]["slices"], request=request, who=who, what=what, probes=probes, config=question,
-        basis=basis, timeout=timeout,
+        **{f"{key}_name": name for key, name in names.items()}, round=question["round"], seed=question["seed"],
+        is_aa_repeat=question["is_aa_repeat"], checked_slices=question["measure"]["checked_slices"], request=request,
+        backend=backend, subject=subject, probes=probes, config=question, basis=basis, timeout=timeout,
     )  # fmt: skip

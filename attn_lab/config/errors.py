@@ -9,6 +9,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from attn_lab import conf
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.suggest import did_you_mean
+from attn_lab.records.renamed import KEYS, PROBES
 
 MOST = 600  # characters of a foreign error that are printed
 LONG = 80  # characters of a name that nobody meant
@@ -41,6 +42,8 @@ def _option(cause: BaseException) -> BadRequest | None:
     missing = cause.missing_cfg_file
     group, _, option = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
     folder = Path(conf.__path__[0], group)
+    if group == "probe" and option in PROBES:
+        return BadRequest(f"probe: expected the new name of {option}, {PROBES[option]}")
     own = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
     options = sorted({*(cause.options or []), *own})
     if options and len(missing) > LONG:
@@ -53,9 +56,12 @@ def _option(cause: BaseException) -> BadRequest | None:
 
 
 def _key(cause: BaseException) -> BadRequest | None:
+    """A key that is not there; under its old name, the new one."""
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError) or not isinstance(cause.parent_node, DictConfig):
         return None
     keys = [str(key) for key in cause.parent_node if not str(key).startswith("_") and key != "hydra"]
+    if new := KEYS.get(str(cause.full_key)):
+        return BadRequest(f"{cause.full_key}: expected its new name, {new}")
     expected = f"one of {', '.join(keys)}" if keys else "nothing, the option chosen has no settings"
     return BadRequest(f"{cause.full_key}: no such key; expected {expected}{did_you_mean(cause.key, keys)}")
 

@@ -15,12 +15,12 @@ from attn_lab.core.shape import Shape
 def _thawed(value: type) -> type:
     """A mutable twin of a frozen dataclass, for OmegaConf, which makes configs of frozen ones read-only."""
     hints = get_type_hints(value)
-    twin = []
+    is_aa_repeat = []
     for each in fields(value):
         default = MISSING if each.default is NO_DEFAULT else each.default
         hint = hints[each.name] | None if default is None else hints[each.name]
-        twin.append((each.name, hint, field(default=default)))
-    return make_dataclass(value.__name__, twin)
+        is_aa_repeat.append((each.name, hint, field(default=default)))
+    return make_dataclass(value.__name__, is_aa_repeat)
 
 
 ShapeConfig = _thawed(Shape)
@@ -31,13 +31,13 @@ class Measure:
     """How hard to look.  Probes take what they need of it by interpolation."""
 
     warmup: int = MISSING  # untimed calls before the clock
-    settle: float = MISSING  # seconds that they go on for at least: until the card is in the state it will keep
-    samples: int = MISSING  # timed calls of each pass, at most
-    least: int = MISSING  # … of which so many even when sure enough, or out of time (not past twice of it)
-    seconds: float = MISSING  # clock time for each pass
+    settle_seconds: float = MISSING  # seconds that they go on for at least: until the card is in the state it will keep
+    max_samples: int = MISSING  # timed calls of each pass, at most
+    min_samples: int = MISSING  # … of which so many even when sure enough, or out of time (not past twice of it)
+    max_seconds: float = MISSING  # clock time for each pass
     precision: float = MISSING  # % of the median that its 95 % interval may reach to either side
-    rest: float = 3.0  # times as long as a burst took a card at its power cap then rests; 0 is call after call
-    slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
+    rest_ratio: float = 3.0  # times as long as a burst took a card at its power cap then rests; 0 is call after call
+    checked_slices: int = MISSING  # (batch, kv head) pairs checked against the oracle
     timeout: float = MISSING  # seconds after which a worker process, and with it the case, is ended
 
 
@@ -45,7 +45,7 @@ class Measure:
 class Report:
     """What is told of a sweep when it is over."""
 
-    at_end: bool = True  # whether the report of its folder is made, into FOLDER/report
+    enabled: bool = True  # whether the report of its folder is made, into FOLDER/report
     language: str = "en"  # zh-Hant
 
 
@@ -57,10 +57,10 @@ class Config:
     device: str = "auto"
     seed: int = 0
     round: int = 0  # 0,1,2: everything that often; what rounds disagree by, no single one can tell
-    twin: bool = False  # set by the sweep: this case is the baseline once more
-    again: bool = True  # whether a sweep over backends times its baseline twice, and so its own noise
+    is_aa_repeat: bool = False  # set by the sweep: this case is the baseline once more
+    aa_repeat: bool = True  # whether a sweep over backends times its baseline twice, and so its own noise
     baseline: str = "naive"  # that others are compared with; a sweep without it takes its first backend
-    plan: str | None = None  # what backend=auto follows; of the question only through its settings
+    table: str | None = None  # what backend=auto follows; of the question only through its settings
     resume: str = "auto"  # which cases of this run folder are not run again: RESUME of run/resume.py
     passes: list[str] = field(default_factory=lambda: list(PASSES))
     shape: ShapeConfig = field(default_factory=ShapeConfig)  # type: ignore[valid-type]

@@ -1,4 +1,4 @@
-"""Who answers: an implementation of attention, and the promise its `refusals` make."""
+"""Who answers: an implementation of attention, and the promise its `unsupported_reasons` make."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from typing import Protocol
 
 from torch import Tensor
 
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.certificate import certified_reasons
-from attn_lab.core.errors import Refused
-from attn_lab.core.limits import Limits
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
 
 WHOLE = "its kernels cannot be had by halves"
 
-Attend = Callable[..., Tensor]
+AttentionFn = Callable[..., Tensor]
 """q, k, v → out, each (batch, seq, heads, head_dim); key/value heads are not repeated.
 
 Under a ragged mask a fourth is given: `lengths` (batch,) int32, each batch element's number of keys.
@@ -25,7 +25,7 @@ any_size  the same for any batch and lengths, traced and fake tensors included; 
 """
 
 
-def for_any_size(attend: Attend) -> Attend:
+def for_any_size(attend: AttentionFn) -> AttentionFn:
     """`attend`, which keeps nothing of the sizes it was prepared for, marked as serving all of them."""
     attend.any_size = attend  # type: ignore[attr-defined]
     return attend
@@ -57,75 +57,75 @@ class Backend(Protocol):
     prepare  imports, builds masks, wraps in torch.compile; never timed.  Returns the function that is timed, or
              raises Refused for what only an import can tell (a package built for another CUDA)
 
-    One whose kernels can be had by halves says what those can do, by device, in `split_limits`, and gives `split`.
+    A backend whose forward and backward can be called apart has `split_capabilities`, by device, and `split`.
     """
 
-    limits: Mapping[str, Limits]
+    capabilities: Mapping[str, Capabilities]
     kernels: Mapping[str, str]
-    split_limits: Mapping[str, Limits] = {}
+    split_capabilities: Mapping[str, Capabilities] = {}
     label: str | None = None  # what records call it, where its file's name does not tell it from others
     parts: "tuple[Backend, ...]" = ()  # others it is made of
     overflows: tuple[str, ...] = ()  # dtypes in which a score may be too large to be written to memory
     compiles: bool = False  # at the first call of a kind, for seconds
     needs_dynamo: bool = False  # compiles by torch.compile, which cannot begin while another graph is traced
 
-    def refusals(self, request: Request, machine: Machine) -> list[str]:
+    def unsupported_reasons(self, request: Request, machine: Machine) -> list[str]:
         """Every reason this request cannot be served; [] is a promise to answer it rightly.
 
         Pure: imports and runs nothing.  What is declared, less what a shipped certificate found incorrect.
         """
-        return self.declared_refusals(request, machine) or certified_reasons(called(self), request, machine)
+        return self.declared_reasons(request, machine) or certified_reasons(backend_name(self), request, machine)
 
-    def declared_refusals(self, request: Request, machine: Machine) -> list[str]:
+    def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
         """The reasons among them that follow from what the backend declares alone."""
-        return self.machine_refusals(machine) + _there(self.limits, machine).of_request(request)
+        return self.machine_refusals(machine) + _there(self.capabilities, machine).of_request(request)
 
     def machine_refusals(self, machine: Machine) -> list[str]:
         """The reasons among them that hold for every request on this machine."""
-        return _of_machine(self.limits, machine)
+        return _of_machine(self.capabilities, machine)
 
-    def prepare(self, request: Request, machine: Machine) -> Attend: ...
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn: ...
 
     def split(self, request: Request, machine: Machine) -> Split:
         """As `prepare`, by halves."""
-        raise Refused(called(self), [WHOLE])
+        raise Unsupported(backend_name(self), [WHOLE])
 
     def split_refusals(self, request: Request, machine: Machine) -> list[str]:
-        """Every reason this request cannot be served by halves; [] is a promise, as that of `refusals`."""
-        if not self.split_limits:
+        """Every reason this request cannot be served by halves; [] is a promise, as that of `unsupported_reasons`."""
+        if not self.split_capabilities:
             return [WHOLE]
-        limits = _there(self.split_limits, machine)
-        reasons = _of_machine(self.split_limits, machine) + limits.of_request(request)
-        return reasons or certified_reasons(called(self), request, machine)
+        capabilities = _there(self.split_capabilities, machine)
+        reasons = _of_machine(self.split_capabilities, machine) + capabilities.of_request(request)
+        return reasons or certified_reasons(backend_name(self), request, machine)
 
 
-def called(backend: Backend) -> str:
+def backend_name(backend: Backend) -> str:
     """The name of the file it comes from, as `backend=` has it; a pair's label."""
     return backend.label or type(backend).__module__.rpartition(".")[2]
 
 
-def _there(by_device: Mapping[str, Limits], machine: Machine) -> Limits:
+def _there(by_device: Mapping[str, Capabilities], machine: Machine) -> Capabilities:
     """The limits on this device; on one that is not served, those on another, for the rest of the reasons."""
     return by_device.get(machine.device) or next(iter(by_device.values()))
 
 
-def _of_machine(by_device: Mapping[str, Limits], machine: Machine) -> list[str]:
+def _of_machine(by_device: Mapping[str, Capabilities], machine: Machine) -> list[str]:
     elsewhere = machine.device not in by_device
     reasons = [f"devices: {', '.join(by_device)}; asked {machine.device}"] if elsewhere else []
     return reasons + _there(by_device, machine).of_machine(machine)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class Selection:
     """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
 
-    attend: Attend
+    attend: AttentionFn
     by: Backend
     why: str = ""  # of a choice
     passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
 
 
-def take(backend: Backend, request: Request, machine: Machine) -> Taken:
-    """Have it prepared: by itself, or, where a backend chooses among others (and has a `take`), by one of those."""
+def select(backend: Backend, request: Request, machine: Machine) -> Selection:
+    """Have it prepared: by itself, or, where a backend chooses among others (and has a `select`), by one of those."""
     choose = getattr(backend, "take", None)
-    return choose(request, machine) if choose else Taken(attend=backend.prepare(request, machine), by=backend)
+    return choose(request, machine) if choose else Selection(attend=backend.prepare(request, machine), by=backend)

@@ -22,7 +22,7 @@ class StorageError(AttnLabError):
     """A record cannot be written: the disk is full, or its file was replaced, deleted or renamed."""
 
 
-class Refused(AttnLabError):
+class Unsupported(AttnLabError):
     """A backend cannot serve a request.  `reasons` holds all of them, not the first."""
 
     def __init__(self, who: str, reasons: Sequence[str]):
@@ -30,7 +30,7 @@ class Refused(AttnLabError):
         super().__init__(f"{who} refuses: {'; '.join(reasons)}")
 
 
-class Wrong(AttnLabError):
+class Incorrect(AttnLabError):
     """A check of the answer failed.  The case ends here, before any clock."""
 
     def __init__(self, *reasons: str):

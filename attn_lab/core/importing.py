@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from attn_lab.core.errors import Refused
+from attn_lab.core.errors import Unsupported
 
 
 @contextmanager
@@ -17,6 +17,6 @@ def importing(backend: str, package: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = " ".join(str(error).split())
-        raise Refused(
+        raise Unsupported(
             backend, [f"{package} is installed, but does not load: {type(error).__name__}: {cause}"]
         ) from error

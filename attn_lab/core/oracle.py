@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 from attn_lab.core.mask import Mask, dense, query_positions
 from attn_lab.core.shape import Shape
 
 BLOCK_ELEMENTS = 2**25  # of one block's score matrix
 
 
-def oracle(mask: Mask, shape: Shape, batch: Tensor, head: Tensor) -> Attend:
+def oracle(mask: Mask, shape: Shape, batch: Tensor, head: Tensor) -> AttentionFn:
     """Attention over the batch elements `batch` and query heads `head` (1-D, int64) of a whole problem.
 
     The function returned takes q (B, Sq, H, d) and k, v (B, Sk, Hkv, d) holding just those, B = len(batch),

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from attn_lab.core.errors import BadRequest
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import BackendLike
 from attn_lab.nn.resolve import backends_named
-from attn_lab.nn.tensor_mask import Given, Recall, allowed_by
+from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 
 def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], verify: bool = True) -> nn.Module:
@@ -31,11 +31,11 @@ def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], v
                          "without (for transformers and timm see attn_lab.integrations)")  # fmt: skip
     for name, each in found.items():
         _check_served(name or "the model", each)
-    backends, recall = backends_named(backend), Recall()
+    backends, recall = backends_named(backend), IdentityCache()
     shared = {  # by all modules alike, so that a mask is prepared once for all of them
         dropout: (
-            Serving(backends, Full(), dropout=dropout, verify=verify),
-            Serving(backends, Causal(), dropout=dropout, verify=verify),
+            Dispatcher(backends, Full(), dropout=dropout, verify=verify),
+            Dispatcher(backends, Causal(), dropout=dropout, verify=verify),
         )
         for dropout in {each.dropout for each in found.values()}
     }
@@ -53,7 +53,9 @@ def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], v
 class Multihead(nn.MultiheadAttention):
     """An nn.MultiheadAttention whose attention a backend computes; its parameters are those of the one it replaces."""
 
-    def __init__(self, theirs: nn.MultiheadAttention, full: Serving, causal: Serving, recall: Recall) -> None:
+    def __init__(
+        self, theirs: nn.MultiheadAttention, full: Dispatcher, causal: Dispatcher, recall: IdentityCache
+    ) -> None:
         nn.Module.__init__(self)  # not its own, which would make weights
         vars(self).update(vars(theirs))  # parameters, hooks and all: the very same, whoever holds a handle to them
         self._full, self._causal, self._recall = full, causal, recall
@@ -110,10 +112,10 @@ class Multihead(nn.MultiheadAttention):
                      zip((query, key, value), zip(weight.chunk(3), biases, strict=True), strict=True)]  # fmt: skip
         return tuple(part.unflatten(-1, (self.num_heads, self.head_dim)) for part in parts)
 
-    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Given:
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> TensorMask:
         batch, queries, keys = *q.shape[:2], k.shape[1]
 
-        def make() -> Given:
+        def make() -> TensorMask:
             allowed = torch.ones((), dtype=torch.bool, device=q.device)
             if attn_mask is not None:
                 _check_size("attn_mask", attn_mask, (queries, keys), (batch * self.num_heads, queries, keys))
@@ -122,7 +124,7 @@ class Multihead(nn.MultiheadAttention):
             if key_padding_mask is not None:
                 _check_size("key_padding_mask", key_padding_mask, (batch, keys))
                 allowed = allowed & _allowed(key_padding_mask)[:, None, None]
-            return Given(allowed.expand(-1, -1, queries, -1))
+            return TensorMask(allowed.expand(-1, -1, queries, -1))
 
         return self._recall(make, attn_mask, key_padding_mask, about=(batch, queries, keys))
 

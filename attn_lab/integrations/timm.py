@@ -11,10 +11,10 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import BackendLike
 from attn_lab.nn.resolve import backends_named
-from attn_lab.nn.tensor_mask import Given, Recall, allowed_by
+from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 
 def attention(backend: BackendLike | Sequence[BackendLike], *, verify: bool = True) -> type[Attention]:
@@ -37,9 +37,9 @@ class _LabAttention(Attention):
 
     def __init__(self, *args: Any, attn_drop: float = 0.0, **options: Any) -> None:
         super().__init__(*args, attn_drop=attn_drop, **options)
-        self._full = Serving(self.backends, Full(), dropout=attn_drop, scale=self.scale, verify=self.verify)
-        self._causal = Serving(self.backends, Causal(), dropout=attn_drop, scale=self.scale, verify=self.verify)
-        self._recall = Recall()
+        self._full = Dispatcher(self.backends, Full(), dropout=attn_drop, scale=self.scale, verify=self.verify)
+        self._causal = Dispatcher(self.backends, Causal(), dropout=attn_drop, scale=self.scale, verify=self.verify)
+        self._recall = IdentityCache()
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """By its backends: a class that was made is found under no name."""
@@ -57,7 +57,7 @@ class _LabAttention(Attention):
         else:
             tokens = x.shape[1]
 
-            def given() -> Given:
+            def given() -> TensorMask:
                 return self._recall(lambda: _given(attn_mask, tokens), attn_mask, about=tokens)
 
             out = self._full.under(given, q, k, v, self.training)
@@ -72,8 +72,8 @@ def _unpickled(backends: tuple[Backend, ...], verify: bool) -> Attention:
     return object.__new__(kind)
 
 
-def _given(mask: Tensor, tokens: int) -> Given:
+def _given(mask: Tensor, tokens: int) -> TensorMask:
     """Whatever broadcasts to (batch, heads, tokens, tokens)."""
     allowed = allowed_by(mask)
     allowed = allowed.view(*(1,) * (4 - allowed.dim()), *allowed.shape)
-    return Given(allowed.expand(-1, -1, tokens, tokens))
+    return TensorMask(allowed.expand(-1, -1, tokens, tokens))

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.integrations.transformers_models import unreachable
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
-from attn_lab.nn.dispatcher import Serving
+from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import BackendLike, backend_names
 from attn_lab.nn.resolve import backends_named
-from attn_lab.nn.tensor_mask import Given, Recall, allowed_by
+from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these
 CAUSAL_ALONE = (1, 1, 1, 1)  # the shape of a mask, False, that stands for causal and nothing more
 PREPARED = "lab_prepared"
 _names = {PREPARED}
-_functions: WeakKeyDictionary[nn.Module, Attend] = WeakKeyDictionary()
+_functions: WeakKeyDictionary[nn.Module, AttentionFn] = WeakKeyDictionary()
 
 
 def register(*, verify: bool = True) -> dict[str, str]:
@@ -81,7 +81,7 @@ def _refuse_unreachable_models() -> None:
     PreTrainedModel.get_correct_attn_implementation = correct
 
 
-def use(model: PreTrainedModel, attend: Attend) -> None:
+def use(model: PreTrainedModel, attend: AttentionFn) -> None:
     """Have all attention in `model` computed by one prepared function, for inputs of the sizes it was prepared for.
 
     Mask, scale and dropout are the function's.  transformers makes no mask under a name without a mask interface, nor
@@ -172,14 +172,16 @@ def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable[..., tuple[Tensor, None]]:
     """The function transformers calls.  What it prepares is shared by all layers and models that use it."""
-    serving: dict[tuple[bool, float, float | None], Serving] = {}
-    recall = Recall()
+    serving: dict[tuple[bool, float, float | None], Dispatcher] = {}
+    recall = IdentityCache()
 
     @torch.compiler.assume_constant_result  # made while tracing, not by what is traced
     def ensure(causal: bool, dropout: float, scaling: float | None) -> None:
         if (causal, dropout, scaling) not in serving:
             mask = Causal() if causal else Full()
-            serving[causal, dropout, scaling] = Serving(backends, mask, dropout=dropout, scale=scaling, verify=verify)
+            serving[causal, dropout, scaling] = Dispatcher(
+                backends, mask, dropout=dropout, scale=scaling, verify=verify
+            )
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -200,8 +202,10 @@ def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable
         if causal or attention_mask is None:
             return serving[kind](q, k, v, dropout > 0)(q, k, v).contiguous(), None
 
-        def given() -> Given:
-            return recall(lambda: Given(_allowed(attention_mask, (length, keys))), attention_mask, about=(length, keys))
+        def given() -> TensorMask:
+            return recall(
+                lambda: TensorMask(_allowed(attention_mask, (length, keys))), attention_mask, about=(length, keys)
+            )
 
         return serving[kind].under(given, q, k, v, dropout > 0).contiguous(), None
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 
 
-class Spans:
+class AttentionTimer:
     """Wraps the attention of a layer or a model; costs nothing but while a share is asked for.
 
     Marks lie in the order of execution, alternately where attention begins and where it ends: in a backward, from the
@@ -23,7 +23,7 @@ class Spans:
         self._cuda = device == "cuda"
         self._marks: list[Any] | None = None
 
-    def around(self, attend: Attend) -> Attend:
+    def around(self, attend: AttentionFn) -> AttentionFn:
         def marked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if self._marks is None:
                 return attend(q, k, v)
@@ -72,7 +72,7 @@ class _Mark(torch.autograd.Function):
     """Tensors as they are; a mark where they pass, and where their gradients do."""
 
     @staticmethod
-    def forward(ctx: Any, spans: Spans, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, spans: AttentionTimer, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.spans = spans
         spans.mark()
         return tuple(tensor.view_as(tensor) for tensor in tensors)

@@ -16,22 +16,22 @@ from attn_lab.records.record import digest
 class Case:
     """The parts of one case, built and checked, and the resolved `config` they were built from.
 
-    The `basis` is what else can change the answer: machine, driver, versions, a fingerprint of what measures.
-    `backend`, `mask` and `subject` are the names people chose them by.  A `twin` is the baseline once more: the ratio
-    of the two is what a sweep takes for its noise.  Raises BadRequest if a probe with a clock
-    would run before the answer was verified.
+    `basis` is what else can change the answer: machine, driver, versions, a fingerprint of the measuring code.
+    `backend_name`, `mask_name` and `subject_name` are the options of the configuration.  `is_aa_repeat`: the baseline
+    once more; the ratio of the two is a sweep's noise.  Raises BadRequest if a probe with a clock would run before the
+    answer is verified.
     """
 
-    backend: str
-    mask: str
-    subject: str
+    backend_name: str
+    mask_name: str
+    subject_name: str
     round: int
-    twin: bool
+    is_aa_repeat: bool
     seed: int
-    slices: int
+    checked_slices: int
     request: Request
-    who: Backend
-    what: Subject
+    backend: Backend
+    subject: Subject
     probes: Mapping[str, Probe]
     config: Mapping[str, Any]
     basis: Mapping[str, str]
@@ -39,13 +39,13 @@ class Case:
 
     def __post_init__(self) -> None:
         targets = {role: part.get("_target_") for role, part in self.config.items() if isinstance(part, Mapping)}
-        _expect("backend", targets, self.who, "refusals", "prepare", "limits", "kernels")
+        _expect("backend", targets, self.backend, "unsupported_reasons", "prepare", "capabilities", "kernels")
         _expect("mask", targets, self.request.mask, "band", "count")
-        _expect("subject", targets, self.what, "stage", "check")
+        _expect("subject", targets, self.subject, "stage", "check")
         for name, probe in self.probes.items():
             _expect(f"probe.{name}", targets, probe, "measure", "clocks")
-        if self.slices < 1:
-            raise BadRequest(f"measure.slices: expected at least 1; got {self.slices}")
+        if self.checked_slices < 1:
+            raise BadRequest(f"measure.checked_slices: expected at least 1; got {self.checked_slices}")
         if self.round < 0:
             raise BadRequest(f"round: expected at least 0; got {self.round}")
         if not -(2**63) <= self.seed < 2**63:
@@ -55,7 +55,7 @@ class Case:
         if self.request.shape.dtype == "float64":
             raise BadRequest("shape.dtype: expected one of float16, bfloat16, float32; got 'float64', which is what "
                              "answers are held against")  # fmt: skip
-        self.what.check(self.request)
+        self.subject.check(self.request)
         names = list(self.probes)
         for index, (name, probe) in enumerate(self.probes.items()):
             if probe.clocks and "accuracy" not in names[:index]:
@@ -82,22 +82,22 @@ class Case:
 
     @property
     def label(self) -> str:
-        again = " (again)" if self.twin else ""
-        return f"{self.backend}{again} {self.setting}"
+        again = " (again)" if self.is_aa_repeat else ""
+        return f"{self.backend_name}{again} {self.setting}"
 
     @property
     def setting(self) -> str:
-        return f"{self.request.shape} {self.mask} {self.subject}"
+        return f"{self.request.shape} {self.mask_name} {self.subject_name}"
 
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "question": self.question,
-            "backend": self.backend,
-            "mask": self.mask,
-            "subject": self.subject,
+            "backend": self.backend_name,
+            "mask": self.mask_name,
+            "subject": self.subject_name,
             "round": self.round,
-            "twin": self.twin,
+            "is_aa_repeat": self.is_aa_repeat,
             "shape": asdict(self.request.shape),
         }
 

@@ -17,10 +17,10 @@ REASONS = {  # NVML's bits
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-SLOWED = frozenset(REASONS.values()) - {CAP}  # a card under its cap is what one bought; these are a fault
+THROTTLED = frozenset(REASONS.values()) - {CAP}  # a card under its cap is what one bought; these are a fault
 
 
-class Unwatched(Exception):
+class MonitorUnavailable(Exception):
     """Nobody tells how the card is; the text says why, as a line for a person."""
 
 
@@ -34,7 +34,7 @@ class State(NamedTuple):
     reasons: frozenset[str] = frozenset()  # why it runs slower than it could, in the words of REASONS
 
 
-class Card(Protocol):
+class GpuMonitor(Protocol):
     """One GPU that can be asked.  Reading changes nothing of it."""
 
     def __hash__(self) -> int: ...
@@ -48,10 +48,10 @@ class Card(Protocol):
         """Whoever else uses it, as far as can be known from here."""
 
 
-class Watch(Protocol):
-    """Finds the card of a machine: NVML does, and so may anything else that `probe.timing.watch` names."""
+class MonitorSource(Protocol):
+    """Finds the card of a machine: NVML does, and so may anything else that `probe.timing.gpu_monitor` names."""
 
-    def card(self, machine: Machine) -> Card | None:
+    def card(self, machine: Machine) -> GpuMonitor | None:
         """None where there is no GPU; Unwatched where there is one, and it cannot be asked."""
 
 
@@ -59,24 +59,24 @@ class Watch(Protocol):
 class Nvml:
     """The driver's own readings."""
 
-    def card(self, machine: Machine) -> Card | None:
+    def card(self, machine: Machine) -> GpuMonitor | None:
         return _opened(machine.uuid) if machine.device == "cuda" else None
 
 
 @cache
-def _opened(uuid: str | None) -> Card:
+def _opened(uuid: str | None) -> GpuMonitor:
     """By UUID: an index means another card to NVML than to a process with CUDA_VISIBLE_DEVICES."""
     try:
         import pynvml
     except ImportError:
-        raise Unwatched("pynvml is not installed (pip install nvidia-ml-py)") from None
+        raise MonitorUnavailable("pynvml is not installed (pip install nvidia-ml-py)") from None
     if uuid is None:
-        raise Unwatched("torch does not tell the card's UUID, by which NVML would know it")
+        raise MonitorUnavailable("torch does not tell the card's UUID, by which NVML would know it")
     try:
         pynvml.nvmlInit()
         return _Driver(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}"))
     except pynvml.NVMLError as error:
-        raise Unwatched(f"NVML refuses: {error}") from None
+        raise MonitorUnavailable(f"NVML refuses: {error}") from None
 
 
 class _Driver:

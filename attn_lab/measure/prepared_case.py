@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import TRAIN_STEP, Request
-from attn_lab.measure.attention_timer import Spans
+from attn_lab.measure.attention_timer import AttentionTimer
 from attn_lab.records.artifacts import File, scratch
 from attn_lab.records.record import Measurement
 
@@ -20,7 +20,7 @@ Answer = Mapping[str, Tensor]
 
 
 @dataclass(kw_only=True)
-class Trial:
+class PreparedCase:
     """A staged case.  Gradients are asked of autograd and returned, never accumulated: there is nothing to clear.
 
     But in a training step, which leaves them in the leaves for the optimizer; they are cleared before the next one,
@@ -53,7 +53,7 @@ class Trial:
     reference: Callable[[torch.dtype], Answer]
     parameters: Sequence[nn.Parameter] = ()
     recomputes: bool = False
-    spans: Spans | None = None
+    spans: AttentionTimer | None = None
     prepare_seconds: float = 0.0
     found: dict[str, Measurement] = field(default_factory=dict)
     module: nn.Module | None = None
@@ -135,7 +135,7 @@ class Trial:
         order = ("forward", "backward", "forward_backward", TRAIN_STEP)
         return max(self.passes, key=order.index)
 
-    def least_bytes(self, name: str) -> int:
+    def min_bytes(self, name: str) -> int:
         """What a pass must move at least: every leaf and the output, for a backward all gradients and the cotangent."""
         leaves, out = (sum(map(_size, several)) for several in (self.leaves.values(), [self.cotangent]))
         return leaves + out if name == "forward" else 2 * leaves + 2 * out
@@ -170,8 +170,15 @@ class Subject(Protocol):
         """Raise BadRequest for a question that makes no sense of this subject, whoever answers it."""
 
     def stage(
-        self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
-    ) -> Trial: ...
+        self,
+        request: Request,
+        backend: Backend,
+        attend: AttentionFn,
+        machine: Machine,
+        *,
+        seed: int,
+        checked_slices: int,
+    ) -> PreparedCase: ...
 
 
 class Probe(Protocol):
@@ -180,7 +187,7 @@ class Probe(Protocol):
     clocks: bool = False  # publishes a speed: may run only after the probe `accuracy`
     hooks: bool = False  # hangs itself into what runs: may do so only after every clock that does not
 
-    def measure(self, trial: Trial) -> Iterator[Measurement | File]: ...
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement | File]: ...
 
 
 def _size(tensor: Tensor) -> int:

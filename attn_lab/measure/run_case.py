@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from attn_lab.core.backend import take
-from attn_lab.core.errors import Refused, Wrong
+from attn_lab.core.backend import select
+from attn_lab.core.errors import Incorrect, Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.measure.case import Case
 from attn_lab.measure.memory_limit import memory_bounded
@@ -57,39 +57,48 @@ def _outcome(case: Case, machine: Machine, found: Found, place: Path) -> Generat
     begin, probing = time.perf_counter(), 0.0
     try:
         with memory_bounded(machine):
-            if reasons := case.who.refusals(case.request, machine):
-                return "refused", reasons
+            if reasons := case.backend.unsupported_reasons(case.request, machine):
+                return "unsupported", reasons
             start = time.perf_counter()
-            taken = take(case.who, case.request, machine)
-            prepared = time.perf_counter() - start
-            if taken.why:
-                rank = 1 + len(taken.passed_over)
-                found.append(Measurement(name="choice/rank", value=rank, unit="of those preferred", note=taken.why))
-            trial = case.what.stage(case.request, taken.by, taken.attend, machine, seed=case.seed, slices=case.slices)
-            trial.prepare_seconds, trial.scratch = prepared, place
+            selection = select(case.backend, case.request, machine)
+            prepare_seconds = time.perf_counter() - start
+            if selection.why:
+                rank = 1 + len(selection.passed_over)
+                found.append(
+                    Measurement(name="selection/rank", value=rank, unit="of those preferred", note=selection.why)
+                )
+            prepared = case.subject.stage(
+                case.request,
+                selection.by,
+                selection.attend,
+                machine,
+                seed=case.seed,
+                checked_slices=case.checked_slices,
+            )
+            prepared.prepare_seconds, prepared.scratch = prepare_seconds, place
             for name, probe in case.probes.items():
                 yield name
                 start = time.perf_counter()
                 try:
-                    for each in probe.measure(trial):
+                    for each in probe.measure(prepared):
                         found.append(each)  # one by one: what comes before a fault is kept
                         if isinstance(each, Measurement):
-                            trial.found[each.name] = each
+                            prepared.found[each.name] = each
                 finally:
                     took = time.perf_counter() - start
                     probing += took
                     if getattr(probe, "hooks", False):
-                        found.append(Measurement(name=f"harness/{name}", value=took, unit="s"))
+                        found.append(Measurement(name=f"case/{name}_seconds", value=took, unit="s"))
         return "ok", []
-    except Refused as refusal:
-        return "refused", refusal.reasons
-    except Wrong as fault:
-        return "wrong", fault.reasons
+    except Unsupported as refusal:
+        return "unsupported", refusal.reasons
+    except Incorrect as fault:
+        return "incorrect", fault.reasons
     except (Exception, SystemExit) as error:  # noqa: BLE001  the one broad one of the house: a failure becomes data
         return ("oom" if _is_out_of_memory(error) else "error"), [_one_line(error)]
     finally:
-        found.append(Measurement(name="harness/probes", value=probing, unit="s"))
-        found.append(Measurement(name="harness/case", value=time.perf_counter() - begin, unit="s"))
+        found.append(Measurement(name="case/probe_seconds", value=probing, unit="s"))
+        found.append(Measurement(name="case/seconds", value=time.perf_counter() - begin, unit="s"))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

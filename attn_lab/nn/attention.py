@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.nn.auto.auto import Auto
-from attn_lab.nn.auto.table import Plan
-from attn_lab.nn.dispatcher import MOST, Choice, Serving
+from attn_lab.nn.auto.table import DispatchTable
+from attn_lab.nn.dispatcher import MOST, Choice, Dispatcher
 from attn_lab.nn.documents import Boundaries, Documents
 from attn_lab.nn.kv_cache import KVCache
 from attn_lab.nn.positions import Positions
 from attn_lab.nn.ragged import Ragged
 from attn_lab.nn.registry import AUTO, BackendLike, mask_named
 from attn_lab.nn.resolve import backends_named
-from attn_lab.nn.rope import Rope, turned
-from attn_lab.nn.tensor_mask import Recall
+from attn_lab.nn.rope import Rope, apply_rotary
+from attn_lab.nn.tensor_mask import IdentityCache
 from attn_lab.nn.tracing import autocasts, is_fake, with_real_tensors
 
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
     num_kv_heads  fewer than num_heads: grouped-query attention
     backend       a name ("sdpa_flash"), a Backend, or a list of them: the first that can serve a question takes it,
                   and `choices` says which did and why others did not.  "auto": the one that was measured to be fastest
-    plan          what "auto" follows: a file of `attn-lab tune`, or a Plan.  None: the one shipped for this
+    table          what "auto" follows: a file of `attn-lab tune`, or a DispatchTable.  None: the one shipped for this
                   GPU, or else a short measurement on the spot, which is kept in the user's cache
     mask          a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256)
     head_dim      emb_dim / num_heads unless given
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         num_kv_heads: int | None = None,
         *,
         backend: BackendLike | Sequence[BackendLike] = AUTO,
-        plan: Plan | str | PathLike[str] | None = None,
+        table: DispatchTable | str | PathLike[str] | None = None,
         mask: Mask | str = "causal",
         head_dim: int | None = None,
         rope: float | Rope | None = None,
@@ -83,13 +83,13 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self._as_projected = self.rope is None and not qk_norm  # q and k go to the backend as they come
-        if plan is not None and backend != AUTO:
-            raise BadRequest(f"plan: expected backend='auto', which alone follows one; got backend={backend!r}")
+        if table is not None and backend != AUTO:
+            raise BadRequest(f"table: expected backend='auto', which alone follows one; got backend={backend!r}")
         self.verify = verify
-        self._auto: BackendLike = AUTO if plan is None and verify else Auto(plan, verify=verify)
-        self._serving = Serving(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
+        self._auto: BackendLike = AUTO if table is None and verify else Auto(table, verify=verify)
+        self._serving = Dispatcher(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
         self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
-        self._packing = Recall()
+        self._packing = IdentityCache()
 
     @property
     def mask(self) -> Mask:
@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
     @backend.setter
     def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
-        self._serving = Serving(self._named(backend), self.mask, dropout=self.dropout, verify=self.verify)
+        self._serving = Dispatcher(self._named(backend), self.mask, dropout=self.dropout, verify=self.verify)
         self._known = {}
 
     def _named(self, backend: BackendLike | Sequence[BackendLike]) -> tuple[Backend, ...]:
@@ -126,7 +126,7 @@ class Attention(nn.Module):
         weight = getattr(self.qkv, "weight", None)
         return weight if isinstance(weight, Tensor) else next(self.qkv.parameters())
 
-    def use(self, attend: Attend, x: Tensor) -> None:
+    def use(self, attend: AttentionFn, x: Tensor) -> None:
         """Serve inputs like `x`, outside autocast, with an already prepared function of this layer's backend."""
         needs_grad = torch.is_grad_enabled() and (x.requires_grad or self._weight.requires_grad)
         size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         if self._positions is not None:
             length, starts = (0, None) if cache is None else (cache.length, cache.lengths)
             turn = self._positions.turn(q, length, documents, starts)
-            q, k = turned(q, turn), turned(k, turn)
+            q, k = apply_rotary(q, turn), apply_rotary(k, turn)
         if cache is not None:
             out = self._follow(cache, q, k, v)
         elif documents is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, Taken, for_any_size, take
-from attn_lab.core.errors import BadRequest, Refused
+from attn_lab.core.backend import AttentionFn, Backend, Selection, for_any_size, select
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.machine import Machine, detect
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import PASSES, Request
@@ -42,7 +42,7 @@ class Choice:
         return "; ".join([told, *(f"{who} refuses: {'; '.join(why)}" for who, why in self.passed_over.items())])
 
 
-class Serving:
+class Dispatcher:
     """serving(q, k, v) → a prepared function for tensors like these; Refused with all reasons of all if none can.
 
     What is prepared is kept by shape, dtype, device, need of gradients and mask, and is neither copied nor pickled.
@@ -64,7 +64,7 @@ class Serving:
         self.verify = verify
         self._drops = dropout > 0  # a constant to torch.compile, where a float need be none
         self.choices: dict[Key, Choice] = {}
-        self._prepared: dict[Key, Attend | None] = {}
+        self._prepared: dict[Key, AttentionFn | None] = {}
         self._lock = Lock()  # of both; never held while something is prepared, which may wait for other locks
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,7 +73,9 @@ class Serving:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=Lock())
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropping: bool = False, mask: Mask | None = None) -> Attend:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, dropping: bool = False, mask: Mask | None = None
+    ) -> AttentionFn:
         """q, k, v: (batch, seq, heads, head_dim).  `dropping`: with dropout; `mask`: another than the own."""
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         dropping = dropping and self._drops
@@ -86,7 +88,7 @@ class Serving:
             attend = self._found(key, q, k, v)
         return attend
 
-    def _traced(self, q: Tensor, k: Tensor, needs_grad: bool, dropping: bool, mask: Mask | None) -> Attend:
+    def _traced(self, q: Tensor, k: Tensor, needs_grad: bool, dropping: bool, mask: Mask | None) -> AttentionFn:
         """As `__call__`, where torch.compile or torch.export traces: a size may be open, if the function allows it."""
         if mask is not None:
             raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Serving.under")
@@ -115,7 +117,7 @@ class Serving:
         return self(q, k, v, dropping, mask)(q, k, v, lengths)
 
     def keep(
-        self, attend: Attend, size: tuple[int, int, int, int], kv_heads: int, dtype: torch.dtype,
+        self, attend: AttentionFn, size: tuple[int, int, int, int], kv_heads: int, dtype: torch.dtype,
         device: torch.device, needs_grad: bool,
     ) -> None:  # fmt: skip
         """Serve self-attention of q of this size, without dropout, with an already prepared function."""
@@ -123,7 +125,7 @@ class Serving:
         with self._lock:
             self._prepared[key] = attend
 
-    def _found(self, key: Key, q: Tensor, k: Tensor, v: Tensor) -> Attend:
+    def _found(self, key: Key, q: Tensor, k: Tensor, v: Tensor) -> AttentionFn:
         """What serves a question that is not known as it stands."""
         if q.dtype != k.dtype or q.dtype != v.dtype or q.device != k.device or q.device != v.device:
             got = ", ".join(f"{each.dtype} on {each.device}" for each in (q, k, v))
@@ -153,7 +155,7 @@ class Serving:
             self._remember(key, choice, getattr(attend, "any_size", None))
 
     @torch.compiler.assume_constant_result
-    def _ensure(self, *key: Any) -> Attend:
+    def _ensure(self, *key: Any) -> AttentionFn:
         """Have `key` prepared.  To torch.compile a constant: it runs as it is while tracing, and is not traced."""
         attend = self._prepared.get(key)
         if attend is None:
@@ -161,7 +163,7 @@ class Serving:
             self._remember(key, choice, attend)
         return None if torch.compiler.is_compiling() else attend  # type: ignore[return-value]  # no constant of torch's
 
-    def _answer(self, key: Key) -> tuple[Choice | None, Attend]:
+    def _answer(self, key: Key) -> tuple[Choice | None, AttentionFn]:
         (batch, seq_len, heads, head_dim), (_, keys, kv_heads, _), dtype, device, needs_grad, dropping, mask = key
         if not (batch and seq_len and keys):
             return None, of_nothing
@@ -183,7 +185,7 @@ class Serving:
         )  # fmt: skip
         return with_real_tensors(lambda: self._choose(request, device))
 
-    def _remember(self, key: Key, choice: Choice | None, attend: Attend | None) -> None:
+    def _remember(self, key: Key, choice: Choice | None, attend: AttentionFn | None) -> None:
         of_its_own = _comes_once(key)
         with self._lock:
             alike = [other for other in self._prepared if _comes_once(other) == of_its_own]
@@ -194,7 +196,7 @@ class Serving:
                 self.choices[key] = choice
             self._prepared[key] = attend
 
-    def _choose(self, request: Request, device: torch.device) -> tuple[Choice, Attend]:
+    def _choose(self, request: Request, device: torch.device) -> tuple[Choice, AttentionFn]:
         """The first backend that can, and its function."""
         machine = detect(str(device))
         passed_over: dict[str, Sequence[str]] = {}
@@ -208,11 +210,11 @@ class Serving:
                     return Choice(request, taken.by, passed_over, taken.why), taken.attend
                 passed_over[_called(backend)] = reasons
         if len(self.backends) == 1:
-            raise Refused(next(iter(passed_over)), reasons)
-        raise Refused("every backend preferred", [f"{who}: {'; '.join(why)}" for who, why in passed_over.items()])
+            raise Unsupported(next(iter(passed_over)), reasons)
+        raise Unsupported("every backend preferred", [f"{who}: {'; '.join(why)}" for who, why in passed_over.items()])
 
 
-def _of_last(window: int, attend: Attend) -> Attend:
+def _of_last(window: int, attend: AttentionFn) -> AttentionFn:
     """`attend` over the last keys alone."""
 
     def windowed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -236,14 +238,16 @@ def _called(backend: Backend) -> str:
     return backend.label or type(backend).__name__
 
 
-def _asked(backend: Backend, request: Request, machine: Machine, verify: bool) -> tuple[Sequence[str], Taken | None]:
+def _asked(
+    backend: Backend, request: Request, machine: Machine, verify: bool
+) -> tuple[Sequence[str], Selection | None]:
     """Reasons, or the question taken."""
-    reasons = backend.refusals(request, machine)
+    reasons = backend.unsupported_reasons(request, machine)
     if reasons:
         return reasons, None
     try:
-        taken = take(backend, request, machine)
-    except Refused as late:  # what only its import could tell
+        taken = select(backend, request, machine)
+    except Unsupported as late:  # what only its import could tell
         return late.reasons, None
     if verify and (reasons := verified_reasons(taken.by, request, machine)):
         return reasons, None

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend, called
-from attn_lab.core.errors import Wrong
+from attn_lab.core.backend import AttentionFn, Backend, backend_name
+from attn_lab.core.errors import Incorrect
 from attn_lab.core.request import Request
 from attn_lab.nn.tracing import is_fake
 
 
-def finite_only(attend: Attend, backend: Backend, request: Request) -> Attend:
+def finite_only(attend: AttentionFn, backend: Backend, request: Request) -> AttentionFn:
     """`attend` itself, or, for a backend that materialises scores in a dtype they may outgrow, one that checks.
 
     The check waits for the device at each call.  It is left out while torch.compile or torch.export traces.
@@ -22,8 +22,9 @@ def finite_only(attend: Attend, backend: Backend, request: Request) -> Attend:
         out = attend(*tensors)
         if torch.compiler.is_compiling() or is_fake(out) or bool(torch.isfinite(out).all()):
             return out
-        raise Wrong(f"{called(backend)}: expected scores within {torch.finfo(out.dtype).max:.0f}, the largest {dtype}; "
-                    "got an output that is not finite (backend='sdpa_math' has float32 scores)")  # fmt: skip
+        most = torch.finfo(out.dtype).max
+        raise Incorrect(f"{backend_name(backend)}: expected scores within {most:.0f}, the largest {dtype}; "
+                        "got an output that is not finite (backend='sdpa_math' has float32 scores)")  # fmt: skip
 
     for form in ("any_size", "packed"):
         if hasattr(attend, form):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attn_lab.nn.documents import Documents
-from attn_lab.nn.rope import Rope, Turn
+from attn_lab.nn.rope import CosSin, Rope
 from attn_lab.nn.tracing import is_fake
 
 
@@ -15,7 +15,7 @@ class Positions:
 
     def __init__(self, rope: Rope, head_dim: int) -> None:
         self.rope, self.head_dim = rope, head_dim
-        self._tables: dict[torch.device, Turn] = {}
+        self._tables: dict[torch.device, CosSin] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_tables": {}}
@@ -23,7 +23,7 @@ class Positions:
     def turn(
         self, q: Tensor, start: int, documents: Documents | None = None, starts: Tensor | None = None,
         longest: int | None = None,
-    ) -> Turn:  # fmt: skip
+    ) -> CosSin:  # fmt: skip
         """For q (batch, seq, heads, head_dim), whose first query stands at `start`: (seq, 1, dims / 2) each.
 
         documents  positions begin again in each

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attn_lab.core.errors import BadRequest
 
-Turn = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]
 """cos and sin of every position's angles: (seq, 1, dims / 2), or (batch, seq, 1, dims / 2)."""
 
 
@@ -37,7 +37,7 @@ class Rope:
             raise BadRequest(f"rope.dims: expected an even number of at most head_dim={head_dim}; got {dims}")
         return dims
 
-    def turn(self, positions: Tensor, head_dim: int, dtype: torch.dtype) -> Turn:
+    def turn(self, positions: Tensor, head_dim: int, dtype: torch.dtype) -> CosSin:
         """For `positions` (…, seq); in float64, then rounded to `dtype`: a float32 angle is off by 0.01 at 10^5."""
         dims = self.of(head_dim)
         steps = torch.arange(0, dims, 2, dtype=torch.float64, device=positions.device) / dims
@@ -45,7 +45,7 @@ class Rope:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def turned(x: Tensor, turn: Turn) -> Tensor:
+def apply_rotary(x: Tensor, turn: CosSin) -> Tensor:
     """x (batch, seq, heads, head_dim), turned in at least float32 and rounded back."""
     cos, sin = turn
     half = cos.shape[-1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Backend, take
+from attn_lab.core.backend import Backend, select
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import CAUSAL, FULL, Band, Mask, dense_ragged
 from attn_lab.core.oracle import oracle
@@ -18,7 +18,7 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.nn.documents import Documents
-from attn_lab.nn.tensor_mask import Given as TensorMask
+from attn_lab.nn.tensor_mask import TensorMask as TensorMask
 
 SEQ_LEN, FEWER = 193, 67  # past one tile of 128 and no multiple of anything; fewer queries than keys
 GROUP = 8  # the most query heads a key/value head that a small case has
@@ -100,7 +100,7 @@ def small_case_errors(
     else:
         q, k, v = (drawn(seq, n) for seq, n in zip((shape.seq_len, *2 * [shape.seq_len_kv]), heads, strict=True))
     cotangent = drawn(shape.seq_len, shape.num_heads)
-    attend = take(backend, request, machine).attend
+    attend = select(backend, request, machine).attend
     every = (torch.arange(size, device=machine.device) for size in (shape.batch_size, shape.num_heads))
     mask, lengths = request.mask, list[Tensor]()
     if mask.ragged:  # all keys of the first batch element, two thirds of the other's

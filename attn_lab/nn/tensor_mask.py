@@ -17,7 +17,7 @@ KEPT = 4  # masks of self- and cross-attention take turns
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Mask):
+class TensorMask(Mask):
     """`allowed` (batch or 1, heads or 1, seq_len, seq_len_kv), bool: True = may attend.  Equal to itself alone."""
 
     allowed: Tensor = field(repr=False)
@@ -60,7 +60,7 @@ def allowed_by(mask: Tensor) -> Tensor:
                      "here adds a bias")  # fmt: skip
 
 
-class Recall:
+class IdentityCache:
     """What was made of tensors, as long as the very same ones come again, unchanged.  The last few are kept.
 
     Torch counts what is written into a tensor, not what numpy or `.data` writes: on the CPU, where that costs nothing

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from attn_lab import backends
-from attn_lab.core.backend import Backend, called
+from attn_lab.core.backend import Backend, backend_name
 from attn_lab.core.certificate import Certificate, Findings, Kind, shipped
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine, software
@@ -46,7 +46,7 @@ def verified_reasons(backend: Backend, request: Request, machine: Machine) -> li
     """
     if not is_enabled():
         return []
-    kind, name = Kind.of(request), called(backend)
+    kind, name = Kind.of(request), backend_name(backend)
     known = _known(backend, machine)
     for each in kind.covering:
         if each in known.verified:
@@ -94,10 +94,10 @@ def _known(backend: Backend, machine: Machine) -> Findings:
         found = Findings()
         for certificate in shipped():
             if certificate.holds_for(machine):
-                found = found.merged(certificate.findings(called(backend), machine) or Findings())
+                found = found.merged(certificate.findings(backend_name(backend), machine) or Findings())
         cached = _cached(machine)
         if cached is not None and _is_ours(backend):
-            found = found.merged(cached.findings(called(backend), machine) or Findings())
+            found = found.merged(cached.findings(backend_name(backend), machine) or Findings())
         _FOUND[key] = found
     return _FOUND[key]
 
@@ -119,7 +119,7 @@ def keep_findings(backend: Backend, machine: Machine, fresh: Findings) -> None:
             if path is None:
                 return
             before = _cached(machine) or Certificate(machine.name, software(machine), source=str(path))
-            before.with_findings(called(backend), fresh).write(path)
+            before.with_findings(backend_name(backend), fresh).write(path)
         except OSError as error:
             warnings.warn(f"attn_lab: verifications are not kept: {error}", stacklevel=2)
 
@@ -128,8 +128,8 @@ def package_versions(backend: Backend, machine: Machine) -> dict[str, str]:
     """Versions of the packages that a backend's kernels come from, those of a pair's halves included."""
     found = {}
     for each in backend.parts or (backend,):
-        limits = each.limits.get(machine.device)
-        for name in limits.packages if limits else ():
+        capabilities = each.capabilities.get(machine.device)
+        for name in capabilities.packages if capabilities else ():
             if name in machine.packages:
                 found[name] = machine.packages[name]
     return found

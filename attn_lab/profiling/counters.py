@@ -56,20 +56,20 @@ def counted(text: str) -> list[Counted]:
     return [_counted(heads, units, row) for row in rows if len(row) == len(heads)]
 
 
-def passes_of(who: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
+def passes_of(backend: Backend, rows: Sequence[Counted]) -> Iterator[tuple[str, Counted]]:
     """Forward kernels run before backward ones; a pattern that is the same for both tells them not apart."""
-    patterns, _ = patterns_of(who, rows)
+    patterns, _ = patterns_of(backend, rows)
     for row in rows:
         matching = [name for name, pattern in patterns.items() if re.search(pattern, row.name)]
         if matching:
             yield (matching[-1] if len(set(patterns.values())) > 1 else "forward, backward"), row
 
 
-def patterns_of(who: Backend, rows: Sequence[Counted]) -> tuple[Mapping[str, str], str]:
+def patterns_of(backend: Backend, rows: Sequence[Counted]) -> tuple[Mapping[str, str], str]:
     """A backend's patterns as declared; only where no name has a namespace without theirs, with a note that says so."""
-    bare = {name: NAMESPACE.sub("", pattern) for name, pattern in who.kernels.items()}
-    if bare == dict(who.kernels) or any("::" in row.name for row in rows):
-        return who.kernels, ""
+    bare = {name: NAMESPACE.sub("", pattern) for name, pattern in backend.kernels.items()}
+    if bare == dict(backend.kernels) or any("::" in row.name for row in rows):
+        return backend.kernels, ""
     return bare, WITHOUT
 
 
@@ -87,10 +87,10 @@ def metrics(seen: Sequence[Mapping[str, Any]], least: Mapping[str, Any]) -> Iter
                 _metric(value, unit, "; ".join(filter(None, (longest["note"], longest["name"])))),
             )
         moved = sum(each["counters"].get("DRAM MB", 0.0) for each in kernels)
-        if moved and f"{name}/least_bytes" in least:
-            must = least[f"{name}/least_bytes"]["value"]
+        if moved and f"{name}/min_bytes" in least:
+            must = least[f"{name}/min_bytes"]["value"]
             note = f"{moved:.4g} MB moved by {len(kernels)} kernels, {must:.4g} MB must be"
-            yield f"nsight/{name}/dram_over_least", _metric(moved / must, "of what must move", note)
+            yield f"nsight/{name}/dram_over_min", _metric(moved / must, "of what must move", note)
 
 
 def _metric(value: float, unit: str, note: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class LoopContext:
         asked = {"config": self._asked, "shape": self._shape}
         return {
             "id": digest({**asked, "started": self._started}), "question": digest(asked), "backend": self._backend,
-            "mask": self._mask, "subject": self._subject, "round": 0, "twin": False, "shape": self._shape,
+            "mask": self._mask, "subject": self._subject, "round": 0, "is_aa_repeat": False, "shape": self._shape,
         }  # fmt: skip
 
     def provenance(self, sweep: str) -> Provenance:

@@ -9,7 +9,7 @@ from attn_lab.records.flags import noisy
 from attn_lab.records.record import AXES, Record, finite
 
 CONTEXT = ("machine", "subject", "mask", "dtype")
-REPEATS = ("round", "seed", "twin")  # keys of a configuration that ask the same question again
+REPEATS = ("round", "seed", "is_aa_repeat")  # keys of a configuration that ask the same question again
 
 
 class Family(NamedTuple):
@@ -110,7 +110,7 @@ def series(records: Iterable[Record]) -> list[Series]:
 
     Rounds are pooled, A/A repeats left out, and only a case that is ok has numbers.
     """
-    newest = list({each.id: each for each in records if not each.twin}.values())
+    newest = list({each.id: each for each in records if not each.is_aa_repeat}.values())
     names = list(dict.fromkeys([*AXES, *(name for each in newest for name in each.asked)]))
     lines = _distinct((axis, family) for axis in names if axis not in CONTEXT for family in along(newest, axis))
     found = [one for axis, family in lines for one in _of_family(axis, family)]

@@ -26,7 +26,7 @@ def noisy(record: Record) -> list[str]:
 
 def chosen(record: Record) -> str:
     """Which backend one that chooses among others selected, and why; empty for one that answers by itself."""
-    return record.note("choice/rank")
+    return record.note("selection/rank")
 
 
 def mixtures(records: Sequence[Record]) -> list[str]:

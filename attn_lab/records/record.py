@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 ID_DIGITS = 12
-Status = Literal["ok", "refused", "wrong", "oom", "error", "timeout", "crashed"]
+Status = Literal["ok", "unsupported", "incorrect", "oom", "error", "timeout", "crashed"]
 STATUSES: tuple[str, ...] = get_args(Status)
 PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
@@ -98,12 +98,12 @@ class Record:
     @property
     def backend(self) -> str:
         """The label: unlike `name` it marks an A/A repeat, and may carry the backend's options."""
-        return self.label or f"{self.case['backend']}{AGAIN * self.twin}"
+        return self.label or f"{self.case['backend']}{AGAIN * self.is_aa_repeat}"
 
     @property
     def name(self) -> str:
         """The backend without the mark of an A/A repeat."""
-        return self.backend.removesuffix(AGAIN) if self.twin else self.backend
+        return self.backend.removesuffix(AGAIN) if self.is_aa_repeat else self.backend
 
     @property
     def mask(self) -> str:
@@ -118,9 +118,9 @@ class Record:
         return int(self.case["round"])
 
     @property
-    def twin(self) -> bool:
+    def is_aa_repeat(self) -> bool:
         """Whether this is the A/A repeat of the baseline: the ratio of the two is the run's noise."""
-        return bool(self.case.get("twin"))
+        return bool(self.case.get("is_aa_repeat"))
 
     @property
     def shape(self) -> Mapping[str, Any]:
@@ -129,8 +129,8 @@ class Record:
 
     @property
     def packages(self) -> dict[str, Any]:
-        """Versions of installed packages, without the `source` and `plan` in which two backends may differ."""
-        return {name: value for name, value in self.provenance["versions"].items() if name not in ("source", "plan")}
+        """Versions of installed packages, without the `source` and `table` in which two backends may differ."""
+        return {name: value for name, value in self.provenance["versions"].items() if name not in ("source", "table")}
 
     @property
     def machine(self) -> str:
@@ -196,7 +196,7 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """The plain values of the record's line.  Numbers that are not finite become null."""
-        case = {**self.case, "question": self.question, "twin": self.twin}
+        case = {**self.case, "question": self.question, "is_aa_repeat": self.is_aa_repeat}
         metrics = {name: {**NO_METRIC, **metric} for name, metric in self.metrics.items()}
         plain = {"schema": SCHEMA, "case": case, "status": self.status, "reasons": self.reasons,
                  "metrics": metrics, "provenance": self.provenance, "artifacts": self.artifacts}  # fmt: skip

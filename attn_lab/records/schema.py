@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from attn_lab.records import renamed
 from attn_lab.records.artifacts import why_not_inside
 from attn_lab.records.broken import BrokenLines
 from attn_lab.records.printable import printable
@@ -42,7 +43,7 @@ class _Case(msgspec.Struct):
     mask: str
     subject: str
     round: Annotated[int, msgspec.Meta(ge=0, le=MOST)]
-    twin: bool
+    is_aa_repeat: bool
     shape: _Shape
 
 
@@ -175,27 +176,27 @@ def _no_huge_number(value: Any) -> None:
 
 
 def _from_1(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema 1 wrote ids of 8 digits; its oldest records have no question, twin, artifacts or command."""
+    """Schema 1 has other names, and ids of 8 digits; its oldest records lack question, twin, artifacts, command."""
     case, provenance = dict(_expect(raw, "case")), dict(_expect(raw, "provenance"))
-    case.setdefault("twin", False)
     provenance.setdefault("command", "")
     question, config = case.get("question"), provenance.get("config")
+    provenance["config"] = renamed.config(config)
+    if isinstance(versions := provenance.get("versions"), dict) and "plan" in versions:
+        provenance["versions"] = {"table" if name == "plan" else name: each for name, each in versions.items()}
+    case["is_aa_repeat"] = case.pop("twin", False)
     if question is None:
         case["question"] = case.get("id")
-    elif len(str(question)) < ID_DIGITS and (whole := digest(config)).startswith(str(question)):
-        case["question"] = whole  # the same hash, cut later: the two schemas' questions can be compared
-    metrics = {name: {**NO_METRIC, **metric} if isinstance(metric, dict) else metric
+    elif len(str(question)) < ID_DIGITS and digest(config).startswith(str(question)):
+        case["question"] = digest(provenance["config"])  # the two schemas' questions can be compared
+    metrics = {renamed.metric(name): {**NO_METRIC, **metric} if isinstance(metric, dict) else metric
                for name, metric in _expect(raw, "metrics").items()}  # fmt: skip
-    return {"artifacts": [], **raw, "schema": SCHEMA, "case": _renamed(case), "metrics": metrics,
+    status = raw.get("status")
+    status = renamed.STATUSES.get(status, status) if isinstance(status, str) else status
+    return {"artifacts": [], **raw, "schema": SCHEMA, "case": case, "status": status, "metrics": metrics,
             "provenance": provenance}  # fmt: skip
 
 
-RENAMED_1: Mapping[str, Mapping[str, str]] = {}  # old → new, by what they are names of: "backend", "mask", "subject"
 LIFTS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
-
-
-def _renamed(case: dict[str, Any]) -> dict[str, Any]:
-    return case | {key: names.get(str(case.get(key)), case.get(key)) for key, names in RENAMED_1.items()}
 
 
 def _expect(raw: Mapping[str, Any], key: str) -> dict[str, Any]:

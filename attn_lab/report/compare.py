@@ -44,7 +44,7 @@ def _with_ids(rows: Sequence[Row]) -> list[Row]:
 
 
 def _labelled(row: Row, label: str) -> Row:
-    return row.labelled(f"{row.name} {label}".strip() + AGAIN * row.twin)
+    return row.labelled(f"{row.name} {label}".strip() + AGAIN * row.is_aa_repeat)
 
 
 def _options(row: Row) -> str:

@@ -16,9 +16,9 @@ from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
-STATUS_STYLES = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
+STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
 ASCII = str.maketrans("×·–…≈", "x,-~~")
-STATUS = len("refused")
+STATUS = len("unsupported")
 
 
 def summary(
@@ -109,7 +109,9 @@ def _marks(rows: Sequence[Row], console: Console) -> None:
     for backend, marks in marked.items():
         for count, mark in enumerate(marks):
             _hang(console, "" if count else backend, max(map(len, marked)), mark)
-    unwatched = {str(row.metrics["card/unwatched"].get("note")) for row in rows if "card/unwatched" in row.metrics}
+    unwatched = {
+        str(row.metrics["monitor/unavailable"].get("note")) for row in rows if "monitor/unavailable" in row.metrics
+    }
     if unwatched:
         _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unwatched))}", "yellow")
 
@@ -124,7 +126,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
         _say(console, "\nNo case came out ok: there is nothing to compare.", "bold")
         return
     floors = {one: noise_floor(rows, f"{one}/time") for one in PASSES}
-    single = [row for row in rows if not row.twin]
+    single = [row for row in rows if not row.is_aa_repeat]
     names = [row.backend for row in single if row.status == "ok"]
     if any(name != baseline for name in names):
         _say(console, f"\nAgainst {baseline}", "bold")

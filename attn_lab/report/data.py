@@ -169,7 +169,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
 
 def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:
     (rows,) = compare.disambiguate(rows, ids=True)
-    cases = compare.pooled(row for row in rows if not row.twin)
+    cases = compare.pooled(row for row in rows if not row.is_aa_repeat)
     drawn: list[Family] = []
     seen: Counter[str | None] = Counter()
     for family in families(cases, taken):

@@ -22,9 +22,9 @@ def write(data: ReportData, folder: Path) -> None:
             about = row.provenance
             shape = {name: value for name, value in row.shape.items() if name != "dtype"}
             cases.append({
-                "experiment": experiment.name, "id": row.id, "backend": row.name, "twin": row.twin, "round": row.round,
-                "mask": row.mask, "subject": row.subject, "dtype": str(row.shape.get("dtype", "")), **shape,
-                "status": row.status, "reasons": "; ".join(row.reasons),
+                "experiment": experiment.name, "id": row.id, "backend": row.name, "is_aa_repeat": row.is_aa_repeat,
+                "round": row.round, "mask": row.mask, "subject": row.subject, "dtype": str(row.shape.get("dtype", "")),
+                **shape, "status": row.status, "reasons": "; ".join(row.reasons),
                 **{f"machine_{name}": str(about["machine"].get(name) or "") for name in MACHINE},
                 "torch": str(about["versions"].get("torch", "")), "commit": str(about.get("commit", "")),
                 "dirty": bool(about.get("dirty")), "sweep": str(about.get("sweep", "")),

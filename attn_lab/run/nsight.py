@@ -57,7 +57,7 @@ def _run_first(overrides: list[str]) -> Record:
         case, folder = composed(overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(error) from None
-    subprocess.run([sys.executable, "-m", "attn_lab", *overrides, "again=false", "report.at_end=false"],
+    subprocess.run([sys.executable, "-m", "attn_lab", *overrides, "aa_repeat=false", "report.enabled=false"],
                    env=os.environ | {"PYTHONPATH": _path()})  # fmt: skip
     return find_case(case.id, [folder])
 
@@ -107,7 +107,7 @@ def case_under_nsight(record: Record) -> Case:
     config = record.provenance["config"]
     passes = PASSES[:1] if list(config.get("passes") or ()) == ["forward"] else PASSES
     names = {each: record.case[each] for each in ("backend", "mask", "subject")}
-    question = {"twin": False, **config, "probe": PROBE, "passes": passes}
+    question = {"is_aa_repeat": False, **config, "probe": PROBE, "passes": passes}
     check_targets(question)
     try:
         return unpacked({"question": question, "names": names, "basis": {}, "timeout": 600.0})
@@ -125,7 +125,7 @@ def _ran(case: Case, name: str, tool: str, folder: Path) -> Path:
     if name == "ncu":
         sections = [word for each in SECTIONS for word in ("--section", each)]
         words = [tool, "--profile-from-start", "off", "--target-processes", "all", "--clock-control", "none",
-                 "--kernel-name-base", "demangled", "--kernel-name", f"regex:{filter_of(case.who)}", *sections,
+                 "--kernel-name-base", "demangled", "--kernel-name", f"regex:{filter_of(case.backend)}", *sections,
                  "--metrics", ",".join(ALSO), "--force-overwrite", "--export", str(report), *child]  # fmt: skip
     else:
         words = [tool, "profile", "--capture-range=cudaProfilerApi", "--capture-range-end=stop", "--trace=cuda,nvtx",
@@ -154,13 +154,13 @@ def _why(done: "subprocess.CompletedProcess[str]", outcome: Mapping[str, Any]) -
     return told[0].removeprefix("==ERROR== ").strip() if told else f"it ended with exit code {done.returncode}"
 
 
-def filter_of(who: Backend) -> str:
+def filter_of(backend: Backend) -> str:
     """One pattern for all kernels a backend declares, in the dialect of C++ that Nsight takes.
 
     Never narrower than they are: it has neither look-behind nor flags.
     """
     plain = []
-    for pattern in dict.fromkeys(who.kernels.values()):
+    for pattern in dict.fromkeys(backend.kernels.values()):
         wide = re.sub(r"\(\?<[=!][^)]*\)", "", pattern)
         if wide.startswith("(?i)"):
             wide = re.sub(r"(?<!\\)[A-Za-z]", lambda one: f"[{one[0].lower()}{one[0].upper()}]", wide[4:])
@@ -176,11 +176,11 @@ def _counters(case: Case, tool: str, report: Path) -> list[dict[str, Any]]:
         rows = counted(done.stdout)
     except ValueError as error:
         raise BadRequest(f"nsight: expected Nsight Compute's table of raw counters; {error}") from None
-    passes = list(passes_of(case.who, rows))
+    passes = list(passes_of(case.backend, rows))
     if not passes:
         names = ", ".join(dict.fromkeys(row.name[:60] for row in rows)) or "none"
-        raise BadRequest(f"nsight: expected kernels matching {filter_of(case.who)!r}; looked at {names}")
-    _, note = patterns_of(case.who, rows)
+        raise BadRequest(f"nsight: expected kernels matching {filter_of(case.backend)!r}; looked at {names}")
+    _, note = patterns_of(case.backend, rows)
     return [{"pass": name, "note": note, **asdict(row)} for name, row in passes]
 
 

@@ -8,20 +8,20 @@ from typing import Any
 from attn_lab.measure.case import Case
 
 
-def arranged(cases: Sequence[Case], *, baseline: str, again: bool) -> list[Case]:
+def arranged(cases: Sequence[Case], *, baseline: str, aa_repeat: bool) -> list[Case]:
     """The order in which they are run, each once.  Where rivals meet at one shape, each round starts with another.
 
-    With `again`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
+    With `aa_repeat`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
     """
     ordered: list[Case] = []
     once = {case.id: case for case in reversed(cases)}
     for _, group in groupby([once.pop(case.id) for case in cases if case.id in once], key=_but_for_backend):
         rivals = list(group)
-        names = [case.backend for case in rivals]
+        names = [case.backend_name for case in rivals]
         timed = any(probe.clocks for probe in rivals[0].probes.values())
-        if again and len(set(names)) > 1 and not rivals[0].twin and timed:
+        if aa_repeat and len(set(names)) > 1 and not rivals[0].is_aa_repeat and timed:
             case = rivals[names.index(baseline) if baseline in names else 0]
-            rivals.append(replace(case, twin=True, config={**case.config, "twin": True}))
+            rivals.append(replace(case, is_aa_repeat=True, config={**case.config, "is_aa_repeat": True}))
         start = rivals[0].round % len(rivals)
         ordered += rivals[start:] + rivals[:start]
     return ordered
@@ -29,7 +29,7 @@ def arranged(cases: Sequence[Case], *, baseline: str, again: bool) -> list[Case]
 
 def batches(cases: Sequence[Case]) -> list[list[Case]]:
     """Cases that are compared with each other, rivals and twins of one round: they belong on one device."""
-    apart = {"backend", "twin"}
+    apart = {"backend", "is_aa_repeat"}
     key = lambda case: {name: value for name, value in case.config.items() if name not in apart}  # noqa: E731
     return [list(batch) for _, batch in groupby(cases, key=key)]
 

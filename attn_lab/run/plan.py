@@ -26,7 +26,7 @@ from attn_lab.run.order import arranged, batches
 from attn_lab.run.resume import CaseStatus, case_statuses, check_resume
 
 GIVEN = ("folder", "sweep")  # what every logger is given by the run
-ONE = ("name", "resume", "again", "baseline", "report", "logger")  # of the sweep, not of its cases
+ONE = ("name", "resume", "aa_repeat", "baseline", "report", "logger")  # of the sweep, not of its cases
 LONGEST = 255  # bytes of a file's name on Linux and macOS
 Machines = Callable[[str], tuple[Machine, ...]]
 
@@ -115,7 +115,7 @@ def make_sweep(composition: Composition, machines: Machines, command: str, check
             where = f" [case {number} of {len(jobs)}: {' '.join(job)}]" if len(jobs) > 1 else ""
             raise BadRequest(f"{explained(error)}{where}") from None
     assert sweep is not None  # there is a case
-    return sweep(tuple(arranged(cases, baseline=config.baseline, again=config.again)))
+    return sweep(tuple(arranged(cases, baseline=config.baseline, aa_repeat=config.aa_repeat)))
 
 
 def _without_cases(

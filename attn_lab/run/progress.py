@@ -16,7 +16,7 @@ from attn_lab.measure.case import Case
 from attn_lab.records.record import Record
 from attn_lab.run.executor import Event, Notice, ProbeBegan, Started
 
-COLOURS = {"ok": "green", "refused": "yellow", "oom": "yellow", "timeout": "yellow"}
+COLOURS = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}
 PASSES = {"train_step": "train step", "forward_backward": "step", "forward": "forward", "backward": "backward"}
 """The first measured is compared."""
 
@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, console: Console, cases: Sequence[Case], workers: int = 1):
         self._console, self._workers = console, workers
-        self._coming = Counter(case.backend for case in cases)
+        self._coming = Counter(case.backend_name for case in cases)
         self._total = len(cases)
         self._counts: Counter[str] = Counter()
         self._at: dict[str, tuple[Case, str, float]] = {}  # by worker: its case, its probe, since when
@@ -53,8 +53,8 @@ class Progress:
     def _finished(self, worker: str, case: Case, record: Record) -> None:
         """A case is over.  Its worker may be at the next by now."""
         self._counts[record.status] += 1
-        self._coming[case.backend] -= 1
-        self._took[case.backend].append(record.metrics["harness/case"]["value"])
+        self._coming[case.backend_name] -= 1
+        self._took[case.backend_name].append(record.metrics["case/seconds"]["value"])
         if self._at.get(worker, (None,))[0] is case:
             del self._at[worker]
         done = sum(self._counts.values())
@@ -74,7 +74,7 @@ class Progress:
     def _compare(self, case: Case, record: Record) -> None:
         for name, word in PASSES.items():
             if record.status == "ok" and (metric := record.metrics.get(f"{name}/time")):
-                mine = metric["value"], f"{case.backend} {metric['value']:.3g} ms {word}"
+                mine = metric["value"], f"{case.backend_name} {metric['value']:.3g} ms {word}"
                 self._best[case.setting] = min(mine, self._best.get(case.setting, mine))
                 return
 
@@ -88,7 +88,7 @@ class Progress:
         means = {backend: sum(times) / len(times) for backend, times in self._took.items()}
         ahead = sum(count * means.get(backend, usual) for backend, count in self._coming.items())
         now = time.monotonic()
-        spent = sum(min(now - since, means.get(case.backend, usual)) for case, _, since in self._at.values())
+        spent = sum(min(now - since, means.get(case.backend_name, usual)) for case, _, since in self._at.values())
         minutes, seconds = divmod(int(max(ahead - spent, 0) / self._workers), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"

@@ -20,7 +20,7 @@ from attn_lab.records.record import Record, digest
 from attn_lab.run.local.machines import local_machines
 from hydra_plugins.attn_lab_sweeper import unpaired
 
-ALWAYS = ("resume=never", "again=false")  # the answer is there; and alone it has no twin
+ALWAYS = ("resume=never", "aa_repeat=false")  # the answer is there; and alone it has no twin
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}")
 BACKEND = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}(\+[A-Za-z_][A-Za-z0-9_]{,63})?")
 LONGEST = 500  # characters of a value
@@ -74,7 +74,7 @@ def _words(record: Record) -> Iterator[str]:
     yield f"probe=[{','.join(_name(each) for each in probes)}]"
     yield from (f"shape.{_name(name)}={_text(value)}" for name, value in shape.items())
     yield f"passes=[{','.join(_name(each) for each in passes)}]"
-    yield from (f"{key}={_text(config[key])}" for key in ("device", "seed", "round", "twin") if key in config)
+    yield from (f"{key}={_text(config[key])}" for key in ("device", "seed", "round", "is_aa_repeat") if key in config)
     yield from (f"measure.{_name(name)}={_text(value)}" for name, value in measure.items())
     parts = {key: config.get(key) for key in names} | {f"probe.{name}": each for name, each in probes.items()}
     for part, settings in parts.items():

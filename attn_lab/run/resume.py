@@ -11,8 +11,13 @@ from attn_lab.records.record import Record as Row
 from attn_lab.run.provenance import TOOLS
 
 RESUME = {  # by resume=…, the outcomes that are not run again
-    "auto": ("ok", "refused", "wrong", "oom"),  # an answer; error, crashed and timeout may be the machine's doing
-    "failed": ("ok", "refused"),
+    "auto": (
+        "ok",
+        "unsupported",
+        "incorrect",
+        "oom",
+    ),  # an answer; error, crashed and timeout may be the machine's doing
+    "failed": ("ok", "unsupported"),
     "never": (),
 }
 

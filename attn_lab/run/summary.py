@@ -11,16 +11,16 @@ from attn_lab.records.reading import Reading, records
 from attn_lab.records.record import Record as Row
 from attn_lab.report.command import make
 
-FAILED = ("wrong", "error", "timeout", "crashed")
+FAILED = ("incorrect", "error", "timeout", "crashed")
 SLOWEST = 3
 
 
 def summary_lines(rows: Sequence[Row], total: int, command: str) -> list[str]:
     """Lines on the `rows` there are of `total` cases; `command` is what was typed, and is what resumes."""
-    took = sorted(((row.metrics.get("harness/case", {}).get("value") or 0.0, row) for row in rows),
+    took = sorted(((row.metrics.get("case/seconds", {}).get("value") or 0.0, row) for row in rows),
                   key=lambda pair: -pair[0])  # fmt: skip
     lines = []
-    if rows and all(row.status == "refused" for row in rows):
+    if rows and all(row.status == "unsupported" for row in rows):
         reasons = Counter(row.reasons[0] if row.reasons else "no reason" for row in rows)
         lines.append(f"nothing could run: {'; '.join(f'{n} × {why}' for why, n in reasons.most_common(3))}")
     if len(rows) > 1:

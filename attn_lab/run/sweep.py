@@ -92,7 +92,7 @@ def execute(
                     for logger in loggers:
                         logger.write(event.record)
                     tally.finished += 1
-                    tally.probing += event.record.metrics.get("harness/probes", {}).get("value", 0.0)
+                    tally.probing += event.record.metrics.get("case/probe_seconds", {}).get("value", 0.0)
                 progress.update(event)
     finally:
         progress.close()
@@ -116,7 +116,7 @@ def finish(
         if records:
             summary(records, console, baseline=sweep.baseline, broken=broken)
         if tally.finished:
-            wanted = report and sweep.report.at_end
+            wanted = report and sweep.report.enabled
             made = reported(sweep.folder, sweep.report.language, sweep.baseline) if wanted else later(sweep.folder)
     finally:
         for logger in loggers:
@@ -133,7 +133,7 @@ def finish(
             *filter(None, [made]),
         ]
         print_line(console, "\n".join(lines))
-    none_ran = bool(records) and all(record.status == "refused" for record in records)
+    none_ran = bool(records) and all(record.status == "unsupported" for record in records)
     return int(missing or none_ran or any(record.status in FAILED for record in records))
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attn_lab.core.errors import Wrong
+from attn_lab.core.errors import Incorrect
 from attn_lab.core.machine import detect, software
 from attn_lab.measure.case import Case
 from attn_lab.records.record import Record, Status
@@ -66,21 +66,23 @@ WINDOW = ("mask=sliding_window", "mask.window=16")
 GROUPS = ("shape.num_kv_heads=2",)
 HERE, HIDDEN = "attn_lab.selfcheck.faults.", "attn_lab.selfcheck.hidden_faults."
 SOUND = "attn_lab.backends.sdpa_flash.SdpaFlash"
-CARD = "probe.timing.watch._target_=attn_lab.selfcheck.fake_gpu.Recorded"
+CARD = "probe.timing.gpu_monitor._target_=attn_lab.selfcheck.fake_gpu.Recorded"
 FAULTS = (
     Fault("nothing", SOUND, "ok", words=GROUPS),
     Fault("nothing, in naive", "attn_lab.backends.naive.Naive", "ok", words=WINDOW),
-    Fault("inverted mask", HERE + "InvertedMask", "wrong", "out: max error"),
-    Fault("off-by-one window", HERE + "WiderWindow", "wrong", "out: max error", WINDOW),
-    Fault("wrong scale", HERE + "WrongScale", "wrong", "out: max error"),
-    Fault("wrong GQA head map", HERE + "WrongHeads", "wrong", "out: max error", GROUPS),
-    Fault("one dropped gradient", HERE + "DroppedGradient", "wrong", "^dk: max error"),
-    Fault("one head size's gradient", HERE + "WrongAtOneHeadSize", "wrong", "^dq: max error", ("shape.head_dim=40",)),
-    Fault("last row NaN", HERE + "NanAtTheEnd", "wrong", "out: .* not finite"),
-    Fault("out-of-bounds read", HERE + "ReadsBeyond", "wrong", "out: .* not finite"),
-    Fault("mutates its inputs", HERE + "Overwrites", "wrong", "^q: .* wrote to it"),
-    Fault("nondeterminism", HERE + "Wavers", "wrong", "out: asked twice, answers differ"),
-    Fault("secretly calls another", HERE + "Impostor", "wrong", "launched another's kernels"),
+    Fault("inverted mask", HERE + "InvertedMask", "incorrect", "out: max error"),
+    Fault("off-by-one window", HERE + "WiderWindow", "incorrect", "out: max error", WINDOW),
+    Fault("wrong scale", HERE + "WrongScale", "incorrect", "out: max error"),
+    Fault("wrong GQA head map", HERE + "WrongHeads", "incorrect", "out: max error", GROUPS),
+    Fault("one dropped gradient", HERE + "DroppedGradient", "incorrect", "^dk: max error"),
+    Fault(
+        "one head size's gradient", HERE + "WrongAtOneHeadSize", "incorrect", "^dq: max error", ("shape.head_dim=40",)
+    ),
+    Fault("last row NaN", HERE + "NanAtTheEnd", "incorrect", "out: .* not finite"),
+    Fault("out-of-bounds read", HERE + "ReadsBeyond", "incorrect", "out: .* not finite"),
+    Fault("mutates its inputs", HERE + "Overwrites", "incorrect", "^q: .* wrote to it"),
+    Fault("nondeterminism", HERE + "Wavers", "incorrect", "out: asked twice, answers differ"),
+    Fault("secretly calls another", HERE + "Impostor", "incorrect", "launched another's kernels"),
     Fault("recompiles every call", HERE + "Recompiles", "error", "(?i)recompil"),
     Fault("out of memory", HERE + "OutOfMemory", "oom", "(?i)memory"),
     Fault("an exception", HERE + "Raises", "error", "ValueError: no such kernel"),
@@ -88,7 +90,7 @@ FAULTS = (
         "a throttled clock",
         SOUND,
         "ok",
-        words=(CARD, "+probe.timing.watch.reasons=[hardware thermal slowdown]"),
+        words=(CARD, "+probe.timing.gpu_monitor.reasons=[hardware thermal slowdown]"),
         marks="thermal",
     ),
     Fault(
@@ -97,20 +99,24 @@ FAULTS = (
         "ok",
         words=(
             CARD,
-            "+probe.timing.watch.clock=1200",
-            "measure.samples=40",
-            "measure.least=40",
+            "+probe.timing.gpu_monitor.clock=1200",
+            "measure.max_samples=40",
+            "measure.min_samples=40",
         ),  # four readings a pass
         marks="SM clock under 90 %",
     ),
     Fault(
-        "somebody else on the GPU", SOUND, "ok", words=(CARD, "+probe.timing.watch.shared=true"), marks="process 4711"
+        "somebody else on the GPU",
+        SOUND,
+        "ok",
+        words=(CARD, "+probe.timing.gpu_monitor.shared=true"),
+        marks="process 4711",
     ),
     Fault(
         "work hidden after the clock",
         HIDDEN + "CostlyToFree",
         "ok",
-        words=("measure.least=6", "measure.samples=6", "measure.warmup=0", "measure.seconds=2"),
+        words=("measure.min_samples=6", "measure.max_samples=6", "measure.warmup=0", "measure.max_seconds=2"),
         marks="alone add up to",
     ),
     Fault(
@@ -146,7 +152,7 @@ def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str
 def _raced(path: Harness, seconds: float) -> tuple[list[Finding], str]:
     try:
         raced = race(path, seconds)
-    except Wrong as fault:
+    except Incorrect as fault:
         seen = shorten(str(fault), 90, placeholder=" …")
         return [Finding(name, expected, seen, "missed") for name, expected in RACED.items()], "no A/A could be run"
     line = f"{raced.floor} ({METRIC}, {raced.rounds} rounds)"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from attn_lab.core.machine import Machine
-from attn_lab.measure.gpu_monitor import Card, State
+from attn_lab.measure.gpu_monitor import GpuMonitor, State
 
 SOUND = State(sm_clock=1980.0, memory_clock=2619.0, power=400.0, temperature=40.0)
 
@@ -37,6 +37,6 @@ class Recorded:
     shared: bool = False
     watts: float = 0.0
 
-    def card(self, machine: Machine) -> Card:
+    def card(self, machine: Machine) -> GpuMonitor:
         slowed = SOUND._replace(sm_clock=self.clock, reasons=frozenset(self.reasons))
         return Recording([SOUND, slowed], others=["process 4711"] * self.shared, watts=self.watts)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attn_lab.backends.naive import Naive
 from attn_lab.backends.sdpa_flash import SdpaFlash
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import Request
@@ -20,17 +20,17 @@ class FaultyBackend(Backend):
     """A sound backend, until a subclass asks it another question (`misread`) or spoils its answer (`answer`)."""
 
     sound: ClassVar[Backend] = SdpaFlash()
-    limits = SdpaFlash.limits
+    capabilities = SdpaFlash.capabilities
     kernels = SdpaFlash.kernels
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend = self.sound.prepare(self.misread(request), machine)
         return lambda q, k, v: self.answer(attend, q, k, v)
 
     def misread(self, request: Request) -> Request:
         return request
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v)
 
 
@@ -38,7 +38,7 @@ class FaultyNaive(FaultyBackend):
     """For masks that a flash kernel does not serve everywhere."""
 
     sound = Naive()
-    limits = Naive.limits
+    capabilities = Naive.capabilities
     kernels = Naive.kernels
 
 
@@ -69,7 +69,7 @@ class WiderWindow(FaultyNaive):
 class WrongScale(FaultyBackend):
     factor: float = 1.01
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q * self.factor, k, v)
 
 
@@ -79,7 +79,7 @@ class WrongHeads(FaultyBackend):
     def misread(self, request: Request) -> Request:
         return replace(request, shape=replace(request.shape, num_kv_heads=request.shape.num_heads))
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         group = q.shape[2] // k.shape[2]
         return attend(q, k.repeat(1, 1, group, 1), v.repeat(1, 1, group, 1))
 
@@ -87,7 +87,7 @@ class WrongHeads(FaultyBackend):
 class DroppedGradient(FaultyBackend):
     """The gradient of one key among all is zero."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         middle = k.shape[1] // 2
         before, one, behind = k.split([middle, 1, k.shape[1] - middle - 1], 1)
         return attend(q, torch.cat([before, one.detach(), behind], 1), v)
@@ -99,7 +99,7 @@ class WrongAtOneHeadSize(FaultyBackend):
 
     head_dim: int = 40
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         sound = self.sound.prepare(request, machine)
         if request.shape.head_dim != self.head_dim:
             return sound
@@ -119,7 +119,7 @@ class _LargerGradient(torch.autograd.Function):
 class NanAtTheEnd(FaultyBackend):
     """The last row was never written."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = attend(q, k, v).clone()
         out[:, -1] = float("nan")
         return out
@@ -128,7 +128,7 @@ class NanAtTheEnd(FaultyBackend):
 class ReadsBeyond(FaultyBackend):
     """Its last tile is a row too tall: what lies behind v has no weight, and is read all the same."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = attend(q, k, v)
         row = v.shape[2:]
         beyond = v.detach().as_strided((row.numel(),), (1,), v.storage_offset() + v.numel()).view(row)
@@ -138,7 +138,7 @@ class ReadsBeyond(FaultyBackend):
 class Overwrites(FaultyBackend):
     """Clips q where it lies, out of autograd's sight; from its second call on nothing changes any more."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q.data.clamp_(-2, 2)
         return attend(q, k, v)
 
@@ -146,7 +146,7 @@ class Overwrites(FaultyBackend):
 class Wavers(FaultyBackend):
     """Every other answer is 2 % too large, as where threads race for an accumulator."""
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend, calls = super().prepare(request, machine), [0]
 
         def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Impostor(FaultyBackend):
 class Recompiles(FaultyBackend):
     """Compiled anew at every call: a number it is compiled for is never the same."""
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend, calls = super().prepare(request, machine), [1]
         scaled = torch.compile(lambda q, turn: q * (turn / turn), backend="eager", dynamic=False)
 
@@ -179,10 +179,10 @@ class Recompiles(FaultyBackend):
 class OutOfMemory(FaultyBackend):
     """Wants 4 EiB for its workspace."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q + torch.empty(2**60, device=q.device)[0], k, v)
 
 
 class Raises(FaultyBackend):
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         raise ValueError("no such kernel\nsecond line")

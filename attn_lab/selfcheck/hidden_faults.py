@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 from attn_lab.selfcheck.faults import FaultyBackend
 
 SECONDS = 0.1
@@ -16,14 +16,14 @@ CYCLES = 40_000_000  # of a GPU, which is less disturbed: 20 ms
 class CostlyToFree(FaultyBackend):
     """What it keeps for a backward takes long to let go of: after the clock, unless a whole step is timed."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _Owing.apply(attend(q, k, v))
 
 
 class BesideItself(FaultyBackend):
     """Has a second stream do part of its work, and does not wait for it."""
 
-    def answer(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def answer(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.cuda.stream(torch.cuda.Stream()):
             torch.cuda._sleep(CYCLES)
         return attend(q, k, v)

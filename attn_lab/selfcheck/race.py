@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from attn_lab.core.errors import Wrong
+from attn_lab.core.errors import Incorrect
 from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.measure.case import Case
 from attn_lab.records.reading import records
@@ -25,13 +25,19 @@ SOUND, FIVE, TENTH = "sound", "slower by 5 %", "slower by 0.1 %"
 # Short, on the CPU for most calls to come between two interruptions, on a GPU because calls of milliseconds, one after
 # another, keep the card at its power cap, where its clock wanders (calls of 7 ms on an H100: by 2 %).
 TRACK = {
-    "cpu": ("shape.batch_size=1", "shape.seq_len=128", "shape.num_heads=8", "shape.emb_dim=512", "measure.samples=40"),
+    "cpu": (
+        "shape.batch_size=1",
+        "shape.seq_len=128",
+        "shape.num_heads=8",
+        "shape.emb_dim=512",
+        "measure.max_samples=40",
+    ),
     "cuda": (
         "shape.batch_size=16",
         "shape.seq_len=1024",
         "shape.num_heads=32",
         "shape.emb_dim=2048",
-        "measure.samples=100",
+        "measure.max_samples=100",
     ),
 }
 
@@ -78,7 +84,7 @@ def _contenders(path: Harness) -> list[Case]:
     words = (*TRACK[path.machine.device], "probe=[accuracy,timing]", "passes=[forward]", "measure.precision=0.1")
     sound, *slower = [path.case(name, "attn_lab.selfcheck.slower.Slower", f"+backend.share={share}", *words)
                       for name, share in ((SOUND, 0), (FIVE, 0.05), (TENTH, 0.001))]  # fmt: skip
-    return [sound, *slower, replace(sound, twin=True, config={**sound.config, "twin": True})]
+    return [sound, *slower, replace(sound, is_aa_repeat=True, config={**sound.config, "is_aa_repeat": True})]
 
 
 def _run(path: Harness, cases: list[Case], folder: Path, end: float) -> Race:
@@ -89,7 +95,7 @@ def _run(path: Harness, cases: list[Case], folder: Path, end: float) -> Race:
             for case in cases[start:] + cases[:start]:
                 record = path.record(replace(case, round=rounds, config={**case.config, "round": rounds}))
                 if record.status != "ok":
-                    raise Wrong(f"{case.label}: {record.status}", *record.reasons)
+                    raise Incorrect(f"{case.label}: {record.status}", *record.reasons)
                 logger.write(record)
             rounds += 1
             over = time.perf_counter() > end

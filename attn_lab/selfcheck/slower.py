@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend
+from attn_lab.core.backend import AttentionFn
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
 from attn_lab.selfcheck.faults import FaultyBackend
@@ -22,7 +22,7 @@ class Slower(FaultyBackend):
 
     share: float = 0.05
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         attend = super().prepare(request, machine)
         if machine.device == "cuda":
             cycles = round(self.share * _cycles_of(attend, request))
@@ -45,7 +45,7 @@ class Slower(FaultyBackend):
         return wait
 
 
-def _cycles_of(attend: Attend, request: Request) -> float:
+def _cycles_of(attend: AttentionFn, request: Request) -> float:
     """How many cycles of the GPU's clock a call takes: it and a spin of known length by turns, medians of 20."""
     shape, known = request.shape, 2_000_000
     sizes = [(shape.seq_len, shape.num_heads), *2 * [(shape.seq_len_kv, shape.num_kv_heads)]]

@@ -69,20 +69,20 @@ class Wandb:
                 f"{name}/{field}": each for name, metric in metrics.items() for field, each in metric.items()
                 if field != "value" and each not in (None, "")
             }  # fmt: skip
-            twin = record.twin
-            bars = names.at_point(record) if record.status == "ok" and not twin else {}
+            is_aa_repeat = record.is_aa_repeat
+            bars = names.at_point(record) if record.status == "ok" and not is_aa_repeat else {}
             beside |= {key: values[name] for name, key in bars.items()}
             asked = {field: value for field, value in case.items() if field != "shape"}
             self._origin = self._origin or origin
             self._rows.append({**asked, **case["shape"], **outcome, **values})
             self._lines.append(record)
             config = {**line["provenance"]["config"], **origin, "case": case}
-            with self._wandb.run(names.of_case(record), "twin" if twin else "case", config) as run:
+            with self._wandb.run(names.of_case(record), "is_aa_repeat" if is_aa_repeat else "case", config) as run:
                 if values:
                     run.log(values)  # the summary follows; W&B draws panels of what was logged only
                 run.summary.update({**outcome, **beside})
                 self._attach(run, record)
-                run.finish(exit_code=int(record.status not in ("ok", "refused")))
+                run.finish(exit_code=int(record.status not in ("ok", "unsupported")))
         except Exception as error:  # noqa: BLE001  a logger never ends a sweep
             self._stop(error)
 

@@ -14,7 +14,7 @@ BARS = (*(f"{one}/time" for one in ("forward", "backward", "forward_backward", "
 
 def of_case(record: Record) -> str:
     """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
-    again = ["(again)"] if record.twin else []
+    again = ["(again)"] if record.is_aa_repeat else []
     rounds = [f"round={record.round}"] if record.round else []
     return " ".join([record.name, *again, words(record.asked), *rounds])
 

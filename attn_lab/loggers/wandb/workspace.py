@@ -88,7 +88,7 @@ def _over(axis: str, drawn: Sequence[Series], limit: int) -> ws.Section:
 def _bars(lines: Sequence[Record], limit: int) -> tuple[list[Any], list[str]]:
     points: dict[str, dict[str, str]] = {}
     for line in sorted(lines, key=lambda line: [line.shape[axis] for axis in AXES]):
-        if line.status == "ok" and not line.twin:
+        if line.status == "ok" and not line.is_aa_repeat:
             points.setdefault(names.words(line.asked), {}).update(names.at_point(line))
     titles = _metrics(names.BARS)
     panels = [

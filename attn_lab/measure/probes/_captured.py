@@ -2,7 +2,7 @@
 
 import torch
 
-from attn_lab.measure.prepared_case import Trial
+from attn_lab.measure.prepared_case import PreparedCase
 from attn_lab.measure.probes._clock import Before, Timed
 
 
@@ -10,16 +10,16 @@ class Uncapturable(Exception):
     """What torch or a library said, in one line: each forbids a capture with an error of its own."""
 
 
-def captured(trial: Trial, name: str) -> tuple[Before, Timed]:
+def captured(prepared: PreparedCase, name: str) -> tuple[Before, Timed]:
     """On a stream of its own, after calls on it: what is allocated or tuned once must not be captured."""
     try:
-        return _captured(trial, name)
+        return _captured(prepared, name)
     except Exception as error:
         raise Uncapturable(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
-def _captured(trial: Trial, name: str) -> tuple[Before, Timed]:
-    before, timed = trial.stages(name)
+def _captured(prepared: PreparedCase, name: str) -> tuple[Before, Timed]:
+    before, timed = prepared.stages(name)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

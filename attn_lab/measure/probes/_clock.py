@@ -139,7 +139,7 @@ def _nothing() -> None:
     pass
 
 
-def overtaken(clock: Clock, taken: int) -> str:
+def host_bound_note(clock: Clock, taken: int) -> str:
     """Empty, or what is wrong with so many calls: the GPU had to wait for the host in more than a few that count."""
     return f"the host was late with {clock.behind} of {taken} calls" if clock.behind > SELDOM * taken else ""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from attn_lab.measure.gpu_monitor import CAP, SLOWED, Card, State
+from attn_lab.measure.gpu_monitor import CAP, THROTTLED, GpuMonitor, State
 from attn_lab.measure.probes._clock import between, precision
 from attn_lab.records.record import Measurement
 
@@ -17,7 +17,7 @@ class Watched:
     """Calls by batches, each with one reading.  A batch counts unless its card was slowed by heat or a power brake, or
     its SM clock was below `share` of the median over all batches.  Without a card all count."""
 
-    def __init__(self, card: Card | None, share: float):
+    def __init__(self, card: GpuMonitor | None, share: float):
         self._card, self._share = card, share
         self._times: list[Sequence[float]] = []
         self._states: list[State] = []
@@ -77,7 +77,7 @@ class Watched:
         if self._card is None:
             return
         dropped = self.dropped
-        yield Measurement(name=f"{name}/throttled", value=len(dropped), unit="samples", samples=self.taken,
+        yield Measurement(name=f"{name}/dropped", value=len(dropped), unit="samples", samples=self.taken,
                           note=self._told * bool(dropped), series=dropped)  # fmt: skip
         capped = sum(CAP in state.reasons for state in self._states)
         notes = {"power": f"at its power cap in {capped} of {len(self._states)} readings" * bool(capped)}
@@ -104,7 +104,7 @@ class Watched:
         floor = self._share * float(np.median(clocks)) if clocks else 0.0
         low = f"SM clock under {100 * self._share:.0f} % of its median"
         return [
-            " and ".join(sorted(state.reasons & SLOWED))
+            " and ".join(sorted(state.reasons & THROTTLED))
             or low * (state.sm_clock is not None and state.sm_clock < floor)
             for state in self._states
         ]

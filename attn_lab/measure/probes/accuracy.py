@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.errors import Wrong
+from attn_lab.core.errors import Incorrect
 from attn_lab.core.tolerance import FLOAT32_SLACK, GRADIENT_FACTOR, OUT_FACTOR, allowed_errors, largest
-from attn_lab.measure.prepared_case import Answer, Probe, Trial
+from attn_lab.measure.prepared_case import Answer, PreparedCase, Probe
 from attn_lab.records.record import Measurement
 
 
@@ -30,12 +30,12 @@ class Accuracy(Probe):
     gradient_factor: float = GRADIENT_FACTOR
     float32_slack: float = FLOAT32_SLACK
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        first, again = self._answer(trial), self._answer(trial)
-        if overwritten := trial.overwritten:
-            raise Wrong(*(f"{name}: a step was given it to read, and wrote to it" for name in overwritten))
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        first, again = self._answer(prepared), self._answer(prepared)
+        if overwritten := prepared.overwritten:
+            raise Incorrect(*(f"{name}: a step was given it to read, and wrote to it" for name in overwritten))
         reasons, repeats = [], []
-        for name, (exact, allowed) in self._allowed(trial).items():
+        for name, (exact, allowed) in self._allowed(prepared).items():
             error = max(largest(answer[name].double() - exact) for answer in (first, again))
             apart = largest(first[name].double() - again[name].double())
             repeats.append((apart / allowed, apart, name))
@@ -51,23 +51,23 @@ class Accuracy(Probe):
         note = f"asked twice, {name} differs by {apart:.3g}" if apart else "asked twice, no difference"
         yield Measurement(name="accuracy/repeat", value=share, unit="of allowed", note=note)
         if reasons:
-            raise Wrong(*reasons)
+            raise Incorrect(*reasons)
 
-    def _answer(self, trial: Trial) -> Answer:
+    def _answer(self, prepared: PreparedCase) -> Answer:
         """The checked slices of one answer, which has the shapes and dtypes asked and is finite everywhere."""
-        whole = trial.answer()
-        if reasons := _not_as_asked(trial, whole):
-            raise Wrong(*reasons)
+        whole = prepared.answer()
+        if reasons := _not_as_asked(prepared, whole):
+            raise Incorrect(*reasons)
         reasons = [f"{name}: {count} of {tensor.numel()} values are not finite (inputs lie between rows of NaN)"
                    for name, tensor in whole.items() if (count := int((~torch.isfinite(tensor)).sum()))]  # fmt: skip
         if reasons:
-            raise Wrong(*reasons)
-        return trial.cut(whole)
+            raise Incorrect(*reasons)
+        return prepared.cut(whole)
 
-    def _allowed(self, trial: Trial) -> dict[str, tuple[Tensor, float]]:
+    def _allowed(self, prepared: PreparedCase) -> dict[str, tuple[Tensor, float]]:
         """By name: the exact answer, and the error allowed."""
-        dtype = getattr(torch, trial.request.shape.dtype)
-        exact, plain = trial.reference(torch.float64), trial.reference(dtype)
+        dtype = getattr(torch, prepared.request.shape.dtype)
+        exact, plain = prepared.reference(torch.float64), prepared.reference(dtype)
         allowed = allowed_errors(
             exact, plain, dtype, out_factor=self.out_factor, gradient_factor=self.gradient_factor,
             float32_slack=self.float32_slack,
@@ -75,9 +75,9 @@ class Accuracy(Probe):
         return {name: (reference, allowed[name]) for name, reference in exact.items()}
 
 
-def _not_as_asked(trial: Trial, whole: Answer) -> list[str]:
+def _not_as_asked(prepared: PreparedCase, whole: Answer) -> list[str]:
     """Outputs and gradients whose shape or dtype is not that of what they stand for."""
-    expected = {"out": trial.cotangent, **{f"d{name}": leaf for name, leaf in trial.leaves.items()}}
+    expected = {"out": prepared.cotangent, **{f"d{name}": leaf for name, leaf in prepared.leaves.items()}}
     return [
         f"{name}: expected {tuple(expected[name].shape)} {expected[name].dtype}; got {tuple(got.shape)} {got.dtype}"
         for name, got in whole.items()

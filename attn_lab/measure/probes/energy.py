@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.measure.gpu_monitor import Card, Nvml, Unwatched, Watch
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.gpu_monitor import GpuMonitor, MonitorSource, MonitorUnavailable, Nvml
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.measure.probes._captured import Uncapturable, captured
 from attn_lab.records.record import Measurement
 
@@ -32,39 +32,39 @@ class Energy(Probe):
     """
 
     seconds: float
-    watch: Watch = field(default_factory=Nvml)
+    gpu_monitor: MonitorSource = field(default_factory=Nvml)
     clocks = True
 
     def __post_init__(self) -> None:
         if not self.seconds >= LEAST:
             raise BadRequest(f"probe.energy.seconds: expected at least {LEAST:g}, or ticks count; got {self.seconds}")
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
         try:
-            card = self.watch.card(trial.machine)
-        except Unwatched as why:
-            yield Measurement(name="card/unwatched", value=1, unit="", note=str(why))
+            card = self.gpu_monitor.card(prepared.machine)
+        except MonitorUnavailable as why:
+            yield Measurement(name="monitor/unavailable", value=1, unit="", note=str(why))
             return
         if card is None or card.joules() is None:
             return
-        trial.synchronize()
+        prepared.synchronize()
         yield Measurement(name="energy/idle", value=_idle(card), unit="W", note="nothing running, 1 s after")
         spent = {}
-        for name in _looped(trial):
-            spent[name] = _spent(trial, card, self.seconds, *_whole(trial, name))  # no graph outlives its loop
+        for name in _looped(prepared):
+            spent[name] = _spent(prepared, card, self.seconds, *_whole(prepared, name))  # no graph outlives its loop
         step, forward = spent.get("forward_backward"), spent.get("forward")
-        if "backward" in trial.passes and step and forward:
+        if "backward" in prepared.passes and step and forward:
             spent["backward"] = Spent(
                 step.joules - forward.joules, step.seconds - forward.seconds, step.watts, step.calls, LESS + step.how
             )
-        for name in trial.passes:
+        for name in prepared.passes:
             one = spent.get(name)
             if one is None:
                 continue
             yield Measurement(name=f"{name}/energy", value=one.joules, unit="J", samples=one.calls,
                               note=f"{one.how}{one.watts:.0f} W on average")  # fmt: skip
             if one.joules > 0:
-                rate = trial.flops[name] / 1e12 / one.joules
+                rate = prepared.flops[name] / 1e12 / one.joules
                 yield Measurement(name=f"{name}/tflop_per_joule", value=rate, unit="TFLOP/J", samples=one.calls)
             yield Measurement(name=f"{name}/time_sustained", value=1e3 * one.seconds, unit="ms", samples=one.calls,
                               note=f"{one.how}call after call for seconds, hot L2")  # fmt: skip
@@ -78,35 +78,37 @@ class Spent(NamedTuple):
     how: str = ""
 
 
-def _looped(trial: Trial) -> list[str]:
+def _looped(prepared: PreparedCase) -> list[str]:
     """What is run again and again for the passes asked."""
-    names = [name for name in trial.passes if name != "backward"]
-    if "backward" in trial.passes:
+    names = [name for name in prepared.passes if name != "backward"]
+    if "backward" in prepared.passes:
         names += ["forward", "forward_backward"]
     return list(dict.fromkeys(names))
 
 
-def _whole(trial: Trial, name: str) -> tuple[Callable[[], object], str]:
+def _whole(prepared: PreparedCase, name: str) -> tuple[Callable[[], object], str]:
     """A call of a pass, and what must be said of how it is made."""
-    (before, timed), how = trial.stages(name), ""
-    if trial.machine.device == "cuda":
+    (before, timed), how = prepared.stages(name), ""
+    if prepared.machine.device == "cuda":
         try:
-            before, timed = captured(trial, name)
+            before, timed = captured(prepared, name)
         except Uncapturable as why:
             how = f"eager, for it cannot be captured ({why}); "
     return lambda: timed(before()), how
 
 
-def _spent(trial: Trial, card: Card, seconds: float, call: Callable[[], object], how: str) -> Spent | None:
+def _spent(
+    prepared: PreparedCase, card: GpuMonitor, seconds: float, call: Callable[[], object], how: str
+) -> Spent | None:
     """Batches of calls, two of them always under way, until the counter has moved twice, `seconds` apart.
 
     None where it stands still.
     """
-    count, calls, last, still = _batch(trial, call), 0, card.joules(), 0
+    count, calls, last, still = _batch(prepared, call), 0, card.joules(), 0
     moves: list[tuple[int, float, float]] = []
-    pending = _queued(trial, call, count)
+    pending = _queued(prepared, call, count)
     while len(moves) < 2 or moves[-1][1] - moves[0][1] < seconds:
-        following = _queued(trial, call, count)
+        following = _queued(prepared, call, count)
         pending()
         calls, now = calls + count, card.joules()
         still = still + 1 if now is None or now == last else 0
@@ -122,21 +124,21 @@ def _spent(trial: Trial, card: Card, seconds: float, call: Callable[[], object],
     return Spent((after - before) / calls, (over - begun) / calls, (after - before) / (over - begun), calls, how)
 
 
-def _batch(trial: Trial, call: Callable[[], object]) -> int:
+def _batch(prepared: PreparedCase, call: Callable[[], object]) -> int:
     """How many calls take BATCH."""
-    trial.synchronize()
+    prepared.synchronize()
     begun = time.perf_counter()
     for _ in range(3):
         call()
-    trial.synchronize()
+    prepared.synchronize()
     return max(1, round(BATCH / ((time.perf_counter() - begun) / 3)))
 
 
-def _queued(trial: Trial, call: Callable[[], object], count: int) -> Callable[[], None]:
+def _queued(prepared: PreparedCase, call: Callable[[], object], count: int) -> Callable[[], None]:
     """Have `count` calls run; what is returned waits for their end."""
     for _ in range(count):
         call()
-    if trial.machine.device != "cuda":
+    if prepared.machine.device != "cuda":
         return lambda: None
     end = torch.cuda.Event()
     end.record()
@@ -144,7 +146,7 @@ def _queued(trial: Trial, call: Callable[[], object], count: int) -> Callable[[]
 
 
 @cache
-def _idle(card: Card) -> float:
+def _idle(card: GpuMonitor) -> float:
     """Watts of a card that has had a second's rest, over the second after it; NaN where the counter stands still."""
     time.sleep(1.0)
     moves: list[tuple[float, float]] = []

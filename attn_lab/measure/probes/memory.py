@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.records.record import Measurement
 
 MB = 2**20
@@ -23,57 +23,57 @@ class Memory(Probe):
     On CUDA from the caching allocator; on the CPU from the allocations the profiler sees, inputs added.
     """
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        if trial.trains:
-            trial.clear_gradients()
-            trial.train_step()  # the first makes what the optimizer remembers
-            trial.clear_gradients()
-        seen = self._cuda(trial) if trial.machine.device == "cuda" else self._cpu(trial)
-        seen["inputs"] = trial.inputs_bytes
-        if trial.trains:
-            seen["optimizer"] = trial.optimizer_bytes
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        if prepared.trains:
+            prepared.clear_gradients()
+            prepared.train_step()  # the first makes what the optimizer remembers
+            prepared.clear_gradients()
+        seen = self._cuda(prepared) if prepared.machine.device == "cuda" else self._cpu(prepared)
+        seen["inputs"] = prepared.inputs_bytes
+        if prepared.trains:
+            seen["optimizer"] = prepared.optimizer_bytes
         for name, size in seen.items():
             yield Measurement(name=f"memory/{name}", value=size / MB, unit="MB")
 
-    def _cuda(self, trial: Trial) -> dict[str, float]:
+    def _cuda(self, prepared: PreparedCase) -> dict[str, float]:
         gc.collect()
         torch.cuda.synchronize()
         torch._C._cuda_clearCublasWorkspaces()  # else what other code once multiplied counts as this step's
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        out = trial.forward()
+        out = prepared.forward()
         seen: dict[str, float] = {"forward": torch.cuda.max_memory_allocated()}
-        if trial.request.needs_backward:
+        if prepared.request.needs_backward:
             seen["saved"] = torch.cuda.memory_allocated() - before - out.untyped_storage().nbytes()
-            _rest(trial, out)
+            _rest(prepared, out)
         seen["peak"] = torch.cuda.max_memory_allocated()
         seen["step"] = seen["peak"] - before
         for name in ("forward", "peak"):
-            seen[name] -= trial.surrounding_bytes
+            seen[name] -= prepared.surrounding_bytes
         return seen
 
-    def _cpu(self, trial: Trial) -> dict[str, float]:
-        inputs = trial.inputs_bytes + trial.optimizer_bytes
+    def _cpu(self, prepared: PreparedCase) -> dict[str, float]:
+        inputs = prepared.inputs_bytes + prepared.optimizer_bytes
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-            out = trial.forward()
+            out = prepared.forward()
         held, forward = _running(profiler)
         seen: dict[str, float] = {"forward": inputs + forward, "peak": inputs + forward}
-        if trial.request.needs_backward:
+        if prepared.request.needs_backward:
             seen["saved"] = held - out.untyped_storage().nbytes()
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-                _rest(trial, out)
+                _rest(prepared, out)
             seen["peak"] = inputs + max(forward, held + _running(profiler)[1])
         seen["step"] = seen["peak"] - inputs
         return seen
 
 
-def _rest(trial: Trial, out: Tensor) -> None:
+def _rest(prepared: PreparedCase, out: Tensor) -> None:
     """What follows a forward: the backward, or in training the backward and the optimizer's step."""
-    if trial.trains:
-        trial.learn(out)
+    if prepared.trains:
+        prepared.learn(out)
     else:
-        trial.backward(out)
+        prepared.backward(out)
 
 
 def _running(profiler: profile) -> tuple[int, int]:

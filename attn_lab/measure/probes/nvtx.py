@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.profiling.annotate import parts
 from attn_lab.profiling.recorder import Stage, run
 from attn_lab.records.record import Measurement
@@ -20,24 +20,24 @@ MB = 2**20
 class Nvtx(Probe):
     """`attn-lab nsight` runs a case with this alone.  nvtx/passes is how many were shown; on a CPU there is nobody to.
 
-    PASS/least_bytes is what a pass must move at least, whoever computes it: what it is given and what it returns.
+    PASS/min_bytes is what a pass must move at least, whoever computes it: what it is given and what it returns.
     """
 
     hooks = True
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        device = trial.machine.device
-        shown = trial.passes if device == "cuda" else ()
-        for name in trial.passes:
-            yield Measurement(name=f"{name}/least_bytes", value=trial.least_bytes(name) / MB, unit="MB")
-        stages = [Stage(name, *trial.stages(name)) for name in shown]
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        device = prepared.machine.device
+        shown = prepared.passes if device == "cuda" else ()
+        for name in prepared.passes:
+            yield Measurement(name=f"{name}/min_bytes", value=prepared.min_bytes(name) / MB, unit="MB")
+        stages = [Stage(name, *prepared.stages(name)) for name in shown]
         for stage in stages * WARMUP:
             run(stage, device)
         if stages:
             ready = [stage.before() for stage in stages]
             torch.cuda.synchronize()
             torch.cuda.profiler.start()
-            with parts(trial), torch.autograd.profiler.emit_nvtx():
+            with parts(prepared), torch.autograd.profiler.emit_nvtx():
                 for stage, prepared in zip(stages, ready, strict=True):
                     run(Stage(stage.name, partial(_same, prepared), stage.run), device)
             torch.cuda.profiler.stop()

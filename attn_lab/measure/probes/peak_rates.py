@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.measure.probes._clock import Clock, CudaClock, WallClock
 from attn_lab.records.record import Measurement
 
@@ -19,10 +19,10 @@ COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times any cache
 
 
 @dataclass(frozen=True)
-class Ceiling(Probe):
-    """ceiling/gemm: a large matrix product in the case's dtype; ceiling/copy: a large copy, bytes read and written.
+class PeakRates(Probe):
+    """peak_rates/gemm: a large matrix product in the case's dtype; peak_rates/copy: a large copy, read and written.
 
-    PASS/of_ceiling is a pass's share of the first, where it was timed.  PASS/intensity is its FLOP over the bytes that
+    PASS/gemm_fraction is a timed pass's share of the first.  PASS/intensity is its FLOP over the bytes that
     must move at least: every leaf and the output; for a backward, all gradients and the cotangent as well.
     Ceilings are absent where they do not fit in memory beside the case (the next that leaves room has them), and on
     the CPU for half precision, whose products are emulated there, slower than what they are to bound.
@@ -30,11 +30,11 @@ class Ceiling(Probe):
 
     clocks = True
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        device, dtype = trial.machine.device, getattr(torch, trial.request.shape.dtype)
-        for name in trial.passes:
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        device, dtype = prepared.machine.device, getattr(torch, prepared.request.shape.dtype)
+        for name in prepared.passes:
             yield Measurement(
-                name=f"{name}/intensity", value=trial.flops[name] / trial.least_bytes(name), unit="FLOP/B"
+                name=f"{name}/intensity", value=prepared.flops[name] / prepared.min_bytes(name), unit="FLOP/B"
             )
         if device == "cpu" and dtype.itemsize < 4:
             return
@@ -43,11 +43,11 @@ class Ceiling(Probe):
         except (torch.OutOfMemoryError, MemoryError):
             return
         samples = REPEATS[device]
-        yield Measurement(name="ceiling/gemm", value=gemm, unit="TFLOP/s", samples=samples, note=f"{SIDE[device]}³")
-        yield Measurement(name="ceiling/copy", value=copy, unit="GB/s", samples=samples)
-        for name in trial.passes:
-            if rate := trial.found.get(f"{name}/tflops"):
-                yield Measurement(name=f"{name}/of_ceiling", value=rate.value / gemm, unit="of ceiling/gemm")
+        yield Measurement(name="peak_rates/gemm", value=gemm, unit="TFLOP/s", samples=samples, note=f"{SIDE[device]}³")
+        yield Measurement(name="peak_rates/copy", value=copy, unit="GB/s", samples=samples)
+        for name in prepared.passes:
+            if rate := prepared.found.get(f"{name}/tflops"):
+                yield Measurement(name=f"{name}/gemm_fraction", value=rate.value / gemm, unit="of peak_rates/gemm")
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.profiling.annotate import parts
 from attn_lab.profiling.recorder import Stage, recorded
 from attn_lab.profiling.results import of_phases
@@ -35,14 +35,14 @@ class Phases(Probe):
         if isinstance(self.active, bool) or not isinstance(self.active, int) or self.active < 1:
             raise BadRequest(f"probe.phases.active: expected a whole number of at least 1; got {self.active!r}")
 
-    def measure(self, trial: Trial) -> Iterator[Measurement | File]:
-        name, device = trial.largest_pass, trial.machine.device
-        before, run = trial.stages(name)
-        path = trial.scratch / "phases.trace.json.gz"
-        with parts(trial):
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement | File]:
+        name, device = prepared.largest_pass, prepared.machine.device
+        before, run = prepared.stages(name)
+        path = prepared.scratch / "phases.trace.json.gz"
+        with parts(prepared):
             recorded([Stage(name, _cold(before, device), run)], device, path, active=self.active)
-        timed = trial.found.get(f"{name}/time")
-        yield from of_phases(Trace(path), name, device, trial.scratch, self.active, timed.value if timed else None)
+        timed = prepared.found.get(f"{name}/time")
+        yield from of_phases(Trace(path), name, device, prepared.scratch, self.active, timed.value if timed else None)
         path.unlink()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.profiling.annotate import parts
 from attn_lab.profiling.memory import MemoryUse, memory_use
 from attn_lab.profiling.memory_history import history, lines_of
@@ -31,21 +31,21 @@ class Snapshot(Probe):
 
     hooks = True
 
-    def measure(self, trial: Trial) -> Iterator[Measurement | File]:
-        trial.scratch.mkdir(parents=True, exist_ok=True)
-        use = self._seen(trial)
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement | File]:
+        prepared.scratch.mkdir(parents=True, exist_ok=True)
+        use = self._seen(prepared)
         if use is None:
             return
-        if trial.machine.device == "cuda":
-            yield File("snapshot", trial.scratch / "snapshot.pickle")
-        asked = trial.found.get("memory/peak")
-        yield from of_memory(use, trial.scratch, asked.value * MB if asked else None)
+        if prepared.machine.device == "cuda":
+            yield File("snapshot", prepared.scratch / "snapshot.pickle")
+        asked = prepared.found.get("memory/peak")
+        yield from of_memory(use, prepared.scratch, asked.value * MB if asked else None)
 
-    def _seen(self, trial: Trial) -> MemoryUse | None:
-        name, device, path = trial.largest_pass, trial.machine.device, trial.scratch / "snapshot.trace.json.gz"
-        stage = Stage(name, *trial.stages(name))
+    def _seen(self, prepared: PreparedCase) -> MemoryUse | None:
+        name, device, path = prepared.largest_pass, prepared.machine.device, prepared.scratch / "snapshot.trace.json.gz"
+        stage = Stage(name, *prepared.stages(name))
         options = {"profile_memory": True, "with_stack": True}
-        with parts(trial), profiling(device, path, wait=0, warmup=1, active=1, **options) as profiler:
+        with parts(prepared), profiling(device, path, wait=0, warmup=1, active=1, **options) as profiler:
             run(stage, device)
             profiler.step()
             gc.collect()
@@ -56,15 +56,15 @@ class Snapshot(Probe):
             with history(device) as seen:
                 run(stage, device)
             profiler.step()
-        found = memory_use(Trace(path, python=True), name, device, _given(trial), lines_of(seen) if seen else None)
+        found = memory_use(Trace(path, python=True), name, device, _given(prepared), lines_of(seen) if seen else None)
         path.unlink()
         if seen:
-            with (trial.scratch / "snapshot.pickle").open("wb") as file:
+            with (prepared.scratch / "snapshot.pickle").open("wb") as file:
                 pickle.dump(seen, file)
         return found
 
 
-def _given(trial: Trial) -> dict[str, int]:
+def _given(prepared: PreparedCase) -> dict[str, int]:
     """Bytes of what a step is given, by name; what lies around it is there for another probe and not counted."""
-    given = {f"{name}, given": each.numel() * each.element_size() for name, each in trial.given.items()}
-    return given | ({"what the optimizer remembers": trial.optimizer_bytes} if trial.trains else {})
+    given = {f"{name}, given": each.numel() * each.element_size() for name, each in prepared.given.items()}
+    return given | ({"what the optimizer remembers": prepared.optimizer_bytes} if prepared.trains else {})

@@ -10,15 +10,15 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.measure.probes._captured import Uncapturable, captured
 from attn_lab.measure.probes._clock import (
     L2_FLUSH_BYTES,
     Before,
     CudaClock,
     Timed,
+    host_bound_note,
     launches,
-    overtaken,
     pause,
     precision,
     summed,
@@ -31,7 +31,7 @@ SPAN = "attn_lab::"
 
 
 @dataclass(frozen=True)
-class Kinds(Probe):
+class TimeVariants(Probe):
     """Beside PASS/time, which is eager and cold:
 
     PASS/time_hot      the same without flushing the L2
@@ -52,59 +52,63 @@ class Kinds(Probe):
 
     def __post_init__(self) -> None:
         if self.calls < 1:
-            raise BadRequest(f"probe.kinds.calls: expected at least 1; got {self.calls}")
+            raise BadRequest(f"probe.time_variants.calls: expected at least 1; got {self.calls}")
         if not self.seconds > 0:
-            raise BadRequest(f"probe.kinds.seconds: expected more than 0; got {self.seconds}")
+            raise BadRequest(f"probe.time_variants.seconds: expected more than 0; got {self.seconds}")
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        if trial.machine.device != "cuda":
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        if prepared.machine.device != "cuda":
             return
         begun = time.perf_counter()
         with torch.compiler.set_stance("fail_on_recompile"):
-            for name in trial.passes:
+            for name in prepared.passes:
                 for kind, take in (("hot", self._hot), ("graph", self._graph), ("host", self._host)):
                     try:
-                        times, note = take(trial, name)
+                        times, note = take(prepared, name)
                     except Uncapturable as why:
                         times, note = [math.nan], f"cannot be captured: {why}"
                     yield Measurement(**summed(f"{name}/time_{kind}", times, note))
-            yield from self._kernels(trial)
-        yield Measurement(name="kinds/spent", value=time.perf_counter() - begun, unit="s", note="for all passes")
+            yield from self._kernels(prepared)
+        yield Measurement(
+            name="time_variants/seconds", value=time.perf_counter() - begun, unit="s", note="for all passes"
+        )
 
-    def _hot(self, trial: Trial, name: str) -> tuple[list[float], str]:
-        return self._clocked(CudaClock(_rest(trial, name), hot=True), *trial.stages(name), self._count(trial, name))
+    def _hot(self, prepared: PreparedCase, name: str) -> tuple[list[float], str]:
+        return self._clocked(
+            CudaClock(_rest(prepared, name), hot=True), *prepared.stages(name), self._count(prepared, name)
+        )
 
-    def _graph(self, trial: Trial, name: str) -> tuple[list[float], str]:
-        before, timed = captured(trial, name)
+    def _graph(self, prepared: PreparedCase, name: str) -> tuple[list[float], str]:
+        before, timed = captured(prepared, name)
         try:
-            return self._clocked(CudaClock(_rest(trial, name)), before, timed, self._count(trial, name))
+            return self._clocked(CudaClock(_rest(prepared, name)), before, timed, self._count(prepared, name))
         except torch.OutOfMemoryError as error:  # the graph has memory of its own
             raise Uncapturable("out of memory beside it") from error
 
-    def _host(self, trial: Trial, name: str) -> tuple[list[float], str]:
-        return launches(*trial.stages(name), self._count(trial, name)), ""
+    def _host(self, prepared: PreparedCase, name: str) -> tuple[list[float], str]:
+        return launches(*prepared.stages(name), self._count(prepared, name)), ""
 
     def _clocked(self, clock: CudaClock, before: Before, timed: Timed, count: int) -> tuple[list[float], str]:
         """The times, and what is wrong with them."""
         clock.warm(before, timed, min(count, 3), math.inf)
         times = clock.time(before, timed, count, lambda: None)
-        mark = overtaken(clock, count)
+        mark = host_bound_note(clock, count)
         return times, f"noisy: {mark}" * bool(mark)
 
-    def _count(self, trial: Trial, name: str) -> int:
-        known = trial.found.get(f"{name}/time")
+    def _count(self, prepared: PreparedCase, name: str) -> int:
+        known = prepared.found.get(f"{name}/time")
         return min(self.calls, max(1, int(self.seconds / (known.value / 1e3)))) if known else self.calls
 
-    def _kernels(self, trial: Trial) -> Iterator[Measurement]:
-        counts = {name: self._count(trial, name) for name in trial.passes}
-        for name, kernels in _profiled(trial, counts).items():
+    def _kernels(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        counts = {name: self._count(prepared, name) for name in prepared.passes}
+        for name, kernels in _profiled(prepared, counts).items():
             sums, launched = [sum(each) for each in kernels], max(map(len, kernels))
             if not launched:
                 yield Measurement(**summed(f"{name}/time_kernels", [math.nan], "the profiler lost them"))
                 continue
             seen = Measurement(**summed(f"{name}/time_kernels", sums))
             note = f"{launched} kernels a call"
-            if clock := trial.found.get(f"{name}/time"):
+            if clock := prepared.found.get(f"{name}/time"):
                 ratio = clock.value / seen.value
                 noise = AGREES + 100 * BETWEEN * (launched + 1) / max(seen.value, BETWEEN)
                 noise += min(precision(clock.series), 100.0)
@@ -117,18 +121,18 @@ class Kinds(Probe):
                 yield replace(seen, note=note)
 
 
-def _rest(trial: Trial, name: str) -> float:
-    known = trial.found.get(f"{name}/rest")
+def _rest(prepared: PreparedCase, name: str) -> float:
+    known = prepared.found.get(f"{name}/rest_ratio")
     return known.value if known else 0.0
 
 
-def _profiled(trial: Trial, counts: dict[str, int]) -> dict[str, list[list[float]]]:
+def _profiled(prepared: PreparedCase, counts: dict[str, int]) -> dict[str, list[list[float]]]:
     """By pass and call: how long each kernel took, in ms."""
     flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
         for name, count in counts.items():
-            (before, timed), rest = trial.stages(name), _rest(trial, name)
+            (before, timed), rest = prepared.stages(name), _rest(prepared, name)
             for index in range(count):
                 begun = time.perf_counter()
                 prepared = before()

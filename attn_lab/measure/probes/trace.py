@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.profiling.recorder import Stage, recorded
 from attn_lab.profiling.results import of_kernels
 from attn_lab.profiling.trace import Trace as Seen
@@ -29,16 +29,16 @@ class Trace(Probe):
         if isinstance(self.active, bool) or not isinstance(self.active, int) or self.active < 1:
             raise BadRequest(f"probe.trace.active: expected a whole number of at least 1; got {self.active!r}")
 
-    def measure(self, trial: Trial) -> Iterator[Measurement | File]:
-        path, device = trial.scratch / "trace.json.gz", trial.machine.device
-        stages = [Stage(name, *trial.stages(name)) for name in trial.passes]
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement | File]:
+        path, device = prepared.scratch / "trace.json.gz", prepared.machine.device
+        stages = [Stage(name, *prepared.stages(name)) for name in prepared.passes]
         recorded(stages, device, path, active=self.active)
         yield File("trace", path)
-        declared = {name: _declared(trial, name) for name in trial.passes}
-        yield from of_kernels(Seen(path), declared, device, trial.scratch, self.active)
+        declared = {name: _declared(prepared, name) for name in prepared.passes}
+        yield from of_kernels(Seen(path), declared, device, prepared.scratch, self.active)
 
 
-def _declared(trial: Trial, name: str) -> list[str]:
+def _declared(prepared: PreparedCase, name: str) -> list[str]:
     """Patterns of the backend's kernels in this pass; a step has both."""
-    alone = name in trial.backend.kernels
-    return [pattern for each, pattern in trial.backend.kernels.items() if name == each or not alone]
+    alone = name in prepared.backend.kernels
+    return [pattern for each, pattern in prepared.backend.kernels.items() if name == each or not alone]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attn_lab.core.request import TRAIN_STEP
-from attn_lab.measure.prepared_case import Probe, Trial
+from attn_lab.measure.prepared_case import PreparedCase, Probe
 from attn_lab.records.record import Measurement
 
 STEPS = 5
@@ -18,7 +18,7 @@ class Training(Probe):
 
     MFU by this convention: two FLOPs for each weight of a matrix and token, attention by the mask's exact pairs, a
     backward twice its forward (attention's 2.5 times); what is computed again for a checkpoint, the optimizer and
-    everything else counts as nothing.  It is the share not of a data sheet's figure but of ceiling/gemm, measured here.
+    everything else counts as nothing.  It is a share of peak_rates/gemm, measured here, not of a data sheet's figure.
 
     Attention's share is that of its forward and backward alone, without projections, from where they begin on the
     device to where they end.
@@ -26,25 +26,25 @@ class Training(Probe):
 
     clocks = True
 
-    def measure(self, trial: Trial) -> Iterator[Measurement]:
-        if not trial.trains:
+    def measure(self, prepared: PreparedCase) -> Iterator[Measurement]:
+        if not prepared.trains:
             return
-        shape = trial.request.shape
-        if time := trial.found.get(f"{TRAIN_STEP}/time"):
+        shape = prepared.request.shape
+        if time := prepared.found.get(f"{TRAIN_STEP}/time"):
             tokens = shape.batch_size * shape.seq_len * 1e3
             low, high = (tokens / each if each else None for each in (time.high, time.low))
             yield Measurement(name=f"{TRAIN_STEP}/tokens_per_second", value=tokens / time.value, unit="tokens/s",
                               low=low, high=high, samples=time.samples)  # fmt: skip
-        rate, ceiling = (trial.found.get(name) for name in (f"{TRAIN_STEP}/tflops", "ceiling/gemm"))
+        rate, ceiling = (prepared.found.get(name) for name in (f"{TRAIN_STEP}/tflops", "peak_rates/gemm"))
         if rate and ceiling:
             yield Measurement(name=f"{TRAIN_STEP}/mfu", value=100 * rate.value / ceiling.value, unit="%",
-                              note="of ceiling/gemm, attention by its exact pairs")  # fmt: skip
-        if trial.spans:
+                              note="of peak_rates/gemm, attention by its exact pairs")  # fmt: skip
+        if prepared.spans:
             shares = []
             for _ in range(1 + STEPS):
-                trial.clear_gradients()
-                shares.append(100 * trial.spans.share(trial.train_step))
-            trial.clear_gradients()
+                prepared.clear_gradients()
+                shares.append(100 * prepared.spans.share(prepared.train_step))
+            prepared.clear_gradients()
             del shares[0]  # may have compiled
             yield Measurement(name=f"{TRAIN_STEP}/attention_share", value=float(np.median(shares)), unit="%",
                               low=min(shares), high=max(shares), samples=STEPS)  # fmt: skip

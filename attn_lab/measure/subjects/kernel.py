@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.flops import attention_flops
 from attn_lab.core.machine import Machine
 from attn_lab.core.oracle import oracle
 from attn_lab.core.request import TRAIN_STEP, Request
 from attn_lab.measure.inputs import check_inputs, draw
-from attn_lab.measure.prepared_case import Answer, Subject, Trial
+from attn_lab.measure.prepared_case import Answer, PreparedCase, Subject
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,15 @@ class Kernel(Subject):
                              "(subject=layer and subject=model have)")  # fmt: skip
 
     def stage(
-        self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
-    ) -> Trial:
+        self,
+        request: Request,
+        backend: Backend,
+        attend: AttentionFn,
+        machine: Machine,
+        *,
+        seed: int,
+        checked_slices: int,
+    ) -> PreparedCase:
         shape = request.shape
         generator = torch.Generator(machine.device).manual_seed(seed)
 
@@ -43,7 +50,7 @@ class Kernel(Subject):
         cotangent = drawn(shape.seq_len, shape.num_heads)
         for leaf in (q, k, v):
             leaf.requires_grad_(request.needs_backward)
-        checked = _checked(shape.batch_size, shape.num_kv_heads, slices, seed)
+        checked = _checked(shape.batch_size, shape.num_kv_heads, checked_slices, seed)
         groups = [slice(head * shape.group_size, (head + 1) * shape.group_size) for _, head in checked]
 
         def pieces(whole: Answer) -> dict[str, list[Tensor]]:
@@ -76,16 +83,16 @@ class Kernel(Subject):
                         found.setdefault(f"d{name}", []).append(grad)
             return flat(found)
 
-        return Trial(
+        return PreparedCase(
             request=request, machine=machine, backend=backend, leaves={"q": q, "k": k, "v": v},
             forward=lambda: attend(q, k, v), cotangent=cotangent, flops=attention_flops(shape, request.mask),
             cut=lambda whole: flat(pieces(whole)), reference=reference,
         )  # fmt: skip
 
 
-def _checked(batch_size: int, num_kv_heads: int, slices: int, seed: int) -> list[tuple[int, int]]:
+def _checked(batch_size: int, num_kv_heads: int, checked_slices: int, seed: int) -> list[tuple[int, int]]:
     """Which (batch, key/value head) pairs are checked: seeded, distinct, the very last among them."""
     everything = batch_size * num_kv_heads
     order = torch.randperm(everything - 1, generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = [everything - 1, *order[: slices - 1]]  # kernels that overrun do so at the end
+    chosen = [everything - 1, *order[: checked_slices - 1]]  # kernels that overrun do so at the end
     return [divmod(index, num_kv_heads) for index in chosen]

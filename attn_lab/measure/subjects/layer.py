@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.flops import attention_flops, projection_flops
 from attn_lab.core.machine import Machine
 from attn_lab.core.oracle import oracle
 from attn_lab.core.request import Request
-from attn_lab.measure.attention_timer import Spans
+from attn_lab.measure.attention_timer import AttentionTimer
 from attn_lab.measure.inputs import check_inputs, draw
-from attn_lab.measure.prepared_case import Answer, Subject, Trial
+from attn_lab.measure.prepared_case import Answer, PreparedCase, Subject
 from attn_lab.nn.attention import Attention
 
 
@@ -38,8 +38,15 @@ class Layer(Subject):
             )
 
     def stage(
-        self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
-    ) -> Trial:
+        self,
+        request: Request,
+        backend: Backend,
+        attend: AttentionFn,
+        machine: Machine,
+        *,
+        seed: int,
+        checked_slices: int,
+    ) -> PreparedCase:
         shape = request.shape
         dtype = getattr(torch, shape.dtype)
         layer = Attention(
@@ -55,7 +62,7 @@ class Layer(Subject):
         size = (shape.batch_size, shape.seq_len, shape.emb_dim)
         x = draw(self.inputs, size, generator, dtype).requires_grad_(request.needs_backward)
         cotangent = draw(self.inputs, size, generator, dtype)
-        spans = Spans(machine.device)
+        spans = AttentionTimer(machine.device)
         layer.use(spans.around(attend), x)
         # Batch elements are independent, so that one alone is an exact check of itself; the last, where overruns show.
         batch = slice(shape.batch_size - 1, shape.batch_size)
@@ -76,7 +83,7 @@ class Layer(Subject):
             return {**found, "dx": dx.flatten()}
 
         core, around = attention_flops(shape, request.mask), projection_flops(shape)
-        return Trial(
+        return PreparedCase(
             request=request, machine=machine, backend=backend, leaves={"x": x, **dict(layer.named_parameters())},
             forward=lambda: layer(x), cotangent=cotangent, flops={name: core[name] + around[name] for name in core},
             cut=cut, reference=reference, parameters=tuple(layer.parameters()), spans=spans, module=layer,

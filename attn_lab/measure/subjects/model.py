@@ -9,15 +9,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from attn_lab.core.backend import Attend, Backend
+from attn_lab.core.backend import AttentionFn, Backend
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.oracle import oracle
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
-from attn_lab.measure.attention_timer import Spans
-from attn_lab.measure.prepared_case import Answer, Subject, Trial
+from attn_lab.measure.attention_timer import AttentionTimer
+from attn_lab.measure.prepared_case import Answer, PreparedCase, Subject
 from attn_lab.measure.subjects._decoder import Decoder, cast, checkpointed, cotangent
 
 CHECKED = {"llama": ("q_proj", "k_proj", "v_proj", "embed_tokens"), "gpt2": ("c_attn", "wte")}
@@ -56,13 +56,20 @@ class Model(Decoder, Subject):
             raise BadRequest("subject=model: needs transformers, not installed (pip install 'attn-lab[hf]')")
 
     def stage(
-        self, request: Request, backend: Backend, attend: Attend, machine: Machine, *, seed: int, slices: int
-    ) -> Trial:
+        self,
+        request: Request,
+        backend: Backend,
+        attend: AttentionFn,
+        machine: Machine,
+        *,
+        seed: int,
+        checked_slices: int,
+    ) -> PreparedCase:
         shape, device = request.shape, machine.device
         model = self.made(shape, device, seed).requires_grad_(request.needs_backward)
         if self.checkpoint:
             checkpointed(model)
-        spans = Spans(device)
+        spans = AttentionTimer(device)
         use(model, spans.around(attend))
         inputs, targets = self.tokens(shape, device, seed)
         precision = getattr(torch, shape.dtype)
@@ -81,7 +88,7 @@ class Model(Decoder, Subject):
                     parts[f"d{part}"] = torch.cat([_scaled(whole[name], exact[name]).flatten() for name in names])
             return parts
 
-        return Trial(
+        return PreparedCase(
             request=request, machine=machine, backend=backend, leaves=leaves,
             forward=lambda: self.losses(model, precision, inputs, targets), cotangent=cotangent(shape, device),
             flops=self.flops(shape, request.mask), cut=cut, reference=lambda dtype: cut(found(dtype)),
@@ -129,7 +136,7 @@ def _scaled(gradient: Tensor, exact: Tensor) -> Tensor:
     return gradient.double() / torch.where(largest > 0, largest, 1)
 
 
-def use(model: nn.Module, attend: Attend) -> None:
+def use(model: nn.Module, attend: AttentionFn) -> None:
     from attn_lab.integrations import transformers  # here: it imports transformers, which takes seconds
 
     transformers.use(model, attend)

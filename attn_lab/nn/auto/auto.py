@@ -1,4 +1,4 @@
-"""`auto`: whoever was measured to be the fastest answers, as a plan has it or as is found on the spot."""
+"""`auto`: whoever was measured to be the fastest answers, as a table has it or as is found on the spot."""
 
 import math
 import warnings
@@ -6,59 +6,59 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
 
-from attn_lab.core.backend import Attend, Backend, Taken, called, take
-from attn_lab.core.errors import BadRequest, Refused
-from attn_lab.core.limits import Limits
+from attn_lab.core.backend import AttentionFn, Backend, Selection, backend_name, select
+from attn_lab.core.capabilities import Capabilities
+from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import Mask
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.nn.auto import ranks
 from attn_lab.nn.auto.bucket import Bucket, mask_words
-from attn_lab.nn.auto.cache import Kept
-from attn_lab.nn.auto.candidates import KNOWN, named, refusals, those_able
-from attn_lab.nn.auto.table import Plan, Ranking, shipped
+from attn_lab.nn.auto.cache import AutotuneCache
+from attn_lab.nn.auto.candidates import KNOWN, named, supported_backends, unsupported_reasons
+from attn_lab.nn.auto.table import DispatchTable, Ranking, shipped
 from attn_lab.nn.verification import verified_reasons
 
 SIZES = tuple(each.name for each in fields(Shape))
-ANYTHING = Limits(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
+ANYTHING = Capabilities(masks=("full", "causal", "band", "documents", "predicate"), empty_rows=True, dropout=True)
 
 
 @dataclass(frozen=True)
 class Auto(Backend):
-    """plan     a Plan or the file of one; None: the one shipped for this GPU, or else measurement
-    any_gpu  follow a plan that was made on another GPU
+    """table     a DispatchTable or the file of one; None: the one shipped for this GPU, or else measurement
+    any_gpu  follow a table that was made on another GPU
     verify   verify the first request of each kind (`nn/verification.py`)
 
-    A question in no bucket of the plan is answered as the nearest, with a warning.  Where a plan knows nothing that is
-    comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can are
-    measured against each other once (`autotune.py`); where torch.distributed runs with several ranks, which must take
-    the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why they
-    could not, is told.
+    A question in no bucket of the table is answered as the nearest, with a warning.  Where a table knows nothing that
+    is comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can
+    are measured against each other once (`autotune.py`); where torch.distributed runs with several ranks, which must
+    take the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why they could
+    not, is told.
     """
 
-    plan: Plan | str | PathLike[str] | None = None
+    table: DispatchTable | str | PathLike[str] | None = None
     any_gpu: bool = False
     verify: bool = True
 
-    limits = {"cuda": ANYTHING, "cpu": ANYTHING}
+    capabilities = {"cuda": ANYTHING, "cpu": ANYTHING}
     kernels = {}  # those of whoever it chooses
 
     def __post_init__(self) -> None:
-        if self.plan is None or isinstance(self.plan, Plan):
-            plan = self.plan
-        elif isinstance(self.plan, str | PathLike):
-            plan = Plan.read(self.plan)
+        if self.table is None or isinstance(self.table, DispatchTable):
+            table = self.table
+        elif isinstance(self.table, str | PathLike):
+            table = DispatchTable.read(self.table)
         else:
-            raise BadRequest(f"plan: expected a Plan, or the file of one; got {self.plan!r}")
-        if self.any_gpu and plan is None:
-            raise BadRequest("any_gpu: expected a plan with it, which it lets be followed on another GPU; got none")
-        object.__setattr__(self, "plan", plan.on_any_gpu() if plan and self.any_gpu else plan)
+            raise BadRequest(f"table: expected a DispatchTable, or the file of one; got {self.table!r}")
+        if self.any_gpu and table is None:
+            raise BadRequest("any_gpu: expected a table with it, which it lets be followed on another GPU; got none")
+        object.__setattr__(self, "table", table.on_any_gpu() if table and self.any_gpu else table)
 
-    def followed(self, machine: Machine) -> Plan | None:
-        """The plan for this machine: the one given, or the one shipped."""
-        assert self.plan is None or isinstance(self.plan, Plan)
-        return self.plan or shipped(machine.name)
+    def followed(self, machine: Machine) -> DispatchTable | None:
+        """The table for this machine: the one given, or the one shipped."""
+        assert self.table is None or isinstance(self.table, DispatchTable)
+        return self.table or shipped(machine.name)
 
     @property
     def parts(self) -> tuple[Backend, ...]:  # type: ignore[override]
@@ -67,36 +67,36 @@ class Auto(Backend):
 
     def told(self, machine: Machine) -> str:
         """What it does on this machine, in a line."""
-        plan = self.followed(machine)
-        return f"follows the plan {plan.source}" if plan else "no plan for this machine: measures on the spot, once"
+        table = self.followed(machine)
+        return f"follows the table {table.source}" if table else "no table for this machine: measures on the spot, once"
 
-    def plan_digest(self, machine: Machine) -> str:
-        plan = self.followed(machine)
-        return plan.digest if plan else "measured on the spot"
+    def table_digest(self, machine: Machine) -> str:
+        table = self.followed(machine)
+        return table.digest if table else "measured on the spot"
 
-    def refusals(self, request: Request, machine: Machine) -> list[str]:
-        plan = self.followed(machine)
-        if plan and (reasons := plan.refusals(machine.name)):
+    def unsupported_reasons(self, request: Request, machine: Machine) -> list[str]:
+        table = self.followed(machine)
+        if table and (reasons := table.unsupported_reasons(machine.name)):
             return reasons
-        found = plan and plan.find(bucket_of(request), pass_of(request))
+        found = table and table.find(bucket_of(request), pass_of(request))
         refused = {}
         for name in dict.fromkeys([*(found.entry.passes[pass_of(request)].ms if found else ()), *KNOWN]):
-            refused[name] = refusals(name, request, machine)
+            refused[name] = unsupported_reasons(name, request, machine)
             if not refused[name]:
                 return []
         return _told(refused)
 
-    def prepare(self, request: Request, machine: Machine) -> Attend:
-        return self.take(request, machine).attend
+    def prepare(self, request: Request, machine: Machine) -> AttentionFn:
+        return self.select(request, machine).attend
 
-    def take(self, request: Request, machine: Machine) -> Taken:
+    def select(self, request: Request, machine: Machine) -> Selection:
         """Raises Refused, with the reasons of all, where nobody can."""
         passed_over: dict[str, Sequence[str]] = {}
-        plan, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
-        found = plan and plan.find(asked, one)
-        if plan and found:
+        table, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
+        found = table and table.find(asked, one)
+        if table and found:
             nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
-            where = f"by {plan.source}: {found.bucket}{nearest}"
+            where = f"by {table.source}: {found.bucket}{nearest}"
             if taken := self._first(found.entry.passes[one], where, request, machine, passed_over):
                 if nearest:
                     warnings.warn(f"attn_lab: auto takes {taken.why}", stacklevel=2)  # Python shows the same text once
@@ -105,41 +105,41 @@ class Auto(Backend):
 
     def _measured(
         self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
-    ) -> Taken:
+    ) -> Selection:
         """By what is kept of an earlier measurement, or by one made now; among several ranks by neither."""
         if ranks.several():
             return self._first_able(request, machine, passed_over)
-        kept = Kept.of(machine)
+        kept = AutotuneCache.of(machine)
         where = f"measured here (kept in {kept.shown})"
         known = kept.known(asked, one)
         if known and (taken := self._first(known, where, request, machine, passed_over)):
             return taken
-        able = {name: backend for name, backend in those_able(request, machine, passed_over).items()
+        able = {name: backend for name, backend in supported_backends(request, machine, passed_over).items()
                 if not self._incorrect(name, backend, request, machine, passed_over)}  # fmt: skip
         if not able:
-            raise Refused("auto", _told(passed_over))
+            raise Unsupported("auto", _told(passed_over))
         if len(able) == 1:
             where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
             ranking = kept.measure(asked, one, able, request, machine, passed_over)
         taken = self._first(ranking, where, request, machine, passed_over)
         if taken is None:
-            raise Refused("auto", _told(passed_over))
+            raise Unsupported("auto", _told(passed_over))
         return taken
 
-    def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Taken:
+    def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Selection:
         """The first of a fixed order, that of `candidates`: the same on each rank, whatever was measured there."""
-        able = those_able(request, machine, passed_over)
+        able = supported_backends(request, machine, passed_over)
         ranking = Ranking(dict.fromkeys(able, math.nan), "the first of a fixed order, the same on each rank")
         taken = self._first(ranking, "not measured", request, machine, passed_over)
         if taken is None:
-            raise Refused("auto", _told(passed_over))
-        ranks.tell_first_taken(called(taken.by))
+            raise Unsupported("auto", _told(passed_over))
+        ranks.tell_first_taken(backend_name(taken.by))
         return taken
 
     def _first(
         self, ranking: Ranking, where: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
-    ) -> Taken | None:
+    ) -> Selection | None:
         """The question in the hands of the first of them that can."""
         for name in ranking.ms:
             if taken := self._taken(name, request, machine, passed_over):
@@ -148,20 +148,20 @@ class Auto(Backend):
 
     def _taken(
         self, name: str, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]
-    ) -> Taken | None:
+    ) -> Selection | None:
         """The question in this one's hands, or its reasons among those passed over."""
         if name in passed_over:
             return None
-        reasons: Sequence[str] = refusals(name, request, machine)
+        reasons: Sequence[str] = unsupported_reasons(name, request, machine)
         if not reasons:
             try:
                 backend = named(name)
                 assert backend is not None
-                taken = take(backend, request, machine)
+                taken = select(backend, request, machine)
                 if self._incorrect(name, backend, request, machine, passed_over):
                     return None
                 return replace(taken, passed_over=passed_over)
-            except Refused as late:
+            except Unsupported as late:
                 reasons = late.reasons
         passed_over[name] = reasons
         return None

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_lab.core.backend import Backend, take
-from attn_lab.core.errors import Refused
+from attn_lab.core.backend import Backend, select
+from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine
 from attn_lab.core.mask import dense, dense_ragged, query_positions
 from attn_lab.core.request import Request
@@ -31,7 +31,7 @@ def race(
     more = [_lengths(request, leaves[0])] if request.mask.ragged else []
     for name, backend in able.items():
         try:
-            attend = take(backend, request, machine).attend
+            attend = select(backend, request, machine).attend
             out = attend(*leaves, *more)
             if off := _off(out.detach(), leaves, request, machine):
                 fallen[name] = [off]
@@ -40,7 +40,7 @@ def race(
             for _ in range(WARM):
                 calls[name]()
             _synchronize(machine)
-        except Refused as late:
+        except Unsupported as late:
             fallen[name] = late.reasons
         except torch.OutOfMemoryError:
             fallen[name] = ["out of memory when measured on the spot"]

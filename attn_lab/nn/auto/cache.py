@@ -17,15 +17,15 @@ from attn_lab.core.request import Request
 from attn_lab.core.user_cache import cache_folder, shown
 from attn_lab.nn.auto.autotune import race
 from attn_lab.nn.auto.bucket import Bucket
-from attn_lab.nn.auto.table import Entry, Plan, Ranking
+from attn_lab.nn.auto.table import DispatchTable, Entry, Ranking
 from attn_lab.nn.in_thread import in_thread
 
 LEVEL = 1.02  # closer than this, so few calls cannot tell: the order of the candidates decides
 PATIENCE = 10  # seconds another process may hold the file
 
 
-class Kept:
-    """What was measured on this machine with these versions: a plan, in a file of the user's cache.
+class AutotuneCache:
+    """What was measured on this machine with these versions: a table, in a file of the user's cache.
 
     Threads of one process measure one after another; processes add to the file one after another.
     """
@@ -34,12 +34,12 @@ class Kept:
         self.path = path
         self.shown = shown(path)
         made = {"by": "measurement on the spot", "versions": software(machine)}
-        self.plan = Plan(gpu=machine.name, entries={}, made=made, source=self.shown)
+        self.table = DispatchTable(gpu=machine.name, entries={}, made=made, source=self.shown)
         self._measuring = Lock()
         self._join()
 
     @classmethod
-    def of(cls, machine: Machine) -> "Kept":
+    def of(cls, machine: Machine) -> "AutotuneCache":
         """This machine's, read once by each process."""
         folder = cache_folder() or Path("~")  # as it stands: nothing is kept in it
         key = (machine.name, str(folder))
@@ -51,7 +51,7 @@ class Kept:
             return _READ[key]
 
     def known(self, asked: Bucket, one: str) -> Ranking | None:
-        entry = self.plan.entries.get(asked)
+        entry = self.table.entries.get(asked)
         return entry.passes.get(one) if entry else None
 
     def measure(
@@ -66,7 +66,7 @@ class Kept:
             passed_over |= fallen
             ranking = ranked(times)
             if times:
-                entry = self.plan.entries.get(asked, Entry({}))
+                entry = self.table.entries.get(asked, Entry({}))
                 could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in passed_over.items()}}
                 measured = tuple(dict.fromkeys([*entry.measured, str(request.shape)]))
                 self._join({asked: Entry({**entry.passes, one: ranking}, measured, could_not)})
@@ -74,18 +74,18 @@ class Kept:
 
     def _join(self, fresh: Mapping[Bucket, Entry] = {}) -> None:
         """Take in what other processes left there, and leave what is fresh.  Where nothing can be kept it says so."""
-        ours = {**self.plan.entries, **fresh}
-        self.plan = replace(self.plan, entries=ours)
+        ours = {**self.table.entries, **fresh}
+        self.table = replace(self.table, entries=ours)
         try:
             if not self.path.is_absolute():  # no home, and nothing in its stead
                 raise BadRequest("expected HOME or XDG_CACHE_HOME to be set, or the user in passwd; got none of them")
             if not fresh:
-                self.plan = replace(self.plan, entries={**ours, **self._others()})
+                self.table = replace(self.table, entries={**ours, **self._others()})
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
-                self.plan = replace(self.plan, entries=_united(self._others(), ours, fresh))
-                self.plan.write(self.path)
+                self.table = replace(self.table, entries=_united(self._others(), ours, fresh))
+                self.table.write(self.path)
         except (BadRequest, OSError, NotImplementedError) as error:
             cure = (
                 " (remove it, and it is made anew)" if isinstance(error, BadRequest) and self.path.is_absolute() else ""
@@ -93,10 +93,10 @@ class Kept:
             warnings.warn(f"attn_lab: what is measured on the spot is not kept: {error}{cure}", stacklevel=2)
 
     def _others(self) -> Mapping[Bucket, Entry]:
-        return Plan.read(self.path).entries if self.path.is_file() else {}
+        return DispatchTable.read(self.path).entries if self.path.is_file() else {}
 
 
-_READ: dict[tuple[str, str], Kept] = {}
+_READ: dict[tuple[str, str], AutotuneCache] = {}
 _READING = Lock()
 
 

@@ -19,7 +19,7 @@ KNOWN = (*READY, *COMPILED, *MATERIALISED)
 SMALL = 2**24  # scores
 
 
-def those_able(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
+def supported_backends(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
     """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
     shape = request.shape
     small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
@@ -28,7 +28,7 @@ def those_able(request: Request, machine: Machine, passed_over: dict[str, Sequen
         for name in names:
             if name in passed_over or ("+" in name and not request.needs_backward):
                 continue  # a pair's forward is one of the others'
-            if reasons := refusals(name, request, machine):
+            if reasons := unsupported_reasons(name, request, machine):
                 passed_over[name] = reasons
             elif backend := named(name):
                 able[name] = backend
@@ -46,6 +46,6 @@ def named(name: str) -> Backend | None:
         return None
 
 
-def refusals(name: str, request: Request, machine: Machine) -> list[str]:
+def unsupported_reasons(name: str, request: Request, machine: Machine) -> list[str]:
     backend = named(name)
-    return ["no such backend in this version"] if backend is None else backend.refusals(request, machine)
+    return ["no such backend in this version"] if backend is None else backend.unsupported_reasons(request, machine)

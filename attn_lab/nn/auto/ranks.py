@@ -20,5 +20,5 @@ def tell_first_taken(name: str) -> None:
     if torch.distributed.get_rank() == 0:
         LOG.warning(
             "attn_lab: auto takes %s, the first of a fixed order that can: several ranks must take the same, so none "
-            "measures by itself (a plan, made by attn-lab tune, is followed)", name
+            "measures by itself (a table, made by attn-lab tune, is followed)", name
         )  # fmt: skip

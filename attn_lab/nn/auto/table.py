@@ -1,4 +1,4 @@
-"""A plan: which backend was measured to be the fastest, by what is asked; read without torch, by people too."""
+"""A table: which backend was measured to be the fastest, by what is asked; read without torch, by people too."""
 
 import hashlib
 import json
@@ -45,30 +45,30 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class DispatchTable:
     """Rankings by bucket, of one GPU (or processor); `made` says of what records, commit, versions and when."""
 
     gpu: str
     entries: Mapping[Bucket, Entry] = field(repr=False)
     made: Mapping[str, Any] = field(default_factory=dict, repr=False)
     any_gpu: bool = False
-    source: str = "a plan"
+    source: str = "a table"
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Plan":
-        """Raises BadRequest for a file that is not there, or is no plan."""
+    def read(cls, path: str | os.PathLike[str]) -> "DispatchTable":
+        """Raises BadRequest for a file that is not there, or is no table."""
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise BadRequest(f"plan {path}: expected a file of attn-lab tune; got {error.strerror}") from None
+            raise BadRequest(f"table {path}: expected a file of attn-lab tune; got {error.strerror}") from None
         try:
             return cls.parsed(content.decode(), source=str(path))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why = error if type(error) is ValueError else f"something else ({type(error).__name__}: {error})"
-            raise BadRequest(f"plan {path}: expected a plan of attn-lab tune; got {why}") from None
+            raise BadRequest(f"table {path}: expected a table of attn-lab tune; got {why}") from None
 
     @classmethod
-    def parsed(cls, text: str, *, source: str) -> "Plan":
+    def parsed(cls, text: str, *, source: str) -> "DispatchTable":
         plain = json.loads(text)
         if plain["schema"] != SCHEMA:
             raise ValueError(f"schema {plain['schema']!r}; this version reads {SCHEMA}")
@@ -112,16 +112,16 @@ class Plan:
         fresh.write_text(self.text, encoding="utf-8")
         os.replace(fresh, path)
 
-    def on_any_gpu(self) -> "Plan":
+    def on_any_gpu(self) -> "DispatchTable":
         """The same, to be followed on a GPU that it was not made on, too."""
         return replace(self, any_gpu=True)
 
-    def refusals(self, gpu: str) -> list[str]:
+    def unsupported_reasons(self, gpu: str) -> list[str]:
         """Why it may not be followed on this GPU."""
         if self.any_gpu or gpu == self.gpu:
             return []
-        cure = "backend.any_gpu=true, or Plan.on_any_gpu() in Python, follows it all the same"
-        return [f"plan {self.source}: made on {self.gpu}; this is {gpu} ({cure})"]
+        cure = "backend.any_gpu=true, or DispatchTable.on_any_gpu() in Python, follows it all the same"
+        return [f"table {self.source}: made on {self.gpu}; this is {gpu} ({cure})"]
 
     def find(self, asked: Bucket, one: str) -> Found | None:
         """The bucket of this question, or else the nearest, that knows the pass; None if none is comparable."""
@@ -133,7 +133,7 @@ class Plan:
 
 
 @cache
-def shipped(gpu: str) -> Plan | None:
-    """The plan that came with this package for this GPU."""
-    plans = [Plan.read(file) for file in sorted(SHIPPED.glob("*.json"))]
-    return next((replace(plan, source=f"shipped for {gpu}") for plan in plans if plan.gpu == gpu), None)
+def shipped(gpu: str) -> DispatchTable | None:
+    """The table that came with this package for this GPU."""
+    tables = [DispatchTable.read(file) for file in sorted(SHIPPED.glob("*.json"))]
+    return next((replace(table, source=f"shipped for {gpu}") for table in tables if table.gpu == gpu), None)

@@ -48,14 +48,14 @@ def noise_floor(records: Iterable[Record], metric: str) -> Floor:
     cases: dict[Any, dict[bool, list[Record]]] = {}
     for record in records:
         key = (record.setting, record.name, record.provenance["sweep"])
-        cases.setdefault(key, {}).setdefault(record.twin, []).append(record)
+        cases.setdefault(key, {}).setdefault(record.is_aa_repeat, []).append(record)
     ratios: list[float] = []
     draws: list[Draws] = []
     for pair in (each for each in cases.values() if len(each) == 2):
         order = count()
-        twin, itself = (medians(pair[which], metric, order) for which in (True, False))
-        if common := [key for key in twin if key in itself]:
-            rounds = [(itself[key][0] - twin[key][0], itself[key][1] - twin[key][1]) for key in common]
+        is_aa_repeat, itself = (medians(pair[which], metric, order) for which in (True, False))
+        if common := [key for key in is_aa_repeat if key in itself]:
+            rounds = [(itself[key][0] - is_aa_repeat[key][0], itself[key][1] - is_aa_repeat[key][1]) for key in common]
             ratios += [ratio for ratio, _ in rounds]
             draws.append(np.abs(over_rounds([rounds])[1]))
     if not ratios:

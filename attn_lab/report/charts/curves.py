@@ -110,7 +110,7 @@ def _value(row: Row, family: Family, metrics: dict[str, str]) -> dict[str, Any]:
             value |= dict(zip(_parts(name), map(rounded, (number, low, high)), strict=True))
             if why := noise(row, metric):
                 value["note"] = why
-    if row.status not in ("ok", "refused"):
+    if row.status not in ("ok", "unsupported"):
         value["status"] = row.status
         value["note"] = row.reasons[0] if row.reasons else ""
     return value

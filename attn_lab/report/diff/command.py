@@ -15,7 +15,7 @@ from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.report.diff.differences import BROKEN, METRICS, Difference, asked, both, common, differences
 from attn_lab.report.diff.markdown import markdown
 
-FAIL_ON = ("slower", "broken", "memory", "refused", "gone", *BROKEN)
+FAIL_ON = ("slower", "broken", "memory", "unsupported", "gone", *BROKEN)
 
 
 def diff(

@@ -10,12 +10,12 @@ from attn_lab.records.stats.noise_floor import UNMEASURED, Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
 
-BROKEN = ("wrong", "error", "crashed", "oom", "timeout")  # what an ok case must not become
+BROKEN = ("incorrect", "error", "crashed", "oom", "timeout")  # what an ok case must not become
 TIMES = tuple(f"{one}/time" for one in PASSES)
 METRICS = (*TIMES, "memory/peak")
 MEMORY = 0.01  # memory is counted, not sampled: a change of 1 % is one
 # From the worst to the best, then what says nothing.
-KINDS = ("broken", "slower", "more memory", "refused", "gone", "failing", "new", "fixed", "faster", "less memory",
+KINDS = ("broken", "slower", "more memory", "unsupported", "gone", "failing", "new", "fixed", "faster", "less memory",
          "unclear", "same")  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def asked(row: Row) -> Mapping[str, Any]:
 def _cases(rows: Iterable[Row]) -> dict[Key, Case]:
     found: dict[Key, dict[tuple[str, ...], list[Row]]] = {}
     for row in rows:
-        if not row.twin:  # a twin is the noise floor's, and no case
+        if not row.is_aa_repeat:  # a twin is the noise floor's, and no case
             key = (("backend", row.backend), *sorted(asked(row).items()))
             passes = tuple(row.provenance["config"].get("passes") or ())
             found.setdefault(key, {}).setdefault(passes, []).append(row)
@@ -101,7 +101,7 @@ def _of_case(a: Case, b: Case, floors: Mapping[str, Floor]) -> list[Difference]:
         return [found for metric in floors if (found := _of_metric(a, b, metric, floors[metric]))]
     kind = "same" if a.status == b.status else "failing"
     if a.status == "ok":
-        kind = "broken" if b.status in BROKEN else "refused"
+        kind = "broken" if b.status in BROKEN else "unsupported"
     elif b.status == "ok":
         kind = "fixed"
     return [Difference(kind, b.row, statuses=statuses, reason=_reason(b.row))]

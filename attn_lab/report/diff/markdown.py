@@ -13,7 +13,7 @@ from attn_lab.report.render.markdown import code, escape, table
 
 ROOM = 14_000  # characters of a table, of which there are four at most: a comment on GitHub takes 65,536
 MANY = 6  # times, of which the middle tells of the machine rather than of one of them
-WORSE: tuple[str, ...] = ("broken", "slower", "more memory", "refused")
+WORSE: tuple[str, ...] = ("broken", "slower", "more memory", "unsupported")
 BETTER: tuple[str, ...] = ("fixed", "faster", "less memory")
 OTHER: tuple[str, ...] = ("gone", "new", "failing")
 SAME: tuple[str, ...] = ("unclear", "same")

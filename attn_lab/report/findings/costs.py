@@ -52,11 +52,11 @@ def _energy(row: Row, baseline: Row | None) -> float | None:
 
 
 def _ceiling(measured: Measured, words: Words, one: str) -> Iterator[Finding]:
-    rows = [row for each in measured.cases.values() for row in each.values() if row.number(f"{one}/of_ceiling")]
+    rows = [row for each in measured.cases.values() for row in each.values() if row.number(f"{one}/gemm_fraction")]
     if rows:
-        best = max(rows, key=lambda row: row.number(f"{one}/of_ceiling") or 0.0)
-        share = best.number(f"{one}/of_ceiling") or 0.0
+        best = max(rows, key=lambda row: row.number(f"{one}/gemm_fraction") or 0.0)
+        share = best.number(f"{one}/gemm_fraction") or 0.0
         yield words.finding(
-            "ceiling", "roofline", {"share": share}, one=words(f"pass.{one}"), backend=best.backend,
+            "peak_rates", "roofline", {"share": share}, one=words(f"pass.{one}"), backend=best.backend,
             share=words.percent(share), where=measured.where(best),
         )  # fmt: skip

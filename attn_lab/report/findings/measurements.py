@@ -23,7 +23,7 @@ class Measured:
     def __init__(self, rows: Sequence[Row], baseline: str):
         self.baseline = baseline
         (self.everything,) = compare.disambiguate(rows)
-        self.rows = [row for row in self.everything if not row.twin]
+        self.rows = [row for row in self.everything if not row.is_aa_repeat]
         self.rounds: dict[tuple[Setting, str], list[Row]] = {}  # of each case, those that came out ok
         asked: dict[Any, list[Row]] = {}
         for row in self.rows:  # forward alone and all passes are two questions: one may be refused, the other not

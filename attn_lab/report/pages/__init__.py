@@ -26,7 +26,7 @@ PAGES: Mapping[str, Page] = {
     "models": models,
     "support": support,
     "memory": memory,
-    "kinds": time_variants,
+    "time_variants": time_variants,
     "inside": profiling,
     "accuracy": accuracy,
     "roofline": roofline,

@@ -19,7 +19,7 @@ def render(data: ReportData) -> Iterator[Block]:
         yield Text(data.words["accuracy_how"], "note")
         yield Picture(_figure(data, worst))
         yield _table(data, worst)
-    wrong = [row for row in data.cases if row.status == "wrong"]
+    wrong = [row for row in data.cases if row.status == "incorrect"]
     if wrong:
         yield Heading(data.words["wrong_answers"])
         yield Bullets([(f"{row.backend}, {row.shape_text}: {'; '.join(row.reasons)}", "") for row in wrong])

@@ -101,7 +101,7 @@ def _errors(rows: list[Row]) -> list[Cell]:
 def _kernels(rows: list[Row]) -> list[Cell]:
     told = []
     for row in rows:
-        notes = str(row.metrics.get("witness/kernels", {}).get("note") or "") if row.status == "ok" else ""
+        notes = str(row.metrics.get("kernel_check/kernels", {}).get("note") or "") if row.status == "ok" else ""
         shown = [
             note if len(note) <= LONGEST else note[: LONGEST - 1] + "…" for note in notes.split("; ")
         ]  # one a pass

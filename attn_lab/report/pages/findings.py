@@ -9,7 +9,7 @@ from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Heading, T
 
 title = "page_findings"
 VERDICTS = ("holds", "fails", "untested")
-KINDS = {"holds": "ok", "fails": "wrong", "untested": "refused"}  # as they look
+KINDS = {"holds": "ok", "fails": "incorrect", "untested": "unsupported"}  # as they look
 
 
 def render(data: ReportData) -> Iterator[Block]:

@@ -21,13 +21,15 @@ def condition(data: ReportData) -> Iterator[Block]:
         yield Table(data.words["state_caption"], heads, lines, 2)
     else:
         yield Text(data.words["no_state"])
-    unwatched = dict.fromkeys(_note(row, "card/unwatched") for row in data.rows if "card/unwatched" in row.metrics)
+    unwatched = dict.fromkeys(
+        _note(row, "monitor/unavailable") for row in data.rows if "monitor/unavailable" in row.metrics
+    )
     if unwatched:
         yield Text(data.say("unwatched", why="; ".join(unwatched)), "warning")
     if (counted := late(data.rows))["late"]:
         yield Text(data.say("late_calls", **counted))
-    dropped = [f"{row.backend}, {row.shape_text}, {data.words[one]}: {_note(row, f'{one}/throttled')}"
-               for row in data.rows for one in PASSES if row.number(f"{one}/throttled")]  # fmt: skip
+    dropped = [f"{row.backend}, {row.shape_text}, {data.words[one]}: {_note(row, f'{one}/dropped')}"
+               for row in data.rows for one in PASSES if row.number(f"{one}/dropped")]  # fmt: skip
     if dropped:
         yield Text(data.say("dropped_calls", count=len(dropped)))
         more = [data.say("more_rows", count=len(dropped) - MOST)] if len(dropped) > MOST else []
@@ -38,7 +40,7 @@ def late(rows: Sequence[Row]) -> dict[str, int]:
     """How many calls a GPU began before their host had queued them whole (`late`, beside `calls` that count), and in
     how many `passes` of `all`."""
     passes = [(row, one) for row in rows for one in PASSES if f"{one}/time" in row.metrics]
-    counts = [int(row.number(f"{one}/late") or 0) for row, one in passes]
+    counts = [int(row.number(f"{one}/host_late") or 0) for row, one in passes]
     calls = sum(int(row.metrics[f"{one}/time"].get("samples") or 0) for row, one in passes)
     return {"late": sum(counts), "calls": calls, "passes": sum(map(bool, counts)), "all": len(passes)}
 

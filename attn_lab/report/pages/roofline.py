@@ -20,7 +20,7 @@ def render(data: ReportData) -> Iterator[Block]:
         for row in experiment.cases:
             groups.setdefault((row.machine, str(row.shape.get("dtype"))), []).append(row)
         for (machine, dtype), rows in groups.items():
-            roofs = [_highest(rows, name) for name in ("ceiling/gemm", "ceiling/copy")]
+            roofs = [_highest(rows, name) for name in ("peak_rates/gemm", "peak_rates/copy")]
             gemm, copy = roofs
             values, passes = _values(rows)
             if gemm and copy and values:
@@ -67,12 +67,12 @@ def _figure(
 
 def _table(data: ReportData, experiment: Experiment, rows: list[Row]) -> Table | None:
     """The share of the GEMM rate each case reaches; it needs no copy rate."""
-    passes = [one for one in PASSES if any(row.number(f"{one}/of_ceiling") is not None for row in rows)]
+    passes = [one for one in PASSES if any(row.number(f"{one}/gemm_fraction") is not None for row in rows)]
     if not passes:
         return None
     cells = []
     for place, row in enumerate(sorted(rows, key=lambda row: (compare.order(row), compare.speed(row)))):
-        shares = [row.number(f"{one}/of_ceiling") for one in passes]
+        shares = [row.number(f"{one}/gemm_fraction") for one in passes]
         if any(share is not None for share in shares):
             told = [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
             cells.append([Cell(row.shape_text, place), Cell(row.backend), *told])

@@ -9,7 +9,7 @@ from attn_lab.report.data import ReportData
 from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Heading, Table, Text
 
 title = "page_support"
-SIGNS = {"ok": "✓", "refused": "–", "wrong": "≠"}  # all others: ✕
+SIGNS = {"ok": "✓", "unsupported": "–", "incorrect": "≠"}  # all others: ✕
 
 
 def render(data: ReportData) -> Iterator[Block]:

@@ -146,7 +146,7 @@ def _differs(case: "Case", machine: "Machine") -> str:
     """What of a case's basis is not so here: another GPU, driver, version or source would answer another question."""
     from attn_lab.config.basis import basis_of
 
-    mine = basis_of(case.who, (case.what, case.request.mask, *case.probes.values()), machine)
+    mine = basis_of(case.backend, (case.subject, case.request.mask, *case.probes.values()), machine)
     return ", ".join(f"{name} {mine.get(name, 'none')} instead of {value}" for name, value in case.basis.items()
                      if mine.get(name) != value)  # fmt: skip
 

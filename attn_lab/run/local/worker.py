@@ -125,7 +125,7 @@ class Worker:
         return self._crash_record(case, "timeout", f"still in {self.probe} after {case.timeout:g} s (measure.timeout)")
 
     def _crash_record(self, case: Case, status: Status, why: str) -> Record:
-        took = Measurement(name="harness/case", value=time.monotonic() - self.begun, unit="s")
+        took = Measurement(name="case/seconds", value=time.monotonic() - self.begun, unit="s")
         last = self._printed.decode(errors="replace").strip()
         return Record(
             case=case.as_json(), status=status, reasons=[why, *([f"it said last: {last}"] if last else [])],

@@ -9,7 +9,7 @@ from attn_lab.core.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Capabilities:
     """What a backend can do on one kind of device.  Checked in one place; the tests are generated from it."""
 
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
@@ -24,7 +24,7 @@ class Limits:
     excluded_head_dims: tuple[int, ...] = ()  # sizes in that range that are not served
     forward_only_head_dims: tuple[int, ...] = ()  # sizes at which the backward is known to be incorrect
     max_batch_size: int = 2**62  # batch elements, or documents packed in one
-    least_keys: int = 1  # smallest seq_len_kv
+    min_kv_len: int = 1  # smallest seq_len_kv
     backward_elements: int = 2**62  # most of a tensor, keys and values repeated for every head, that has a gradient
     capability: tuple[int, int] = (0, 0)  # least CUDA compute capability
     capability_below: tuple[int, int] = (1000, 0)
@@ -32,9 +32,9 @@ class Limits:
     pip: str = ""  # what cures a missing package
     build_isolation: bool = True  # False: pip builds it with the torch that is installed
 
-    def __and__(self, other: "Limits") -> "Limits":
+    def __and__(self, other: "Capabilities") -> "Capabilities":
         """What both can do."""
-        return Limits(
+        return Capabilities(
             dtypes=tuple(each for each in self.dtypes if each in other.dtypes),
             masks=tuple(each for each in self.masks if each in other.masks),
             square_masks=tuple({*self.square_masks, *other.square_masks}),
@@ -47,7 +47,7 @@ class Limits:
             excluded_head_dims=tuple(sorted({*self.excluded_head_dims, *other.excluded_head_dims})),
             forward_only_head_dims=tuple(sorted({*self.forward_only_head_dims, *other.forward_only_head_dims})),
             max_batch_size=min(self.max_batch_size, other.max_batch_size),
-            least_keys=max(self.least_keys, other.least_keys),
+            min_kv_len=max(self.min_kv_len, other.min_kv_len),
             backward_elements=min(self.backward_elements, other.backward_elements),
             capability=max(self.capability, other.capability),
             capability_below=min(self.capability_below, other.capability_below),
@@ -103,8 +103,8 @@ class Limits:
         if batch_size > self.max_batch_size:
             what = "batch_size" if request.mask.ends is None else "documents"
             reasons.append(f"{what}: at most {self.max_batch_size}; asked {batch_size}")
-        if shape.seq_len_kv < self.least_keys:
-            reasons.append(f"seq_len_kv: at least {self.least_keys}; asked {shape.seq_len_kv}")
+        if shape.seq_len_kv < self.min_kv_len:
+            reasons.append(f"seq_len_kv: at least {self.min_kv_len}; asked {shape.seq_len_kv}")
         longest = max(shape.seq_len, shape.seq_len_kv)
         elements = shape.batch_size * longest * shape.num_heads * shape.head_dim
         if request.needs_backward and elements > self.backward_elements:

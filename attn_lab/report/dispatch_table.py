@@ -1,4 +1,4 @@
-"""attn-lab tune: verified records → the plan that backend=auto follows, the fastest by bucket and pass."""
+"""attn-lab tune: verified records → the table that backend=auto follows, the fastest by bucket and pass."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.nn.auto.bucket import Bucket, mask_words
-from attn_lab.nn.auto.table import Plan
+from attn_lab.nn.auto.table import DispatchTable
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
@@ -16,22 +16,22 @@ from attn_lab.report.ranking import PLANNED, entry_of
 
 
 def tune(runs: Sequence[str], out: Path) -> int:
-    """Write the plan to `out` and print what it holds.  Raises BadRequest for runs that make no plan."""
+    """Write the table to `out` and print what it holds.  Raises BadRequest for runs that make no table."""
     try:
         found = records(runs)
     except OSError as error:
         raise BadRequest(f"tune: expected run folders, each with a records.jsonl; got {error}") from None
-    plan, left_out = plan_of(found.records)
+    table, left_out = plan_of(found.records)
     try:
-        plan.write(out)
+        table.write(out)
     except OSError as error:
         raise BadRequest(f"tune: expected a file to write to; got {error.strerror}: {out}") from None
-    print(f"{out}: {len(plan.entries)} buckets for {plan.gpu}, from {plan.made['records']} records")
+    print(f"{out}: {len(table.entries)} buckets for {table.gpu}, from {table.made['records']} records")
     for one in PLANNED:
-        taken = Counter(entry.passes[one].first for entry in plan.entries.values() if one in entry.passes)
+        taken = Counter(entry.passes[one].first for entry in table.entries.values() if one in entry.passes)
         if taken:
             told = ", ".join(f"{name} in {count}" for name, count in taken.most_common())
-            print(f"  {WORDS.get(one, one)}: {told}; {Floor(**plan.made['floors'][one])}")
+            print(f"  {WORDS.get(one, one)}: {told}; {Floor(**table.made['floors'][one])}")
     for why, count in left_out.most_common():
         print(f"  left out: {count} × {why}")
     for line in found.broken:
@@ -39,8 +39,8 @@ def tune(runs: Sequence[str], out: Path) -> int:
     return 0
 
 
-def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
-    """The plan these rows make; and of those that add nothing to it, how many for which reason.
+def plan_of(rows: Sequence[Row]) -> tuple[DispatchTable, Counter[str]]:
+    """The table these rows make; and of those that add nothing to it, how many for which reason.
 
     Raises BadRequest unless they are of one GPU, and some of them timed.
     """
@@ -51,13 +51,13 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
             left_out[why] += 1
         else:
             usable.append(row)
-    single = [row for row in usable if not row.twin]
+    single = [row for row in usable if not row.is_aa_repeat]
     machines = sorted({row.machine for row in single})
     if len(machines) != 1:
         got = (
             ", ".join(machines) or f"none ({', '.join(f'{n} × {why}' for why, n in left_out.items()) or 'no records'})"
         )
-        raise BadRequest(f"tune: expected verified records of one GPU, whose plan this is; got {got}")
+        raise BadRequest(f"tune: expected verified records of one GPU, whose table this is; got {got}")
     floors = {one: noise_floor(usable, f"{one}/time") for one in PLANNED}
     buckets: dict[Bucket, dict[Any, dict[str, list[Row]]]] = {}
     for row in single:
@@ -66,7 +66,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[Plan, Counter[str]]:
     entries = {bucket: entry for bucket, entry in found.items() if entry}
     if not entries:
         raise BadRequest(f"tune: expected records that came out ok and were timed; got none of {len(single)}")
-    return Plan(gpu=machines[0], entries=entries, made=_made(single, floors)), left_out
+    return DispatchTable(gpu=machines[0], entries=entries, made=_made(single, floors)), left_out
 
 
 def _useless(row: Row) -> str:
@@ -85,7 +85,7 @@ def _bucket(row: Row) -> Bucket:
 
 
 def _made(rows: Iterable[Row], floors: Mapping[str, Floor]) -> dict[str, Any]:
-    """Provenance: what an answer of this plan stands on."""
+    """Provenance: what an answer of this table stands on."""
     rows = list(rows)
     versions: dict[str, set[str]] = {}
     for row in rows:
