@@ -1,4 +1,4 @@
-"""Configuration errors, whoever raised them, as one line that names the culprit and the valid choices."""
+"""Configuration errors, Hydra's included, as one line with the culprit and the valid choices."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from attn_lab.core.suggest import did_you_mean
 from attn_lab.records.renamed import KEYS, PROBES
 
 MOST = 600  # characters of a foreign error that are printed
-LONG = 80  # characters of a name that nobody meant
+LONG = 80  # characters of a name that is shown
 
 
 def explained(error: BaseException) -> BadRequest:

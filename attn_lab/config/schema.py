@@ -51,7 +51,7 @@ class Report:
 
 @dataclass
 class Config:
-    """All there is to configure.  Groups that strangers may add to (backend, mask, …) are checked when built."""
+    """All there is to configure.  Groups that other packages may add to (backend, mask, …) are checked when built."""
 
     name: str = MISSING  # the run folder: runs/NAME
     device: str = "auto"

@@ -16,7 +16,7 @@ NOT_OF_A_CASE = ("logger", "hydra")  # folders of conf/ whose parts write files,
 def check_targets(config: Any) -> None:
     """Raises BadRequest for a configuration that names a callable which conf/ does not, or interpolates a value.
 
-    A record is data: somebody else may have written it, and what is built from it runs here.
+    A record is data from anywhere, and what is built from it runs here.
     """
     for key, value in _items(config):
         told = f"the record has {key}={str(value)[:80]}"

@@ -117,15 +117,15 @@ def _of_machine(by_device: Mapping[str, Capabilities], machine: Machine) -> list
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A question in somebody's hands: the function that answers it, whose kernels that launches, and why theirs."""
+    """The backend selected for a request, its prepared function, and why it was selected."""
 
     attend: AttentionFn
     by: Backend
     why: str = ""  # of a choice
-    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # who was preferred to them, and why not
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reasons, by backends preferred to it
 
 
 def select(backend: Backend, request: Request, machine: Machine) -> Selection:
     """Have it prepared: by itself, or, where a backend chooses among others (and has a `select`), by one of those."""
-    choose = getattr(backend, "take", None)
+    choose = getattr(backend, "select", None)
     return choose(request, machine) if choose else Selection(attend=backend.prepare(request, machine), by=backend)

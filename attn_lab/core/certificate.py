@@ -203,7 +203,7 @@ def _texts(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _compact(plain: Mapping[str, Any]) -> str:
-    """JSON with one line a group of kinds, for people and for diffs."""
+    """JSON with one line a group of kinds, readable and good for diffs."""
     head = {key: value for key, value in plain.items() if key != "backends"}
     parts = [json.dumps(head, indent=1, ensure_ascii=False)[:-2], ',\n "backends": {']
     blocks = []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class AttnLabError(Exception):
-    """Anything attn_lab says on purpose; its text is one line for a person."""
+    """Anything attn_lab says on purpose; its text is one line."""
 
 
 class BadRequest(AttnLabError, ValueError):
@@ -25,9 +25,9 @@ class StorageError(AttnLabError):
 class Unsupported(AttnLabError):
     """A backend cannot serve a request.  `reasons` holds all of them, not the first."""
 
-    def __init__(self, who: str, reasons: Sequence[str]):
+    def __init__(self, backend: str, reasons: Sequence[str]):
         self.reasons = list(reasons)
-        super().__init__(f"{who} refuses: {'; '.join(reasons)}")
+        super().__init__(f"{backend} refuses: {'; '.join(reasons)}")
 
 
 class Incorrect(AttnLabError):

@@ -25,7 +25,7 @@ class Machine:
     capability: tuple[int, int] | None = None  # CUDA compute capability
     multiprocessors: int | None = None
     driver: str | None = None
-    cudnn: str | None = None  # its version; to ask it opens the GPU, so whoever looks at the cards asks
+    cudnn: str | None = None  # its version; reading it opens the GPU, so it is read with the cards
     uuid: str | None = None  # which of several cards alike
     cores: int = 1  # of the host
     threads: int = 1  # torch's, on the CPU

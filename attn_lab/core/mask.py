@@ -1,4 +1,4 @@
-"""Who may attend to whom: one predicate over absolute positions, from which every other form is derived."""
+"""Which query may attend to which key: one predicate over absolute positions; every other form derives from it."""
 
 from collections.abc import Iterator
 from itertools import pairwise

@@ -14,7 +14,7 @@ def cache_folder() -> Path | None:
 
 
 def shown(path: Path) -> str:
-    """`path` as people write it: from ~ where it lies there."""
+    """`path` with ~ for the home directory."""
     try:
         return f"~/{path.relative_to(Path.home())}"
     except (RuntimeError, ValueError):

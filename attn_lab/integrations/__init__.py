@@ -1,1 +1,1 @@
-"""Into other people's models, one line each: one library a file, loaded when it is imported and not before."""
+"""Backends in models of other libraries, by one line each; one library a file, imported only with it."""

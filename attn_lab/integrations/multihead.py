@@ -57,7 +57,7 @@ class Multihead(nn.MultiheadAttention):
         self, theirs: nn.MultiheadAttention, full: Dispatcher, causal: Dispatcher, recall: IdentityCache
     ) -> None:
         nn.Module.__init__(self)  # not its own, which would make weights
-        vars(self).update(vars(theirs))  # parameters, hooks and all: the very same, whoever holds a handle to them
+        vars(self).update(vars(theirs))  # parameters, hooks and all: the very same objects
         self._full, self._causal, self._recall = full, causal, recall
         # A module with a hook is one that TransformerEncoderLayer's fast path, which knows only weights, steps over.
         if _nothing not in self._forward_pre_hooks.values():

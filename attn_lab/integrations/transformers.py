@@ -85,7 +85,7 @@ def use(model: PreTrainedModel, attend: AttentionFn) -> None:
     """Have all attention in `model` computed by one prepared function, for inputs of the sizes it was prepared for.
 
     Mask, scale and dropout are the function's.  transformers makes no mask under a name without a mask interface, nor
-    waits for the device to see whether it must; a batch with a mask of its own is refused, for nobody would see it.
+    waits for the device to see whether it must; a batch with a mask of its own is refused, as it would not be applied.
     """
     if model not in _functions:
         model.register_forward_pre_hook(_check_unmasked, with_kwargs=True)

@@ -35,7 +35,7 @@ class Case:
     probes: Mapping[str, Probe]
     config: Mapping[str, Any]
     basis: Mapping[str, str]
-    timeout: float  # seconds the whole case may take, where somebody stands by to end it
+    timeout: float  # seconds the whole case may take; a worker process that takes longer is ended
 
     def __post_init__(self) -> None:
         targets = {role: part.get("_target_") for role, part in self.config.items() if isinstance(part, Mapping)}
@@ -103,7 +103,7 @@ class Case:
 
 
 def _hooks(probe: Probe) -> bool:
-    return getattr(probe, "hooks", False)  # a stranger's probe need not say
+    return getattr(probe, "hooks", False)  # a probe of another package need not have it
 
 
 def _expect(role: str, targets: Mapping[str, Any], part: object, *names: str) -> None:

@@ -21,7 +21,7 @@ THROTTLED = frozenset(REASONS.values()) - {CAP}  # a card under its cap is what 
 
 
 class MonitorUnavailable(Exception):
-    """Nobody tells how the card is; the text says why, as a line for a person."""
+    """The card's state cannot be read; the text says why, in one line."""
 
 
 class State(NamedTuple):
@@ -110,7 +110,7 @@ class _Driver:
         return ["a process beyond this container"] * (len(listed) - 1)
 
     def _told(self, ask: Callable[..., Any], *words: Any) -> Any:
-        """What the driver answers; None where this card, or whoever lends it, keeps that to itself."""
+        """What the driver answers; None where this card, or its host, does not give it."""
         with suppress(self._nvml.NVMLError):
             return ask(self._handle, *words)
         return None

@@ -37,7 +37,7 @@ class PreparedCase:
     reference  the same slices from the oracle, computed in the dtype asked
     found      what the probes before have measured, by name
     module     what `forward` calls, where that is an nn.Module, for probes to tell its parts apart
-    scratch    a folder for files that a probe yields; whoever writes the first makes it
+    scratch    a folder for files that a probe yields; made with the first file
 
     Nobody may write to what a step is given: its bits are summed up here, before anyone could.
     """
@@ -102,7 +102,7 @@ class PreparedCase:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW with so short a step that who is timed last still has the weights that were proven right.
+        """AdamW with so short a step that the last pass timed still has the weights that were verified.
 
         The large eps is for float16, in which the squares of small gradients are zero.
         """
@@ -167,7 +167,7 @@ class Subject(Protocol):
     """What is stepped: attention alone, a layer, a model.  It makes the tensors and owns its FLOPs."""
 
     def check(self, request: Request) -> None:
-        """Raise BadRequest for a question that makes no sense of this subject, whoever answers it."""
+        """Raise BadRequest for a request that makes no sense of this subject, with any backend."""
 
     def stage(
         self,

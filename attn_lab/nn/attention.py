@@ -93,12 +93,12 @@ class Attention(nn.Module):
 
     @property
     def mask(self) -> Mask:
-        """Who may attend to whom: the layer's for life."""
+        """Which query may attend to which key; fixed for the layer."""
         return self._serving.mask
 
     @property
     def backend(self) -> Backend | None:
-        """Who computes the attention; of several, or "auto", who took the newest question (None: none was asked yet).
+        """The backend that computes the attention; of several, or "auto", that of the newest request (None: none yet).
 
         Assign another, or a list, to swap it; weights stay.
         """
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
     @property
     def choices(self) -> list[Choice]:
-        """Every question asked so far, the newest last: who took it, and why those preferred could not."""
+        """Every request so far, the newest last: the backend selected, and why preferred ones are unsupported."""
         return list(self._serving.choices.values())
 
     @property

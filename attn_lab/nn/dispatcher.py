@@ -29,7 +29,7 @@ Key = tuple[Any, ...]  # sizes of q and of k, dtype, device, needs gradients, dr
 
 @dataclass(frozen=True)
 class Choice:
-    """A question, who took it, and why those preferred to it could not; of one that was chosen for it, why that one."""
+    """A request, the backend selected for it, and why backends preferred to it are unsupported."""
 
     request: Request
     backend: Backend
@@ -39,7 +39,7 @@ class Choice:
     def __str__(self) -> str:
         told = f"{self.request.shape} {type(self.request.mask).__name__}: {_called(self.backend)}"
         told += f" ({self.why})" * bool(self.why)
-        return "; ".join([told, *(f"{who} refuses: {'; '.join(why)}" for who, why in self.passed_over.items())])
+        return "; ".join([told, *(f"{name} refuses: {'; '.join(why)}" for name, why in self.passed_over.items())])
 
 
 class Dispatcher:
@@ -211,7 +211,7 @@ class Dispatcher:
                 passed_over[_called(backend)] = reasons
         if len(self.backends) == 1:
             raise Unsupported(next(iter(passed_over)), reasons)
-        raise Unsupported("every backend preferred", [f"{who}: {'; '.join(why)}" for who, why in passed_over.items()])
+        raise Unsupported("every backend preferred", [f"{name}: {'; '.join(why)}" for name, why in passed_over.items()])
 
 
 def _of_last(window: int, attend: AttentionFn) -> AttentionFn:

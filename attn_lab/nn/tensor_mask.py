@@ -1,4 +1,4 @@
-"""A mask that arrives as a tensor with the batch, padding mostly: what other people's models hand to attention."""
+"""A mask that arrives as a tensor with the batch, padding mostly, as models of other libraries pass it to attention."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class IdentityCache:
         """What `make` gives.  `about`: what else it depends on."""
         given = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.is_inference() for tensor in given):
-            return make()  # nobody counts what is written into those
+            return make()  # writes into those are not counted
         for seen, subject, made in self._known:
             if subject == about and len(seen) == len(given) and all(map(_Seen.again, seen, given)):
                 return made

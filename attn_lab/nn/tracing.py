@@ -49,7 +49,7 @@ def of_nothing(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -
 
 def asked_sizes(q: Tensor, k: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """While tracing: the sizes of q and k with a stand-in for each that is left open; None where none is."""
-    from torch.fx.experimental.symbolic_shapes import has_static_value  # imports sympy: only who traces waits for it
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # imports sympy, which only tracing needs
 
     (batch, seq, heads, head_dim), (_, keys, kv_heads, _) = q.shape, k.shape
     if has_static_value(batch) and has_static_value(seq) and has_static_value(keys):

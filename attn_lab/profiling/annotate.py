@@ -151,7 +151,7 @@ def _around_interface(module: nn.Module, undo: ExitStack) -> None:
 
     def restore() -> None:
         del functions[name]  # ours hides what is registered under this name, now and later
-        if functions.get(name) is not attend:  # somebody else's did so before
+        if functions.get(name) is not attend:  # another hook did so before
             functions[name] = attend
 
     functions[name] = attended

@@ -62,7 +62,7 @@ class LoopContext:
         )  # fmt: skip
 
     def held(self) -> dict[str, int]:
-        """Bytes that are there before a step, by what they are; "" for what nobody can tell."""
+        """Bytes that are there before a step, by what they are; "" for what is unknown."""
         told = {
             "parameters": sum(map(_size, self._model.parameters())),
             "buffers": sum(map(_size, self._model.buffers())),

@@ -44,7 +44,7 @@ def memory_use(
 ) -> MemoryUse | None:
     """Memory in the newest pass of this name; `before`: bytes that were there already, by what they are.
 
-    `lines`: who asked for each allocation, in their order, where that is known better than the trace has it.
+    `lines`: the source line of each allocation, in their order, where that is known better than the trace has it.
     None where the trace holds no such pass.
     """
     ranges = trace.ranges(PASS + name)

@@ -1,4 +1,4 @@
-"""CUDA's allocator, writing down who asks it for memory while something runs; nothing at all on a CPU."""
+"""The history of CUDA's allocator while something runs, with the line of each allocation; nothing on a CPU."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What was seen inside a step as measurements and files: the same ones, whoever looked."""
+"""What was seen inside a step as measurements and files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ def of_kernels(
 def of_phases(
     trace: Trace, name: str, device: str, folder: Path, samples: int, timed: float | None = None
 ) -> Iterator[Measurement | File]:
-    """`timed`: what a clock saw of this pass without anybody looking, in ms."""
+    """`timed`: this pass's time without a profiler, in ms."""
     found = phases.phases_of(trace, name, device)
     if found is None:
         return

@@ -20,7 +20,7 @@ class Appender:
         try:
             self._file = os.open(path, flags, 0o666)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+            if error.errno == errno.ENXIO:  # a FIFO without a reader
                 raise OSError(error.errno, "not a regular file", str(path)) from None
             raise
         if not stat.S_ISREG(os.fstat(self._file).st_mode):

@@ -58,7 +58,7 @@ def vary(records: Sequence[Record]) -> list[str]:
 
 
 def order(record: Record) -> tuple[Any, ...]:
-    """Sorts settings as people count: 512 before 2048, and fields that not every record has do not matter."""
+    """Sorts settings by number: 512 before 2048, and fields that not every record has do not matter."""
     asked = record.asked
     leading = [*CONTEXT, *AXES]
     names = leading + sorted(set(asked) - set(leading))

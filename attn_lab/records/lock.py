@@ -48,7 +48,7 @@ class FolderLock:
         """Remove what this lock made, if the folder was not there before; then release it."""
         try:
             if self._made:
-                shutil.rmtree(self.folder)  # while it is held: nobody has begun anything in it
+                shutil.rmtree(self.folder)  # while it is locked: nothing has begun in it
                 for each in self._made[1:]:
                     each.rmdir()
         finally:

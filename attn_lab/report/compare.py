@@ -67,7 +67,7 @@ def several(rows: Sequence[Row]) -> list[str]:
 
 
 def speed(row: Row) -> tuple[Any, ...]:
-    """Sorts the fastest first, by the longest pass there is: who has only a forward time comes after all steps."""
+    """Sorts the fastest first, by the longest pass there is: one with only a forward time comes after all steps."""
     times = [row.number(f"{one}/time") for one in reversed(PASSES)]
     rank = next((rank for rank, time in enumerate(times) if time is not None), len(times))
     return rank, (*times, 0.0)[rank], row.backend, row.round

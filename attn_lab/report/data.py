@@ -21,7 +21,7 @@ from attn_lab.report.experiments import experiment_of
 from attn_lab.report.findings import Finding, check_claims, partition, sentences
 from attn_lab.report.locales.i18n import catalogue
 
-MOST_FAMILIES = 16  # along one axis of one experiment that get figures: a grid has hundreds, which nobody looks at
+MOST_FAMILIES = 16  # along one axis of one experiment that get figures: a grid has hundreds, too many to look at
 
 
 @dataclass

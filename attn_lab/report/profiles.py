@@ -22,7 +22,7 @@ class Phase(NamedTuple):
 
 
 def phases(row: Row) -> list[Phase]:
-    """The parts of a case's step in their order; none where nobody looked."""
+    """The parts of a case's step in their order; none where no probe looked."""
     found = []
     for name in row.metrics:
         kind, _, what = name.partition("/")

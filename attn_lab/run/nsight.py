@@ -52,7 +52,7 @@ def nsight(cases: Sequence[str], runs: Sequence[Path], name: str, keep_mb: float
 
 
 def _run_first(overrides: list[str]) -> Record:
-    """The record of the case these words ask for, from a sweep of its own: verified, and timed without anybody near."""
+    """The record of the case these words ask for, from a sweep of its own: verified, and timed alone."""
     try:
         case, folder = composed(overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:

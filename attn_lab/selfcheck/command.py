@@ -106,7 +106,7 @@ FAULTS = (
         marks="SM clock under 90 %",
     ),
     Fault(
-        "somebody else on the GPU",
+        "another process on the GPU",
         SOUND,
         "ok",
         words=(CARD, "+probe.timing.gpu_monitor.shared=true"),

@@ -27,7 +27,7 @@ PER_PASS = {
 MEMORY = {"memory/peak": "peak memory (MB)"}
 ACCURACY = {f"accuracy/{what}": f"error of {what}, allowed is 1" for what in ("out", "dq", "dk", "dv")}
 LOGARITHMIC = (*(f"/{what}" for what in PER_PASS if what.startswith("time")), "/peak", "/energy")
-CHOOSING = ("auto", "paired")  # backends made of others: strangers to the palette, or each new one would move the rest
+CHOOSING = ("auto", "paired")  # backends made of others: outside the palette, or each new one would move the rest
 POINTS = 24  # with bars; a workspace with more panels is slow to open
 # Okabe and Ito's, as in our figures, then Tol's: told apart by most eyes.  The first is the baseline's.
 COLOURS = (
@@ -161,12 +161,12 @@ def _path(axis: str) -> str:
 
 
 def _colours(backends: Sequence[str]) -> dict[str, str]:
-    """A backend of ours has its place in the palette whoever else is there; strangers take what comes after."""
+    """A backend of ours has a fixed place in the palette; others take what comes after."""
     ours = sorted(path.stem for path in Path(conf.__path__[0], "backend").glob("*.yaml"))
     ours = [name for name in ours if name not in CHOOSING]
     ours.sort(key=lambda name: name != "naive")
-    strangers = [name for name in backends if name not in ours]
-    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate([*ours, *strangers]) if name in backends}
+    others = [name for name in backends if name not in ours]
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate([*ours, *others]) if name in backends}
 
 
 def _table() -> Any:

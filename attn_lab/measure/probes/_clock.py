@@ -26,7 +26,7 @@ class Clock(Protocol):
     """`rest`: it rests so many times as long as each burst of calls took; 0 is call after call.
 
     `late`: calls that were made again since a GPU began them before the host had queued the whole of them; `behind`:
-    those that count in spite of it.  Both are for whoever reads them to put back to 0.
+    those that count in spite of it.  The reader sets both back to 0.
     """
 
     rest: float
@@ -37,7 +37,7 @@ class Clock(Protocol):
     def calls_at_once(self) -> int: ...
 
     def warm(self, before: Before, timed: Timed, count: int, seconds: float) -> float:
-        """Make `count` calls that nobody times, fewer once `seconds` are over.  Returns how long each took, in s."""
+        """Make `count` untimed calls, fewer once `seconds` are over.  Returns how long each took, in s."""
 
     def time(self, before: Before, timed: Timed, count: int, meanwhile: Callable[[], None]) -> list[float]:
         """Milliseconds of `count` calls.  `meanwhile` is called once, when they are on their way."""

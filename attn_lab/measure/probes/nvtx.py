@@ -18,9 +18,9 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Nvtx(Probe):
-    """`attn-lab nsight` runs a case with this alone.  nvtx/passes is how many were shown; on a CPU there is nobody to.
+    """`attn-lab nsight` runs a case with this alone.  nvtx/passes is how many were marked; none on a CPU.
 
-    PASS/min_bytes is what a pass must move at least, whoever computes it: what it is given and what it returns.
+    PASS/min_bytes is what a pass must move at least, with any backend: what it is given and what it returns.
     """
 
     hooks = True

@@ -47,7 +47,7 @@ class Timing(Probe):
 
     On a GPU the card is read once for every ten calls, while it works: PASS/sm_clock, memory_clock, power, temperature.
     Calls under a clock throttled by heat or power brake, or below `clock_share` of the pass's own median, are dropped:
-    PASS/dropped counts them.  Too many of those, or somebody else on the card, is a mark on every time.
+    PASS/dropped counts them.  Too many of those, or another process on the card, is a mark on every time.
     A call that the GPU began before its host had queued the whole of it has timed the host, and is made again;
     PASS/host_late counts them, and where even a GPU that waits longer has to wait for the host, that is a mark, too.
     """

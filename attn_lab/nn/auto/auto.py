@@ -1,4 +1,4 @@
-"""`auto`: whoever was measured to be the fastest answers, as a table has it or as is found on the spot."""
+"""`auto`: the backend measured as fastest, by a dispatch table or by a measurement at first use."""
 
 import math
 import warnings
@@ -31,10 +31,10 @@ class Auto(Backend):
     verify   verify the first request of each kind (`nn/verification.py`)
 
     A question in no bucket of the table is answered as the nearest, with a warning.  Where a table knows nothing that
-    is comparable (another mask or dtype, decoding), where nobody it names can, and where there is none, those that can
-    are measured against each other once (`autotune.py`); where torch.distributed runs with several ranks, which must
-    take the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why they could
-    not, is told.
+    is comparable (another mask or dtype, decoding), where it names none that is supported, or without a table, those
+    supported are measured against each other once (`autotune.py`); where torch.distributed runs with several ranks,
+    which must take the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why
+    they could not, is told.
     """
 
     table: DispatchTable | str | PathLike[str] | None = None
@@ -42,7 +42,7 @@ class Auto(Backend):
     verify: bool = True
 
     capabilities = {"cuda": ANYTHING, "cpu": ANYTHING}
-    kernels = {}  # those of whoever it chooses
+    kernels = {}  # those of the backend selected
 
     def __post_init__(self) -> None:
         if self.table is None or isinstance(self.table, DispatchTable):
@@ -90,7 +90,7 @@ class Auto(Backend):
         return self.select(request, machine).attend
 
     def select(self, request: Request, machine: Machine) -> Selection:
-        """Raises Refused, with the reasons of all, where nobody can."""
+        """Raises Refused, with the reasons of all, where none is supported."""
         passed_over: dict[str, Sequence[str]] = {}
         table, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
         found = table and table.find(asked, one)

@@ -24,7 +24,7 @@ CHECKED = 64  # of the last queries, of one head group, held against plain atten
 def race(
     able: Mapping[str, Backend], request: Request, machine: Machine
 ) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """Median ms by name, taken by turns on the same inputs; and of who fell out (wrong, refused, no memory), why."""
+    """Median ms by name, interleaved on the same inputs; and why others have none."""
     fallen: dict[str, list[str]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     leaves, cotangent = _inputs(request, machine)

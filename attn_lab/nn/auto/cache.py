@@ -58,7 +58,7 @@ class AutotuneCache:
         self, asked: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
         passed_over: dict[str, Sequence[str]],
     ) -> Ranking:  # fmt: skip
-        """Those able, by this pass's time, measured now and kept; who fell out is passed over too."""
+        """The supported backends by this pass's time, measured now and cached; those that failed are passed over."""
         with self._measuring:  # beside another measurement neither would be worth much
             if known := self.known(asked, one):
                 return known
@@ -112,9 +112,9 @@ def _united(
 
 
 def ranked(times: Mapping[str, float]) -> Ranking:
-    """The fastest first; of those that are level with it, who is preferred."""
+    """The fastest first; of those level with it, the preferred one."""
     if not times:
-        return Ranking({}, "nobody")
+        return Ranking({}, "none")
     best = min(times.values())
     first = next(name for name, each in times.items() if each <= best * LEVEL)
     order = [first, *sorted((name for name in times if name != first), key=lambda name: times[name])]

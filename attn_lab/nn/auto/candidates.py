@@ -1,4 +1,4 @@
-"""Whom `auto` may take: every backend there is, by how soon it can be tried, and who of them can here."""
+"""The backends that `auto` selects from, by how soon they can be tried, and which of them this machine supports."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,16 +11,16 @@ from attn_lab.nn.registry import backend_named
 
 # In the order in which they are measured; of two that are level the first is taken.
 READY = ("sdpa_cudnn", "flash4", "sdpa_cudnn+flash4", "flash3", "flash2", "sdpa_flash", "sdpa_efficient")
-# Only where nobody above can, for compiling it takes longer than a short measurement may.  And alone, so that it is not
-# raced: whoever traces holds torch.compile's lock, and a race in another thread would wait for it forever.
+# Only where none above is supported: compiling takes longer than a short measurement may.  And alone, so that it is
+# not autotuned: tracing holds torch.compile's lock, and a measurement in another thread would wait for it forever.
 COMPILED = ("flex",)
-MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nobody else can
+MATERIALISED = ("sdpa_math", "naive_fp32")  # where scores are small, or nothing else is supported
 KNOWN = (*READY, *COMPILED, *MATERIALISED)
 SMALL = 2**24  # scores
 
 
 def supported_backends(request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> dict[str, Backend]:
-    """Who can, of those that are worth measuring against each other here; who cannot is passed over."""
+    """The supported backends worth measuring against each other here; reasons of the others go to `passed_over`."""
     shape = request.shape
     small = shape.batch_size * shape.num_heads * shape.seq_len * shape.seq_len_kv <= SMALL
     for names in (READY + MATERIALISED * small, COMPILED, MATERIALISED):

@@ -1,4 +1,4 @@
-"""A table: which backend was measured to be the fastest, by what is asked; read without torch, by people too."""
+"""The dispatch table: the backend measured as fastest, by bucket of requests; JSON, read without torch."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a bucket: a ranking by pass, the shapes it comes from, and who could not, with the reasons."""
+    """A bucket's ranking by pass, the shapes it comes from, and the unsupported backends with their reasons."""
 
     passes: Mapping[str, Ranking]
     measured: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class DispatchTable:
         return hashlib.sha256(self.text.encode()).hexdigest()[:8]
 
     def write(self, path: Path) -> None:
-        """Whole or not at all, whoever else writes there."""
+        """Whole or not at all, also with concurrent writers."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}-{os.getpid()}")
         fresh.write_text(self.text, encoding="utf-8")

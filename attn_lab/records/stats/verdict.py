@@ -9,7 +9,7 @@ from attn_lab.records.record import Record
 from attn_lab.records.stats.bootstrap import Draws, interval, medians, over_rounds
 from attn_lab.records.stats.noise_floor import Floor
 
-SAME_WITHIN = 0.05  # nobody chooses by less; noise may hide more, and then two times are not called the same
+SAME_WITHIN = 0.05  # less is no reason to choose; noise may hide more, and then two times are not called the same
 # Where only one side was timed with rests: cuDNN's backward is 0.75 % faster on a GPU that rests, naive 0.2 % slower,
 # where neither is at its power cap.
 MIN_EFFECT_UNLIKE = 0.01

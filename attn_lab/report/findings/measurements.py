@@ -1,4 +1,4 @@
-"""The rows that may be held against each other, asked by setting and backend; judged once, whoever asks."""
+"""The rows that may be compared, by setting and backend, with their verdicts, each computed once."""
 
 from collections.abc import Hashable, Sequence
 from functools import cached_property
@@ -40,7 +40,7 @@ class Measured:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Those with a number, as people count."""
+        """Those with a number, in its order."""
         return sorted(self.cases, key=lambda setting: compare.order(next(iter(self.cases[setting].values()))))
 
     @cached_property

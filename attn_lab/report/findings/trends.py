@@ -20,7 +20,7 @@ def exponent(rows: Sequence[Row], axis: str, metric: str) -> Exponent | None:
 
 
 def trends(measured: Measured, words: Words) -> Iterator[Finding]:
-    """Along each axis of the family that has most cases: a full grid has dozens, and nobody reads dozens."""
+    """Along each axis of the family that has most cases: a full grid has dozens, too many to read."""
     for axis, families in measured.axes.items():
         family = max(families, key=len)
         told = axis

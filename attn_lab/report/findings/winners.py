@@ -1,4 +1,4 @@
-"""Which backend is in front, by how much, what the fastest gains over the baseline, and who is slower than that."""
+"""The fastest backend and by how much, its gain over the baseline, and backends slower than the baseline."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Pair(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """The fastest at one setting against the second, and who else may be the fastest: no verdict tells them apart."""
+    """The fastest at one setting against the second, and others that no verdict tells from the fastest."""
 
     over: Pair
     beside: list[str]

@@ -1,4 +1,4 @@
-"""Who is fastest at each shape, and who may not be told apart from it."""
+"""The fastest backend at each shape, and those not distinguishable from it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Winner(NamedTuple):
 
 
 def winners(data: ReportData, one: str) -> Iterator[Winner]:
-    """For each setting that has times for the pass, as people count them."""
+    """For each setting that has times for the pass, in the order of its numbers."""
     for experiment in data.experiments:
         settings: dict[object, list[Row]] = {}
         for row in sorted(experiment.cases, key=compare.order):

@@ -13,7 +13,7 @@ from attn_lab.report.render.blocks import Block, Bullets, Cell, Details, Head, H
 from attn_lab.report.render.formatting import number, share, speedup
 
 title = "page_figures"
-LONGEST = 96  # characters of a list of kernels: what comes after, nobody compares by eye
+LONGEST = 96  # characters of a list of kernels: more cannot be compared by eye
 
 
 def render(data: ReportData) -> Iterator[Block]:

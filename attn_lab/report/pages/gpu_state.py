@@ -1,4 +1,4 @@
-"""How the card was while it was measured: clocks, power, heat; calls that were dropped for it; who else was there."""
+"""How the card was while it was measured: clocks, power, heat; calls dropped for it; other processes on it."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median

@@ -48,7 +48,7 @@ def _drawn(data: ReportData, family: Family) -> Figure | None:
 
 
 def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
-    """All rows of the family, for who ran out of memory is told as well."""
+    """All rows of the family, those out of memory included."""
     start = [family.axis] if family.axis else []
     rows = sorted(family.rows, key=lambda row: (compare.order(row) if start else (), row.status != "ok",
                                                 compare.speed(row)))  # fmt: skip

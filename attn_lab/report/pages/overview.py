@@ -1,4 +1,4 @@
-"""The overview page: what was asked, of which machine, who is fastest at each shape, and how sure that is."""
+"""The overview page: the question, the machine, the fastest backend at each shape, and how sure that is."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from attn_lab.report.findings.finding import Span
 
-NEAR = 1.25  # as fast, as much: within a quarter, on another GPU; whoever chooses a backend by it chooses the same
+NEAR = 1.25  # as fast, as much: within a quarter, on another GPU; the choice of a backend stays the same
 HARDLY = 1.25  # less than a quarter along a whole axis is hardly growth; what is worth tuning, or much better, is more
 LITTLE = 0.25  # grows little: by a quarter of what the other grows by, or less; both are drawn on one picture's scale
 SAVED = (0.45, 0.95)  # "50 to 90 %", read off a picture to the nearest ten
