@@ -41,10 +41,10 @@ class Paired(Backend):
             into, back = self.forward.split_refusals(ahead, machine), self.backward.split_refusals(request, machine)
         else:
             into, back = self.forward.unsupported_reasons(ahead, machine), self.backward.machine_refusals(machine)
-        return _told("forward", self.forward, into) + _told("backward", self.backward, back)
+        return _prefixed("forward", self.forward, into) + _prefixed("backward", self.backward, back)
 
     def machine_refusals(self, machine: Machine) -> list[str]:
-        return _told("forward", self.forward, self.forward.machine_refusals(machine)) + _told(
+        return _prefixed("forward", self.forward, self.forward.machine_refusals(machine)) + _prefixed(
             "backward", self.backward, self.backward.machine_refusals(machine)
         )
 
@@ -54,5 +54,5 @@ class Paired(Backend):
         return joined(self.forward.split(request, machine), self.backward.split(request, machine))
 
 
-def _told(half: str, backend: Backend, reasons: list[str]) -> list[str]:
+def _prefixed(half: str, backend: Backend, reasons: list[str]) -> list[str]:
     return [f"{half} {backend_name(backend)}: {reason}" for reason in reasons]

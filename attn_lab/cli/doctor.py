@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _state(name: str, backend: Backend, machine: Machine) -> State:
     if isinstance(backend, Auto):
-        return State(name, True, "", [], backend.told(machine), "")
+        return State(name, True, "", [], backend.description(machine), "")
     reasons, cure = _diagnosis(backend, machine)
     runs = "" if reasons else _abilities(backend.capabilities[machine.device])
     return State(name, not reasons, _package(backend, machine), reasons, runs, cure)

@@ -54,15 +54,15 @@ def run(given: argparse.Namespace) -> int:
     console = Console(highlight=False, quiet=given.json)
     assert isinstance(case.backend, Auto)
     auto = replace(case.backend, table=table) if table else case.backend
-    _say(console, f"{case.setting} on {machine.name} ({machine.device}); auto {auto.told(machine)}", "bold")
+    _say(console, f"{case.setting} on {machine.name} ({machine.device}); auto {auto.description(machine)}", "bold")
     answers = {}
     for kind, passes in kinds.items():
         request = replace(case.request, passes=passes)
         answers[kind] = _from_plan(table, request, machine) if table else _answer(auto, request, machine)
         _print(kind, answers[kind], console)
     if given.json:
-        told = {"case": case.setting, "machine": machine.name, **{kind: vars(each) for kind, each in answers.items()}}
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        texts = {"case": case.setting, "machine": machine.name, **{kind: vars(each) for kind, each in answers.items()}}
+        print(json.dumps(texts, indent=1, ensure_ascii=False))
     return int(any(answer.backend is None for answer in answers.values()))
 
 

@@ -19,13 +19,13 @@ def check_targets(config: Any) -> None:
     A record is data from anywhere, and what is built from it runs here.
     """
     for key, value in _items(config):
-        told = f"the record has {key}={str(value)[:80]}"
+        text = f"the record has {key}={str(value)[:80]}"
         if key == "_target_" and (not isinstance(value, str) or value not in targets()):
-            raise BadRequest(f"expected parts that this version's configuration names; {told}")
+            raise BadRequest(f"expected parts that this version's configuration names; {text}")
         if key.startswith("_") and key != "_target_":
-            raise BadRequest(f"expected plain settings; {told}")
+            raise BadRequest(f"expected plain settings; {text}")
         if isinstance(value, str) and "${" in value:
-            raise BadRequest(f"expected plain settings; {told}")
+            raise BadRequest(f"expected plain settings; {text}")
 
 
 @cache

@@ -85,32 +85,32 @@ class _Driver:
 
     def state(self) -> State:
         nvml = self._nvml
-        bits = self._told(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
-        milliwatts = self._told(nvml.nvmlDeviceGetPowerUsage)
+        bits = self._read(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
+        milliwatts = self._read(nvml.nvmlDeviceGetPowerUsage)
         return State(
-            sm_clock=self._told(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
-            memory_clock=self._told(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
+            sm_clock=self._read(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            memory_clock=self._read(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
             power=None if milliwatts is None else milliwatts / 1e3,
-            temperature=self._told(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            temperature=self._read(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
             reasons=frozenset(words for bit, words in REASONS.items() if bits & bit),
         )
 
     def joules(self) -> float | None:
-        millijoules = self._told(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+        millijoules = self._read(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else millijoules / 1e3
 
     def others(self) -> list[str]:
         """NVML counts processes by the host's numbers.  Where ours is not among them we are in a namespace of our own:
         one of those listed is then us, and all beyond one are others; where none is listed, none can be known of."""
         listed: dict[int, None] = {}
-        for ask in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            listed |= dict.fromkeys(process.pid for process in self._told(ask) or ())
+        for call in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
+            listed |= dict.fromkeys(process.pid for process in self._read(call) or ())
         if os.getpid() in listed:
             return [f"process {pid}" for pid in listed if pid != os.getpid()]
         return ["a process beyond this container"] * (len(listed) - 1)
 
-    def _told(self, ask: Callable[..., Any], *words: Any) -> Any:
+    def _read(self, call: Callable[..., Any], *words: Any) -> Any:
         """What the driver answers; None where this card, or its host, does not give it."""
         with suppress(self._nvml.NVMLError):
-            return ask(self._handle, *words)
+            return call(self._handle, *words)
         return None

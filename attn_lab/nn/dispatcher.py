@@ -37,9 +37,9 @@ class Choice:
     why: str = ""
 
     def __str__(self) -> str:
-        told = f"{self.request.shape} {type(self.request.mask).__name__}: {_called(self.backend)}"
-        told += f" ({self.why})" * bool(self.why)
-        return "; ".join([told, *(f"{name} refuses: {'; '.join(why)}" for name, why in self.passed_over.items())])
+        text = f"{self.request.shape} {type(self.request.mask).__name__}: {_called(self.backend)}"
+        text += f" ({self.why})" * bool(self.why)
+        return "; ".join([text, *(f"{name} refuses: {'; '.join(why)}" for name, why in self.passed_over.items())])
 
 
 class Dispatcher:
@@ -92,9 +92,9 @@ class Dispatcher:
         """As `__call__`, where torch.compile or torch.export traces: a size may be open, if the function allows it."""
         if mask is not None:
             raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Serving.under")
-        asked = asked_sizes(q, k)
-        if asked is not None:
-            key = (*asked, q.dtype, q.device, needs_grad, dropping, ANY_SIZE)
+        fields = asked_sizes(q, k)
+        if fields is not None:
+            key = (*fields, q.dtype, q.device, needs_grad, dropping, ANY_SIZE)
             self._ensure_any_size(*key)
             attend = self._prepared[key]
             if attend is not None:
@@ -171,16 +171,16 @@ class Dispatcher:
             batch_size=batch, seq_len=seq_len, seq_len_kv=keys, num_heads=heads, num_kv_heads=kv_heads,
             head_dim=head_dim, emb_dim=heads * head_dim, dtype=str(dtype).removeprefix("torch."),
         )  # fmt: skip
-        asked = self.mask if mask is None else mask
-        if seq_len == 1 and asked.band is not None:
+        fields = self.mask if mask is None else mask
+        if seq_len == 1 and fields.band is not None:
             # A lone query is the last, and sees every key of its window: more kernels serve that.
-            window = None if asked.band[0] is None else asked.band[0] + 1
+            window = None if fields.band[0] is None else fields.band[0] + 1
             if window is not None and window < keys:
                 choice, attend = self._answer((key[0], (batch, window, kv_heads, head_dim), *key[2:]))
                 return choice, _of_last(window, attend)
-            asked = Full()
+            fields = Full()
         request = Request(
-            shape=shape, mask=asked, passes=PASSES if needs_grad else ("forward",),
+            shape=shape, mask=fields, passes=PASSES if needs_grad else ("forward",),
             dropout=self.dropout if dropping else 0.0, scale=self.scale,
         )  # fmt: skip
         return with_real_tensors(lambda: self._choose(request, device))
@@ -204,7 +204,7 @@ class Dispatcher:
         here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with torch.inference_mode(False), torch.no_grad(), here:
             for backend in self.backends:
-                reasons, taken = _asked(backend, request, machine, self.verify)
+                reasons, taken = _reasons_and_selection(backend, request, machine, self.verify)
                 if taken is not None:
                     passed_over |= taken.passed_over
                     return Choice(request, taken.by, passed_over, taken.why), taken.attend
@@ -238,7 +238,7 @@ def _called(backend: Backend) -> str:
     return backend.label or type(backend).__name__
 
 
-def _asked(
+def _reasons_and_selection(
     backend: Backend, request: Request, machine: Machine, verify: bool
 ) -> tuple[Sequence[str], Selection | None]:
     """Reasons, or the question taken."""

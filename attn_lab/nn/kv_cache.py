@@ -76,7 +76,7 @@ class KVCache:
         seq = k.shape[1]
         fits = k.shape[0] == self.k.shape[0] and k.shape[2:] == self.k.shape[2:]
         if not fits or k.dtype != self.k.dtype or k.device != self.k.device:
-            raise BadRequest(f"cache: expected {_told(self.k)}; got {_told(k)} "
+            raise BadRequest(f"cache: expected {_described(self.k)}; got {_described(k)} "
                              "(layer.new_cache, called as the layer is, makes one that fits)")  # fmt: skip
         end = self._length + seq
         if end > self.capacity:
@@ -105,5 +105,5 @@ def _within(value: object, least: int, most: float = math.inf) -> bool:
     return whole is not None and least <= whole <= most
 
 
-def _told(kv: Tensor) -> str:
+def _described(kv: Tensor) -> str:
     return f"batch {kv.shape[0]}, {kv.shape[2]} heads of {kv.shape[3]}, {kv.dtype} on {kv.device}"

@@ -119,15 +119,15 @@ class _Served:
     def __init__(self, serving: Any, block: _Block):
         self._serving, self._block = serving, block
 
-    def __call__(self, *asked: Any) -> Callable[..., Any]:
-        attend = self._serving(*asked)
+    def __call__(self, *arguments: Any) -> Callable[..., Any]:
+        attend = self._serving(*arguments)
         ranged = partial(self._block.attended, attend)
         if packed := getattr(attend, "packed", None):  # takes the projection in one piece, and would be taken
             ranged.packed = partial(self._block.attended, packed)  # type: ignore[attr-defined]
         return ranged
 
-    def under(self, *asked: Any) -> Any:
-        return self._block.attended(self._serving.under, *asked)
+    def under(self, *arguments: Any) -> Any:
+        return self._block.attended(self._serving.under, *arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._serving, name)

@@ -45,9 +45,10 @@ class LoopContext:
 
     @property
     def case(self) -> dict[str, Any]:
-        asked = {"config": self._asked, "shape": self._shape}
+        question = {"config": self._question, "shape": self._shape}
         return {
-            "id": digest({**asked, "started": self._started}), "question": digest(asked), "backend": self._backend,
+            "id": digest({**question, "started": self._started}), "question": digest(question),
+            "backend": self._backend,
             "mask": self._mask, "subject": self._subject, "round": 0, "is_aa_repeat": False, "shape": self._shape,
         }  # fmt: skip
 
@@ -58,22 +59,22 @@ class LoopContext:
         commit, dirty = source()
         return Provenance(
             machine=machine.as_json(), versions={"attn_lab": __version__, **software(machine)}, commit=commit,
-            dirty=dirty, config=self._asked, started=self._started, sweep=sweep, command="attn_lab.profile",
+            dirty=dirty, config=self._question, started=self._started, sweep=sweep, command="attn_lab.profile",
         )  # fmt: skip
 
     def held(self) -> dict[str, int]:
         """Bytes that are there before a step, by what they are; "" for what is unknown."""
-        told = {
+        sizes = {
             "parameters": sum(map(_size, self._model.parameters())),
             "buffers": sum(map(_size, self._model.buffers())),
             "gradients": sum(_size(each.grad) for each in self._model.parameters() if each.grad is not None),
         }
         if self.device == "cuda":
-            told[""] = max(torch.cuda.memory_allocated() - sum(told.values()), 0)
-        return {what: size for what, size in told.items() if size}
+            sizes[""] = max(torch.cuda.memory_allocated() - sum(sizes.values()), 0)
+        return {what: size for what, size in sizes.items() if size}
 
     @property
-    def _asked(self) -> dict[str, Any]:
+    def _question(self) -> dict[str, Any]:
         kind = type(self._model)
         return {"subject": {"model": f"{kind.__module__}.{kind.__qualname__}"}, "passes": ["train_step"],
                 "probe": self._settings}  # fmt: skip

@@ -54,8 +54,8 @@ def memory_use(
     moves = [each for each in trace.allocations
              if each.on_cuda == (device == "cuda") and step.start <= each.time < step.end]  # fmt: skip
     taken = [each for each in moves if each.bytes > 0]
-    told = dict(zip(map(id, taken), lines, strict=True)) if lines is not None and len(lines) == len(taken) else {}
-    asked = Attribution(trace)
+    line_of = dict(zip(map(id, taken), lines, strict=True)) if lines is not None and len(lines) == len(taken) else {}
+    attribution = Attribution(trace)
     live: dict[int, Live] = {}
     given = [Live(bytes=size, part=BEFORE, operator="", line=what, since=-1.0) for what, size in before.items()]
     total = highest = sum(before.values())
@@ -63,7 +63,7 @@ def memory_use(
     for each in moves:
         if each.bytes > 0:
             moment = (each.time - step.start) / 1e3
-            live[each.address] = _named(each, asked, moment, told.get(id(each), ""))
+            live[each.address] = _named(each, attribution, moment, line_of.get(id(each), ""))
             total += each.bytes
         elif freed := live.pop(each.address, None):
             total -= freed.bytes
@@ -78,16 +78,16 @@ def as_json(use: MemoryUse, most: int) -> dict[str, Any]:
     return {"peak": use.peak, "tensors": len(use.live), "largest": [asdict(each) for each in use.live[:most]]}
 
 
-def _named(allocation: Allocation, asked: Attribution, moment: float, line: str) -> Live:
+def _named(allocation: Allocation, attribution: Attribution, moment: float, line: str) -> Live:
     event = allocation.within
     if event is None:
         return Live(bytes=allocation.bytes, part="elsewhere", operator="", line=line, since=moment)
-    part, direction = asked.of(event)
+    part, direction = attribution.of(event)
     operator = next((each.name for each in event.ancestors if each.kind == OPERATOR), "")
     if not line:
         line = _line(event)
         backward = next((each for each in event.ancestors if each.name.startswith(BACKWARD)), None)
-        forward = asked.forward_of(backward) if backward else None
+        forward = attribution.forward_of(backward) if backward else None
         if forward:
             line = f"gradient of {_line(forward)}"
     where = f"{part}, backward" if direction == "backward" else part

@@ -51,7 +51,7 @@ def phases_of(trace: Trace, name: str, device: str) -> Phases | None:
     An operator of a backward has the sequence number of the forward operator it belongs to, and with it its part.
     """
     ranges = trace.ranges(PASS + name)
-    asked = Attribution(trace)
+    attribution = Attribution(trace)
     times: dict[tuple[str, str], float] = defaultdict(float)
     step = 0.0
     for one in ranges:
@@ -61,14 +61,14 @@ def phases_of(trace: Trace, name: str, device: str) -> Phases | None:
                 continue
             for kernel in ran:
                 assert kernel.launch is not None
-                times[asked.of(kernel.launch)] += kernel.end - kernel.start
+                times[attribution.of(kernel.launch)] += kernel.end - kernel.start
             span = max(each.end for each in ran) - ran[0].start
             times[IDLE, ""] += span - _covered(ran)
         else:
             span = one.end - one.start
             for event in trace.events_of(one):
                 if event.kind in (OPERATOR, RANGE) and one in event.ancestors:
-                    times[asked.of(event)] += event.self_time
+                    times[attribution.of(event)] += event.self_time
             times[IDLE, ""] += one.self_time
         step += span
     if not step:

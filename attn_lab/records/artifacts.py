@@ -104,12 +104,14 @@ class ArtifactStore:
 
     @property
     def notices(self) -> list[str]:
-        said = []
+        notes = []
         if self._removed:
-            said.append(f"{self._removed} of the oldest profile files removed (logger.jsonl.total_mb={self._total_mb})")
+            notes.append(
+                f"{self._removed} of the oldest profile files removed (logger.jsonl.total_mb={self._total_mb})"
+            )
         if self._left_out:
-            said.append(f"{self._left_out} profile files left out (logger.jsonl.file_mb={self._file_mb})")
-        return said
+            notes.append(f"{self._left_out} profile files left out (logger.jsonl.file_mb={self._file_mb})")
+        return notes
 
     def _too_large(self, size: int) -> str:
         for name, limit in (("file_mb", self._file_mb), ("total_mb", self._total_mb)):

@@ -28,7 +28,7 @@ class Family(NamedTuple):
     def held(self) -> str:
         """What it holds fixed."""
         varying = vary(self.rows)
-        return text(self.rows[0], [name for name in self.rows[0].asked if name not in varying])
+        return text(self.rows[0], [name for name in self.rows[0].fields if name not in varying])
 
     @property
     def moving(self) -> list[str]:
@@ -53,31 +53,31 @@ class Series(NamedTuple):
 
 def vary(records: Sequence[Record]) -> list[str]:
     """The names in `asked` that take more than one value."""
-    names = dict.fromkeys(name for record in records for name in record.asked)
-    return [name for name in names if len({record.asked.get(name) for record in records}) > 1]
+    names = dict.fromkeys(name for record in records for name in record.fields)
+    return [name for name in names if len({record.fields.get(name) for record in records}) > 1]
 
 
 def order(record: Record) -> tuple[Any, ...]:
     """Sorts settings by number: 512 before 2048, and fields that not every record has do not matter."""
-    asked = record.asked
+    fields = record.fields
     leading = [*CONTEXT, *AXES]
-    names = leading + sorted(set(asked) - set(leading))
-    return tuple((name, isinstance(asked.get(name), str), asked.get(name)) for name in names if name in asked)
+    names = leading + sorted(set(fields) - set(leading))
+    return tuple((name, isinstance(fields.get(name), str), fields.get(name)) for name in names if name in fields)
 
 
 def text(record: Record, names: Sequence[str]) -> str:
     """`seq_len 1024 · float16 · causal`: some of what was asked, numbers with their names, words by themselves."""
-    asked = [(name, record.asked[name]) for name in names if name in record.asked]
-    return " · ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in asked)
+    fields = [(name, record.fields[name]) for name in names if name in record.fields]
+    return " · ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in fields)
 
 
 def along(records: Sequence[Record], axis: str) -> list[list[Record]]:
     """Records that differ in one axis (and what moves with it), wherever it takes more than one value."""
-    held = [name for name in sorted({name for each in records for name in each.asked} - {axis})
+    held = [name for name in sorted({name for each in records for name in each.fields} - {axis})
             if name in CONTEXT or not _moves(name, axis, records)]  # fmt: skip
     found: dict[object, list[Record]] = {}
     for each in records:
-        found.setdefault(tuple(each.asked.get(name) for name in held), []).append(each)
+        found.setdefault(tuple(each.fields.get(name) for name in held), []).append(each)
     several = [family for family in found.values() if _is_axis(axis, family)]
     return [sorted(family, key=order) for family in several]
 
@@ -111,13 +111,13 @@ def series(records: Iterable[Record]) -> list[Series]:
     Rounds are pooled, A/A repeats left out, and only a case that is ok has numbers.
     """
     newest = list({each.id: each for each in records if not each.is_aa_repeat}.values())
-    names = list(dict.fromkeys([*AXES, *(name for each in newest for name in each.asked)]))
+    names = list(dict.fromkeys([*AXES, *(name for each in newest for name in each.fields)]))
     lines = _distinct((axis, family) for axis in names if axis not in CONTEXT for family in along(newest, axis))
     found = [one for axis, family in lines for one in _of_family(axis, family)]
     options: dict[str, set[str]] = {}
     for one in found:
         options.setdefault(one.backend, set()).add(_text(one.options.get("backend")))
-    return [one._replace(backend=_told(one)) if len(options[one.backend]) > 1 else one for one in found]
+    return [one._replace(backend=_label(one)) if len(options[one.backend]) > 1 else one for one in found]
 
 
 def _distinct(found: Iterable[tuple[str, list[Record]]]) -> Iterator[tuple[str, list[Record]]]:
@@ -131,7 +131,7 @@ def _distinct(found: Iterable[tuple[str, list[Record]]]) -> Iterator[tuple[str, 
 
 def _value(record: Record, name: str) -> Any:
     """Of the shape also what `asked` leaves out: a num_kv_heads that equals num_heads is a place on its axis."""
-    return record.shape.get(name, record.asked.get(name))
+    return record.shape.get(name, record.fields.get(name))
 
 
 def _is_axis(name: str, records: Sequence[Record]) -> bool:
@@ -144,8 +144,8 @@ def _moves(name: str, axis: str, records: Sequence[Record]) -> bool:
     """One value at each place of the axis: emb_dim, where head_dim was given and num_heads varies."""
     places: dict[Any, set[Any]] = {}
     for each in records:
-        place = (_value(each, axis), *(each.asked.get(one) for one in CONTEXT))
-        places.setdefault(place, set()).add(each.asked.get(name))
+        place = (_value(each, axis), *(each.fields.get(one) for one in CONTEXT))
+        places.setdefault(place, set()).add(each.fields.get(name))
     return all(len(values) == 1 for values in places.values())
 
 
@@ -163,7 +163,7 @@ def _of_family(axis: str, family: Sequence[Record]) -> Iterator[Series]:
         ]  # fmt: skip
         if points:
             first = next(iter(places.values()))[0]
-            held = {name: value for name, value in first.asked.items() if name not in on_it}
+            held = {name: value for name, value in first.fields.items() if name not in on_it}
             flagged = dict.fromkeys(f"{name} at {point[axis]}" for point in points for each in places[point[axis]]
                                     for name in noisy(each))  # fmt: skip
             yield Series(backend, axis, moving, held, _options(first, on_it), points, list(flagged))
@@ -192,7 +192,7 @@ def _options(record: Record, but: Sequence[str]) -> dict[str, Any]:
     return left
 
 
-def _told(one: Series) -> str:
+def _label(one: Series) -> str:
     """The backend's name and its own options, for one that is there twice."""
     own = one.options.get("backend") or {}
     return " ".join([one.backend, *(f"{name}={value}" for name, value in own.items() if name[:1] != "_")])

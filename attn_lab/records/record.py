@@ -155,7 +155,7 @@ class Record:
         return read_samples(self.folder, self.artifacts, self.broken) if self.folder else {}
 
     @cached_property
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """All that a fair comparison holds fixed; shape fields that only repeat others are left out."""
         shape = {name: value for name, value in self.shape.items() if value is not None}
         derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"]}
@@ -180,14 +180,14 @@ class Record:
 
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
-        return tuple(sorted(self.asked.items()))
+        return tuple(sorted(self.fields.items()))
 
     @property
     def shape_text(self) -> str:
         """`16×1024×32×2048 float16`: batch, sequence, heads, embedding; then what is not derived from them."""
         more = {"kv_heads": "num_kv_heads", "kv_len": "seq_len_kv", "head_dim": "head_dim"}
         words = ["×".join(str(self.shape[axis]) for axis in AXES), str(self.shape.get("dtype") or "")]
-        words += [f"{word}={self.asked[name]}" for word, name in more.items() if name in self.asked]
+        words += [f"{word}={self.fields[name]}" for word, name in more.items() if name in self.fields]
         return " ".join(filter(None, words))
 
     def labelled(self, label: str) -> "Record":

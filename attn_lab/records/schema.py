@@ -157,8 +157,8 @@ def _whole(shape: Mapping[str, Any]) -> dict[str, Any]:
     """A shape with the fields that follow from others, where it does not say them: a loop's has but the four axes."""
     derived = {"num_kv_heads": shape["num_heads"], "seq_len_kv": shape["seq_len"],
                "head_dim": max(shape["emb_dim"] // shape["num_heads"], 1)}  # fmt: skip
-    said = {name: value for name, value in shape.items() if value is not None}
-    return {**said, **{name: value for name, value in derived.items() if name not in said}}
+    notes = {name: value for name, value in shape.items() if value is not None}
+    return {**notes, **{name: value for name, value in derived.items() if name not in notes}}
 
 
 def _no_deep_value(value: Any, levels: int = 32) -> None:

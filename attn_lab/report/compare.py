@@ -63,7 +63,7 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
 
 def several(rows: Sequence[Row]) -> list[str]:
     """Those of them of which there are two values, and not just rows with and without."""
-    return [name for name in vary(rows) if len({row.asked.get(name) for row in rows} - {None}) > 1]
+    return [name for name in vary(rows) if len({row.fields.get(name) for row in rows} - {None}) > 1]
 
 
 def speed(row: Row) -> tuple[Any, ...]:
@@ -113,12 +113,12 @@ def _one(rounds: Sequence[Row]) -> Row:
     metrics: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for row in rounds for name in row.metrics):
         found = [row.metrics[name] for row in rounds if name in row.metrics]
-        kept = dict(found[0])
+        chosen = dict(found[0])
         middle = max if name.startswith("accuracy/") else statistics.median  # of errors the largest counts
         for part, pool in (("value", middle), ("low", min), ("high", max)):
             numbers = [number for each in found if (number := finite(each.get(part))) is not None]
-            kept[part] = pool(numbers) if numbers else None
+            chosen[part] = pool(numbers) if numbers else None
         notes = [str(each.get("note") or "") for each in found]
-        kept["note"] = max(notes, key=lambda note: (note.startswith(NOISY), bool(note)))  # one bad round is enough
-        metrics[name] = kept
+        chosen["note"] = max(notes, key=lambda note: (note.startswith(NOISY), bool(note)))  # one bad round is enough
+        metrics[name] = chosen
     return replace(rounds[0], metrics=metrics)

@@ -26,12 +26,12 @@ def summary(
 ) -> None:
     """Prints a sweep's rows, numbers only where the status is ok; `broken` names the lines that could not be read."""
     counts = Counter(row.status for row in rows)
-    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    _say(console, f"{len(rows)} case{'s' * (len(rows) != 1)}{': ' * bool(told)}{told}", "bold")
+    texts = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    _say(console, f"{len(rows)} case{'s' * (len(rows) != 1)}{': ' * bool(texts)}{texts}", "bold")
     if rows:
         (rows,) = compare.disambiguate(rows, ids=True)
         varying = compare.vary(rows)
-        _say(console, compare.text(rows[0], [name for name in rows[0].asked if name not in varying]), "dim")
+        _say(console, compare.text(rows[0], [name for name in rows[0].fields if name not in varying]), "dim")
         _cases(sorted(rows, key=compare.order), varying, console)
         _reasons(rows, console)
         _marks(rows, console)
@@ -48,7 +48,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
     times = [(heading, columns[:1]) for heading, columns in full]
     # The varying fields go before each case if the screen is wide enough, else on a line above their cases.
     for fields, groups in ((varying, full), ([], full), ([], times)):
-        before = {name: max(len(name), *(len(str(row.asked.get(name, ""))) for row in rows)) for name in fields}
+        before = {name: max(len(name), *(len(str(row.fields.get(name, ""))) for row in rows)) for name in fields}
         widths = {metric: max(len(unit), *(len(_figure(row, metric)) for row in rows))
                   for _, columns in groups for metric, unit in columns}  # fmt: skip
         above = bool(varying) and not fields
@@ -68,7 +68,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
                 _say(console, compare.text(row, varying), "cyan")
             line = Text(margin)
             for name, width in before.items():
-                line.append(str(row.asked.get(name, "")).rjust(width) + "  ", "cyan")
+                line.append(str(row.fields.get(name, "")).rjust(width) + "  ", "cyan")
             line.append_text(_cell(names[id(row)], backend)).append("  ")
             line.append(row.status.ljust(STATUS) + "  ", STATUS_STYLES.get(row.status, "red"))
             if row.status == "ok":
@@ -85,23 +85,23 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         reasons.setdefault(row.backend, {}).update(dict.fromkeys(f"{row.status}: {why}" for why in row.reasons))
-    told = {backend: found for backend, found in sorted(reasons.items()) if found}
-    if told:
+    texts = {backend: found for backend, found in sorted(reasons.items()) if found}
+    if texts:
         _say(console, "\nReasons", "bold")
-    for backend, found in told.items():
+    for backend, found in texts.items():
         for count, reason in enumerate(found):
-            _hang(console, "" if count else backend, max(map(len, told)), reason)
+            _hang(console, "" if count else backend, max(map(len, texts)), reason)
 
 
 def _marks(rows: Sequence[Row], console: Console) -> None:
     """Why numbers are flagged as noisy; and, once, why the GPU was not monitored."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        told: dict[str, list[str]] = {}
+        texts: dict[str, list[str]] = {}
         for one in PASSES:
             if why := noise(row, f"{one}/time"):
-                told.setdefault(why.removeprefix(NOISY).strip(), []).append(WORDS.get(one, one))
-        marks = dict.fromkeys(f"{', '.join(passes)}: {why}" for why, passes in told.items())
+                texts.setdefault(why.removeprefix(NOISY).strip(), []).append(WORDS.get(one, one))
+        marks = dict.fromkeys(f"{', '.join(passes)}: {why}" for why, passes in texts.items())
         found.setdefault(row.backend, {}).update(marks)
     marked = {backend: marks for backend, marks in sorted(found.items()) if marks}
     if marked:
@@ -143,12 +143,12 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
             if why:
                 _hang(console, baseline, max(map(len, names)), f"{label}: nothing is compared, {why}")
                 break
-            said = _said(rounds[row.backend], rounds[baseline], floors)
+            notes = _comparisons(rounds[row.backend], rounds[baseline], floors)
             share = compare.memory_share(row, pools[baseline])
             if share is not None:
-                said.append(f"peak memory {compare.digits(100 * share, 2)} % of {baseline}'s")
-            told = "; ".join(said) or f"nothing was measured of both it and {baseline}"
-            _hang(console, row.backend, max(map(len, names)), f"{label}: {told}")
+                notes.append(f"peak memory {compare.digits(100 * share, 2)} % of {baseline}'s")
+            texts = "; ".join(notes) or f"nothing was measured of both it and {baseline}"
+            _hang(console, row.backend, max(map(len, names)), f"{label}: {texts}")
     if any(name != baseline for name in names):
         measured = [f"{WORDS.get(one, one)} {floor.percent}" for one, floor in floors.items() if floor.measured]
         quiet = f"; nor under {100 * MIN_EFFECT:g} %" * any(floor.share < MIN_EFFECT for floor in floors.values())
@@ -159,7 +159,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
         )
 
 
-def _said(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, Floor]) -> list[str]:
+def _comparisons(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, Floor]) -> list[str]:
     """`forward 9.1× (9.0–9.2), step 5.2× (5.1–5.3) faster`, `backward 0.99× (0.97–1.02) unclear`."""
     words: dict[str, list[str]] = {"faster": [], "same": [], "unclear": [], "slower": []}
     for one in PASSES:

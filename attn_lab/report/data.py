@@ -162,8 +162,8 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
             again = sum(each.name.partition(" #")[0] == name for each in experiments)
             experiments.append(_experiment(f"{name} #{again + 1}" if again else name, baseline, rows, taken))
     if not experiments:
-        told = f"{broken.total} lines, none of them whole" if broken else "no line at all"
-        raise BadRequest(f"report: expected records in {', '.join(map(str, folders))}; got {told}")
+        text = f"{broken.total} lines, none of them whole" if broken else "no line at all"
+        raise BadRequest(f"report: expected records in {', '.join(map(str, folders))}; got {text}")
     return ReportData(experiments, broken, baseline, language, out)
 
 

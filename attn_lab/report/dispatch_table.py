@@ -30,8 +30,8 @@ def tune(runs: Sequence[str], out: Path) -> int:
     for one in PLANNED:
         taken = Counter(entry.passes[one].first for entry in table.entries.values() if one in entry.passes)
         if taken:
-            told = ", ".join(f"{name} in {count}" for name, count in taken.most_common())
-            print(f"  {WORDS.get(one, one)}: {told}; {Floor(**table.made['floors'][one])}")
+            text = ", ".join(f"{name} in {count}" for name, count in taken.most_common())
+            print(f"  {WORDS.get(one, one)}: {text}; {Floor(**table.made['floors'][one])}")
     for why, count in left_out.most_common():
         print(f"  left out: {count} × {why}")
     for line in found.broken:
@@ -72,7 +72,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[DispatchTable, Counter[str]]:
 def _useless(row: Row) -> str:
     if row.subject != "kernel":
         return f"of subject={row.subject}, which is more than attention"
-    if row.asked.get("subject.inputs", "randn") != "randn":
+    if row.fields.get("subject.inputs", "randn") != "randn":
         return "of inputs other than randn"
     target = (row.provenance["config"].get("backend") or {}).get("_target_", "")
     if row.name == "auto" or not str(target).startswith("attn_lab."):

@@ -62,10 +62,10 @@ _Counted = TypedDict("_Counted", {"pass": str, "name": str, "counters": dict[str
 
 def file_tables(record: Record) -> Iterator[tuple[str, Table | Text]]:
     """(title, table) of each file of the record's that can be shown; one that cannot be read says so."""
-    for kind, (name, shape, told) in FILES.items():
+    for kind, (name, shape, tables_of) in FILES.items():
         try:
             content = _content(record, kind, name, shape)
-            yield from told(content) if content is not None else ()
+            yield from tables_of(content) if content is not None else ()
         except ValueError as error:  # msgspec's own are among them
             yield kind, Text(f"{name} cannot be read: {error}", "yellow")
 

@@ -54,7 +54,7 @@ def _ranking(one: str, names: Sequence[str], settings: Sequence[Rounds], floor: 
         return min((each for each in verdicts if each), key=lambda each: each.ratio, default=None)
 
     level = [name for name in others if times[name] <= times[fastest] * (1 + noise)]
-    level = [name for name in level if (told := verdict(fastest, name)) is None or told.word != "faster"]
+    level = [name for name in level if (text := verdict(fastest, name)) is None or text.word != "faster"]
     peaks = {name: max(compare.pooled(rounds[name])[0].number("memory/peak") or 0.0 for rounds in settings)
              for name in (fastest, *level)}  # fmt: skip
     least = min(peaks.values())
@@ -69,14 +69,14 @@ def _ranking(one: str, names: Sequence[str], settings: Sequence[Rounds], floor: 
 
 def _why(first: str, fastest: str, order: Sequence[str], times: Mapping[str, float], verdict: Any) -> str:
     """`0.856 ms, 1.07× (1.06–1.08) faster than flash4`; of one that is not the fastest, by which rule it is taken."""
-    told = f"{compare.digits(times[first])} ms"
+    text = f"{compare.digits(times[first])} ms"
     if first != fastest:
         rule = "one library instead of two" if "+" in fastest and "+" not in first else "what takes the least memory"
-        return f"{told}, level with {fastest} ({compare.digits(times[fastest])} ms, within noise) and taken as {rule}"
+        return f"{text}, level with {fastest} ({compare.digits(times[fastest])} ms, within noise) and taken as {rule}"
     if not order[1:]:
-        return f"{told}, alone"
+        return f"{text}, alone"
     than = verdict(first, order[1])
     if than is None:
-        return told
+        return text
     words = {"faster": "faster than {}", "same": "the same as {}"}.get(than.word, "against {}, unclear")
-    return f"{told}, {than} {words.format(order[1])}"
+    return f"{text}, {than} {words.format(order[1])}"

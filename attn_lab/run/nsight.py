@@ -91,9 +91,9 @@ def _look(record: Record, name: str, tool: str, keep_mb: float) -> None:
             (folder / "counters.json").write_text(json.dumps(seen, indent=1), encoding="utf-8")
             files.append(File("counters", folder / "counters.json"))
         least = json.loads((folder / "record.jsonl").read_text(encoding="utf-8"))["metrics"]
-        said = keep(record, files, dict(metrics(seen, least)), keep_mb)
+        notes = keep(record, files, dict(metrics(seen, least)), keep_mb)
     console.print(Text(f"{case.label}: {record.folder}/{artifact_path(record.id, report.name)}"), soft_wrap=True)
-    for line in said:
+    for line in notes:
         console.print(Text(line), soft_wrap=True)
     if seen:
         console.print(counters_table(seen))
@@ -144,14 +144,14 @@ def _path() -> str:
 
 
 def _why(done: "subprocess.CompletedProcess[str]", outcome: Mapping[str, Any]) -> str:
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if any("ERR_NVGPUCTRPERM" in line for line in said):
+    notes = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if any("ERR_NVGPUCTRPERM" in line for line in notes):
         return ("this user may not read the GPU's counters (ERR_NVGPUCTRPERM); run as root, or load the driver with "
                 "NVreg_RestrictProfilingToAdminUsers=0")  # fmt: skip
     if reasons := outcome.get("reasons"):
         return f"{outcome['status']}: {'; '.join(reasons)}"
-    told = [line for line in said if line.startswith("==ERROR==")] or said[-1:]
-    return told[0].removeprefix("==ERROR== ").strip() if told else f"it ended with exit code {done.returncode}"
+    texts = [line for line in notes if line.startswith("==ERROR==")] or notes[-1:]
+    return texts[0].removeprefix("==ERROR== ").strip() if texts else f"it ended with exit code {done.returncode}"
 
 
 def filter_of(backend: Backend) -> str:

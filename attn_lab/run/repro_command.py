@@ -38,8 +38,8 @@ def command(record: Record) -> str:
     except (BadRequest, HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise BadRequest(f"no command of this version asks that: {' '.join(str(error).split())[:200]}") from None
     if digest(question) != record.question:
-        asked = record.provenance["config"]
-        differing = [key for key, value in asked.items() if question.get(key) != value]
+        recorded = record.provenance["config"]
+        differing = [key for key, value in recorded.items() if question.get(key) != value]
         raise BadRequest(
             f"no command of this version asks just that; {', '.join(differing) or 'settings'} would differ"
         )

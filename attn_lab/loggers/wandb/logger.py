@@ -72,9 +72,9 @@ class Wandb:
             is_aa_repeat = record.is_aa_repeat
             bars = names.at_point(record) if record.status == "ok" and not is_aa_repeat else {}
             beside |= {key: values[name] for name, key in bars.items()}
-            asked = {field: value for field, value in case.items() if field != "shape"}
+            fields = {field: value for field, value in case.items() if field != "shape"}
             self._origin = self._origin or origin
-            self._rows.append({**asked, **case["shape"], **outcome, **values})
+            self._rows.append({**fields, **case["shape"], **outcome, **values})
             self._lines.append(record)
             config = {**line["provenance"]["config"], **origin, "case": case}
             with self._wandb.run(names.of_case(record), "is_aa_repeat" if is_aa_repeat else "case", config) as run:
@@ -104,11 +104,11 @@ class Wandb:
         By paths within the run's folder, which a later `wandb-sync` is in, wherever the folder is by then.
         """
         paths = [artifact_path(record.id, file.path.name) for file in record.files]
-        kept = [path for path in paths if (self._folder / path).is_file()]
-        if not kept:
+        chosen = [path for path in paths if (self._folder / path).is_file()]
+        if not chosen:
             return
         artifact = self._wandb.library.Artifact(f"profile-{record.case['id']}", type="profile")
-        for path in kept:
+        for path in chosen:
             whole = str(self._folder / path)
             entry = artifact.add_file(whole, name=Path(path).name, policy="immutable", skip_cache=True)
             entry.local_path = path
@@ -119,8 +119,8 @@ class Wandb:
         axis, metrics = names.key(one.axis), list(dict.fromkeys(name for point in one.points for name in point))
         shape = {name: one.held[name] for name in self._lines[0].shape if name in one.held}
         case = {"backend": one.backend, "mask": one.held["mask"], "subject": one.held["subject"], "shape": shape}
-        told = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
-        config = {**one.options, **self._origin, "case": case, "series": told}
+        text = {"axis": axis, "moving": [names.key(name) for name in one.moving], "held": names.words(one.held)}
+        config = {**one.options, **self._origin, "case": case, "series": text}
         with self._wandb.run(names.of_series(one), "series", config) as run:
             for name in metrics:
                 run.define_metric(names.key(name), step_metric=None if name == one.axis else axis)

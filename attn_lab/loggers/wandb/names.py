@@ -16,7 +16,7 @@ def of_case(record: Record) -> str:
     """`flash2 b16 s1024 h32 e2048 causal kernel`, and whatever else is not as usual."""
     again = ["(again)"] if record.is_aa_repeat else []
     rounds = [f"round={record.round}"] if record.round else []
-    return " ".join([record.name, *again, words(record.asked), *rounds])
+    return " ".join([record.name, *again, words(record.fields), *rounds])
 
 
 def of_series(one: Series) -> str:
@@ -34,16 +34,16 @@ def at_point(record: Record) -> dict[str, str]:
 
     The panels of a W&B workspace share one set of runs: only by a key of its own can a panel show one point.
     """
-    point = re.sub(r"[^A-Za-z0-9]+", "_", words(record.asked))
+    point = re.sub(r"[^A-Za-z0-9]+", "_", words(record.fields))
     measured = [name for name in BARS if record.metrics.get(name, {}).get("value") is not None]
     return {name: f"at/{point}/{name}" for name in measured}
 
 
-def words(told: Mapping[str, Any]) -> str:
+def words(text: Mapping[str, Any]) -> str:
     """What was asked: sizes by a letter, then all that is not as usual, mask and subject."""
-    sizes = [f"{letter}{told[field]}" for field, letter in LETTERS.items() if field in told]
+    sizes = [f"{letter}{text[field]}" for field, letter in LETTERS.items() if field in text]
     more = [
-        f"{name}={value}" for name, value in told.items()
+        f"{name}={value}" for name, value in text.items()
         if name not in (*LETTERS, "mask", "subject", "machine") and USUAL.get(name) != value
     ]  # fmt: skip
-    return " ".join([*sizes, *more, str(told["mask"]), str(told["subject"])])
+    return " ".join([*sizes, *more, str(text["mask"]), str(text["subject"])])

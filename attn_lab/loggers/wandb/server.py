@@ -34,9 +34,9 @@ def obstacle(url: str, seconds: float) -> str:
 
 def _unreachable(url: str, seconds: float) -> str:
     """Why neither the server nor the proxy before it takes a connection; empty if it does."""
-    asked = urlsplit(url)
-    proxy = None if proxy_bypass(asked.netloc) else getproxies().get(asked.scheme)
-    gate = urlsplit(proxy) if proxy else asked
+    target = urlsplit(url)
+    proxy = None if proxy_bypass(target.netloc) else getproxies().get(target.scheme)
+    gate = urlsplit(proxy) if proxy else target
     place = (gate.hostname or "", gate.port or {"https": 443}.get(gate.scheme, 80))
     answers: list[str] = []
 
@@ -62,7 +62,7 @@ class Sync:
     """
 
     def __init__(self, url: str, folder: Path, cache: str, options: Sequence[str] = ()):
-        self.said = ""
+        self.output = ""
         self._url, self._folder, self._cache, self._options = url, folder, cache, options
         self._child: subprocess.Popen[str] | None = None
 
@@ -87,19 +87,19 @@ class Sync:
         )  # fmt: skip
         with suppress(AttributeError, OSError):  # the case being timed goes first
             os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)
-        said, gone = self._heard_out(self._child)
-        self.said += said
+        output, gone = self._heard_out(self._child)
+        self.output += output
         # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
-        said = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + said
+        output = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + output
         troubles = {}
         for run in runs:
-            lines = [line for line in said.splitlines() if _id(run) in line]
+            lines = [line for line in output.splitlines() if _id(run) in line]
             troubles[run] = _trouble(lines) or _cut_short(lines)
         for run in runs:
             if troubles[run]:
                 for mark in run.glob("*.wandb.synced"):
                     mark.unlink()
-        at_all = gone or _trouble(said.splitlines()) or f"wandb sync ended with {self._child.returncode}"
+        at_all = gone or _trouble(output.splitlines()) or f"wandb sync ended with {self._child.returncode}"
         return {run: troubles[run] or at_all for run in runs if not sent(run)}
 
     def kill(self) -> None:
@@ -142,7 +142,7 @@ class Sender:
             self._sync.kill()
             self._thread.join(2)
             self.trouble = f"{self._url} did not take them within {PATIENCE:.0f} s"
-        found = re.findall(r" at (https?://\S+)", self._sync.said)
+        found = re.findall(r" at (https?://\S+)", self._sync.output)
         return next((address for address in found if address.endswith(_id(self.runs[-1]))), self._url)
 
     def _work(self) -> None:

@@ -89,7 +89,7 @@ def _bars(lines: Sequence[Record], limit: int) -> tuple[list[Any], list[str]]:
     points: dict[str, dict[str, str]] = {}
     for line in sorted(lines, key=lambda line: [line.shape[axis] for axis in AXES]):
         if line.status == "ok" and not line.is_aa_repeat:
-            points.setdefault(names.words(line.asked), {}).update(names.at_point(line))
+            points.setdefault(names.words(line.fields), {}).update(names.at_point(line))
     titles = _metrics(names.BARS)
     panels = [
         wr.BarPlot(
@@ -131,7 +131,7 @@ def _filter(made: ws.Workspace, sweeps: Iterable[str], lines: Sequence[Record], 
     on = {("run", "group"): sorted(sweeps), ("run", "jobType"): ["series", "case", "summary"]}
     off: dict[tuple[str, str], list[Any]] = {("summary", "status"): sorted({line.status for line in lines})}
     for axis in dict.fromkeys([*AXES, *_axes(drawn)]):
-        there = {line.shape.get(axis, line.asked.get(axis)) for line in lines}
+        there = {line.shape.get(axis, line.fields.get(axis)) for line in lines}
         off["config", _path(axis)] = sorted(there - {None})
     filters: list[dict[str, Any]] = []
     for disabled, wanted in ((False, on), (True, off)):

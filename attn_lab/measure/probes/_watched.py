@@ -50,7 +50,7 @@ class Watched:
         return sum(map(len, self._times))
 
     @property
-    def kept(self) -> list[float]:
+    def sound(self) -> list[float]:
         """Those that count; all of them, where none would."""
         faults = self._faults()
         sound = [each for times, fault in zip(self._times, faults, strict=True) if not fault for each in times]
@@ -60,9 +60,9 @@ class Watched:
     def precision(self) -> float:
         """How far, in %, the median's 95 % interval reaches: by calls, or by batches where that is more.
         Calls that were queued together share a clock, and are no witnesses of how it wanders."""
-        kept = [times for times, fault in zip(self._times, self._faults(), strict=True) if not fault]
-        medians = [float(np.median(times)) for times in kept if len(times) > 1]
-        return max(precision(self.kept), between(medians))
+        sound = [times for times, fault in zip(self._times, self._faults(), strict=True) if not fault]
+        medians = [float(np.median(times)) for times in sound if len(times) > 1]
+        return max(precision(self.sound), between(medians))
 
     @property
     def dropped(self) -> list[float]:
@@ -71,14 +71,14 @@ class Watched:
     @property
     def mark(self) -> str:
         """Empty, or what is wrong: too many calls were dropped."""
-        return f"{self._told} ran under a throttled clock" if len(self.dropped) > FEW * self.taken else ""
+        return f"{self._summary} ran under a throttled clock" if len(self.dropped) > FEW * self.taken else ""
 
     def measurements(self, name: str) -> Iterator[Measurement]:
         if self._card is None:
             return
         dropped = self.dropped
         yield Measurement(name=f"{name}/dropped", value=len(dropped), unit="samples", samples=self.taken,
-                          note=self._told * bool(dropped), series=dropped)  # fmt: skip
+                          note=self._summary * bool(dropped), series=dropped)  # fmt: skip
         capped = sum(CAP in state.reasons for state in self._states)
         notes = {"power": f"at its power cap in {capped} of {len(self._states)} readings" * bool(capped)}
         for field, unit in FIELDS.items():
@@ -88,13 +88,13 @@ class Watched:
                                   high=max(seen), samples=len(seen), note=notes.get(field, ""))  # fmt: skip
 
     @property
-    def _told(self) -> str:
+    def _summary(self) -> str:
         """`20 of 200 calls (10 power brake, 10 SM clock under 90 % of its median)`."""
         counts: Counter[str] = Counter()
         for times, fault in zip(self._times, self._faults(), strict=True):
             counts[fault] += len(times) * bool(fault)
-        told = ", ".join(f"{count} {fault}" for fault, count in counts.most_common() if count)
-        return f"{len(self.dropped)} of {self.taken} calls ({told})"
+        text = ", ".join(f"{count} {fault}" for fault, count in counts.most_common() if count)
+        return f"{len(self.dropped)} of {self.taken} calls ({text})"
 
     def _faults(self) -> list[str]:
         """Of each batch, why it does not count."""

@@ -56,7 +56,7 @@ class Accuracy(Probe):
     def _answer(self, prepared: PreparedCase) -> Answer:
         """The checked slices of one answer, which has the shapes and dtypes asked and is finite everywhere."""
         whole = prepared.answer()
-        if reasons := _not_as_asked(prepared, whole):
+        if reasons := _shape_or_dtype_reasons(prepared, whole):
             raise Incorrect(*reasons)
         reasons = [f"{name}: {count} of {tensor.numel()} values are not finite (inputs lie between rows of NaN)"
                    for name, tensor in whole.items() if (count := int((~torch.isfinite(tensor)).sum()))]  # fmt: skip
@@ -75,7 +75,7 @@ class Accuracy(Probe):
         return {name: (reference, allowed[name]) for name, reference in exact.items()}
 
 
-def _not_as_asked(prepared: PreparedCase, whole: Answer) -> list[str]:
+def _shape_or_dtype_reasons(prepared: PreparedCase, whole: Answer) -> list[str]:
     """Outputs and gradients whose shape or dtype is not that of what they stand for."""
     expected = {"out": prepared.cotangent, **{f"d{name}": leaf for name, leaf in prepared.leaves.items()}}
     return [

@@ -38,8 +38,8 @@ class Snapshot(Probe):
             return
         if prepared.machine.device == "cuda":
             yield File("snapshot", prepared.scratch / "snapshot.pickle")
-        asked = prepared.found.get("memory/peak")
-        yield from of_memory(use, prepared.scratch, asked.value * MB if asked else None)
+        timed = prepared.found.get("memory/peak")
+        yield from of_memory(use, prepared.scratch, timed.value * MB if timed else None)
 
     def _seen(self, prepared: PreparedCase) -> MemoryUse | None:
         name, device, path = prepared.largest_pass, prepared.machine.device, prepared.scratch / "snapshot.trace.json.gz"

@@ -95,7 +95,7 @@ class Timing(Probe):
                 begun = time.perf_counter()  # not before: the first to set a stance waits for imports
                 calls = self._sample(clock, Watched(card, self.clock_share), *prepared.stages(name))
             spent = time.perf_counter() - begun
-            times = calls.kept
+            times = calls.sound
             reached = calls.precision
             short = "" if reached <= self.precision else f"not within {self.precision:g} % when the measure was full"
             rate = prepared.flops[name] / 1e9  # FLOP per ms → TFLOP/s

@@ -76,8 +76,8 @@ class Model(Decoder, Subject):
         leaves = dict(model.named_parameters())
 
         def found(dtype: torch.dtype) -> Answer:
-            kept = _reference(self, shape, request.mask, device, seed, dtype, request.needs_backward)  # type: ignore[arg-type]
-            return {name: tensor.to(device) for name, tensor in kept.items()}
+            reference = _reference(self, shape, request.mask, device, seed, dtype, request.needs_backward)  # type: ignore[arg-type]
+            return {name: tensor.to(device) for name, tensor in reference.items()}
 
         def cut(whole: Answer) -> Answer:
             parts = {"out": whole["out"].flatten().double() - math.log(self.vocab_size)}
@@ -119,8 +119,8 @@ def _reference(
             each = torch.autograd.grad(losses, tuple(weights.values()), start[rows].to(losses.dtype))
             for total, gradient in zip(sums.values(), each, strict=True):
                 total += gradient
-    kept = torch.promote_types(dtype, torch.float32)
-    gradients = {name: total.to("cpu", kept) for name, total in sums.items() if needs_backward}
+    reference = torch.promote_types(dtype, torch.float32)
+    gradients = {name: total.to("cpu", reference) for name, total in sums.items() if needs_backward}
     return {"out": torch.cat(outs).cpu(), **gradients}
 
 

@@ -65,7 +65,7 @@ class Auto(Backend):
         """All it may choose, on whatever machine."""
         return tuple(backend for name in KNOWN if (backend := named(name)))
 
-    def told(self, machine: Machine) -> str:
+    def description(self, machine: Machine) -> str:
         """What it does on this machine, in a line."""
         table = self.followed(machine)
         return f"follows the table {table.source}" if table else "no table for this machine: measures on the spot, once"
@@ -84,7 +84,7 @@ class Auto(Backend):
             refused[name] = unsupported_reasons(name, request, machine)
             if not refused[name]:
                 return []
-        return _told(refused)
+        return _lines(refused)
 
     def prepare(self, request: Request, machine: Machine) -> AttentionFn:
         return self.select(request, machine).attend
@@ -92,39 +92,39 @@ class Auto(Backend):
     def select(self, request: Request, machine: Machine) -> Selection:
         """Raises Refused, with the reasons of all, where none is supported."""
         passed_over: dict[str, Sequence[str]] = {}
-        table, one, asked = self.followed(machine), pass_of(request), bucket_of(request)
-        found = table and table.find(asked, one)
+        table, one, requested = self.followed(machine), pass_of(request), bucket_of(request)
+        found = table and table.find(requested, one)
         if table and found:
-            nearest = "" if found.exact else f"; nearest to {asked}, which is in no bucket"
+            nearest = "" if found.exact else f"; nearest to {requested}, which is in no bucket"
             where = f"by {table.source}: {found.bucket}{nearest}"
             if taken := self._first(found.entry.passes[one], where, request, machine, passed_over):
                 if nearest:
                     warnings.warn(f"attn_lab: auto takes {taken.why}", stacklevel=2)  # Python shows the same text once
                 return taken
-        return self._measured(request, machine, asked, one, passed_over)
+        return self._measured(request, machine, requested, one, passed_over)
 
     def _measured(
-        self, request: Request, machine: Machine, asked: Bucket, one: str, passed_over: dict[str, Sequence[str]]
+        self, request: Request, machine: Machine, requested: Bucket, one: str, passed_over: dict[str, Sequence[str]]
     ) -> Selection:
         """By what is kept of an earlier measurement, or by one made now; among several ranks by neither."""
         if ranks.several():
             return self._first_able(request, machine, passed_over)
-        kept = AutotuneCache.of(machine)
-        where = f"measured here (kept in {kept.shown})"
-        known = kept.known(asked, one)
+        autotuned = AutotuneCache.of(machine)
+        where = f"measured here (kept in {autotuned.shown})"
+        known = autotuned.known(requested, one)
         if known and (taken := self._first(known, where, request, machine, passed_over)):
             return taken
         able = {name: backend for name, backend in supported_backends(request, machine, passed_over).items()
                 if not self._incorrect(name, backend, request, machine, passed_over)}  # fmt: skip
         if not able:
-            raise Unsupported("auto", _told(passed_over))
+            raise Unsupported("auto", _lines(passed_over))
         if len(able) == 1:
             where, ranking = "not measured", Ranking(dict.fromkeys(able, math.nan), "the only one that can")
         else:
-            ranking = kept.measure(asked, one, able, request, machine, passed_over)
+            ranking = autotuned.measure(requested, one, able, request, machine, passed_over)
         taken = self._first(ranking, where, request, machine, passed_over)
         if taken is None:
-            raise Unsupported("auto", _told(passed_over))
+            raise Unsupported("auto", _lines(passed_over))
         return taken
 
     def _first_able(self, request: Request, machine: Machine, passed_over: dict[str, Sequence[str]]) -> Selection:
@@ -133,7 +133,7 @@ class Auto(Backend):
         ranking = Ranking(dict.fromkeys(able, math.nan), "the first of a fixed order, the same on each rank")
         taken = self._first(ranking, "not measured", request, machine, passed_over)
         if taken is None:
-            raise Unsupported("auto", _told(passed_over))
+            raise Unsupported("auto", _lines(passed_over))
         ranks.tell_first_taken(backend_name(taken.by))
         return taken
 
@@ -201,5 +201,5 @@ def _ahead(name: str, ranking: Ranking) -> str:
     return f"; {ranking.why}" if name == ranking.first else f"; {ranking.first}, which cannot here, was faster"
 
 
-def _told(refused: Mapping[str, Sequence[str]]) -> list[str]:
+def _lines(refused: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{name}: {'; '.join(why)}" for name, why in refused.items()]

@@ -50,26 +50,26 @@ class AutotuneCache:
                 _READ[key] = cls(folder / f"measured-{digest}.json", machine)
             return _READ[key]
 
-    def known(self, asked: Bucket, one: str) -> Ranking | None:
-        entry = self.table.entries.get(asked)
+    def known(self, fields: Bucket, one: str) -> Ranking | None:
+        entry = self.table.entries.get(fields)
         return entry.passes.get(one) if entry else None
 
     def measure(
-        self, asked: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
+        self, fields: Bucket, one: str, able: Mapping[str, Backend], request: Request, machine: Machine,
         passed_over: dict[str, Sequence[str]],
     ) -> Ranking:  # fmt: skip
         """The supported backends by this pass's time, measured now and cached; those that failed are passed over."""
         with self._measuring:  # beside another measurement neither would be worth much
-            if known := self.known(asked, one):
+            if known := self.known(fields, one):
                 return known
             times, fallen = in_thread(lambda: race(able, request, machine), machine)
             passed_over |= fallen
             ranking = ranked(times)
             if times:
-                entry = self.table.entries.get(asked, Entry({}))
+                entry = self.table.entries.get(fields, Entry({}))
                 could_not = {**entry.could_not, **{name: "; ".join(why) for name, why in passed_over.items()}}
                 measured = tuple(dict.fromkeys([*entry.measured, str(request.shape)]))
-                self._join({asked: Entry({**entry.passes, one: ranking}, measured, could_not)})
+                self._join({fields: Entry({**entry.passes, one: ranking}, measured, could_not)})
             return ranking
 
     def _join(self, fresh: Mapping[Bucket, Entry] = {}) -> None:

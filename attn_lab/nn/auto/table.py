@@ -97,8 +97,8 @@ class DispatchTable:
             }
             for bucket, entry in sorted(self.entries.items())
         ]  # fmt: skip
-        told = {"schema": SCHEMA, "gpu": self.gpu, "made": dict(self.made), "buckets": buckets}
-        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        document = {"schema": SCHEMA, "gpu": self.gpu, "made": dict(self.made), "buckets": buckets}
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     @cached_property
     def digest(self) -> str:
@@ -123,13 +123,13 @@ class DispatchTable:
         cure = "backend.any_gpu=true, or DispatchTable.on_any_gpu() in Python, follows it all the same"
         return [f"table {self.source}: made on {self.gpu}; this is {gpu} ({cure})"]
 
-    def find(self, asked: Bucket, one: str) -> Found | None:
+    def find(self, requested: Bucket, one: str) -> Found | None:
         """The bucket of this question, or else the nearest, that knows the pass; None if none is comparable."""
         known = [bucket for bucket, entry in self.entries.items() if one in entry.passes]
-        near = min(known, key=lambda bucket: (bucket.far(asked), bucket), default=None)
-        if near is None or math.isinf(near.far(asked)):
+        near = min(known, key=lambda bucket: (bucket.far(requested), bucket), default=None)
+        if near is None or math.isinf(near.far(requested)):
             return None
-        return Found(near, self.entries[near], near == asked)
+        return Found(near, self.entries[near], near == requested)
 
 
 @cache

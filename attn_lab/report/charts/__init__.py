@@ -30,7 +30,7 @@ class Figure:
 
     anchor: str
     title: str
-    told: str
+    alt_text: str
     panels: Sequence[Panel]
     values: Values
     backends: Sequence[str] = ()

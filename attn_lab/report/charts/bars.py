@@ -28,7 +28,7 @@ HERE = alt.FieldEqualPredicate(field="at", equal=hole("at"))
 ROOM = alt.Scale(domain=[0, hole("most")], nice=False)  # for a number behind the longest bar
 
 
-def of_point(data: ReportData, family: Family, metrics: Sequence[str], anchor: str, told: str) -> Figure | None:
+def of_point(data: ReportData, family: Family, metrics: Sequence[str], anchor: str, alt_text: str) -> Figure | None:
     """One bar a backend in a panel for each of the metrics; None where none was measured."""
     rows = sorted(family.rows, key=lambda row: (row.status != "ok", compare.speed(row)))
     drawn = [metric for metric in metrics if any(row.number(metric) is not None for row in rows)]
@@ -42,14 +42,14 @@ def of_point(data: ReportData, family: Family, metrics: Sequence[str], anchor: s
             number = row.number(metric)
             value[f"m{count}"] = rounded(number if number is None else min(number, longest[metric])) or 0
             cut = " ▶" * (number is not None and number > longest[metric])
-            said = compare.digits(number) + cut + " ≈" * bool(noise(row, metric))
-            value[f"said{count}"] = said if row.status == "ok" else data.words[row.status]
+            label = compare.digits(number) + cut + " ≈" * bool(noise(row, metric))
+            value[f"said{count}"] = label if row.status == "ok" else data.words[row.status]
         values.append(value)
     names = tuple(data.backends)
     panels = [Panel(data.metric(metric), bars(f"m{count}", f"said{count}", data.metric(metric), names),
                     {"height": BAR * len(rows), "most": 1.25 * max(value[f"m{count}"] for value in values)})
               for count, metric in enumerate(drawn)]  # fmt: skip
-    return Figure(anchor, family.held, told, panels, values)
+    return Figure(anchor, family.held, alt_text, panels, values)
 
 
 def _longest(rows: Sequence[Row], metric: str) -> float:
@@ -85,7 +85,7 @@ def of_stack(data: ReportData, family: Family) -> Figure | None:
 
 
 def _stacked(
-    data: ReportData, family: Family, anchor: str, told: str, values: list[dict[str, Any]], parts: tuple[str, ...],
+    data: ReportData, family: Family, anchor: str, alt_text: str, values: list[dict[str, Any]], parts: tuple[str, ...],
     unit: str, whole: str,
 ) -> Figure:  # fmt: skip
     spec = stack(parts, unit, whole)
@@ -96,7 +96,7 @@ def _stacked(
     tall = {at: len({value["backend"] for value in values if value["at"] == at}) for at in places}
     titles = {at: f"{family.axis} {at}" if family.axis else whole for at in places}
     panels = [Panel(titles[at], spec, {"at": at, "most": most[at], "height": BAR * tall[at]}) for at in places]
-    return Figure(anchor, family.held, told, panels, values)
+    return Figure(anchor, family.held, alt_text, panels, values)
 
 
 def of_phases(data: ReportData, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
@@ -139,14 +139,14 @@ def parts_of(row: Row) -> tuple[float, float, float] | None:
 
 
 @cache
-def bars(field: str, said: str, title: str, names: tuple[str, ...]) -> Spec:
+def bars(field: str, label: str, title: str, names: tuple[str, ...]) -> Spec:
     base = alt.Chart(look.VALUES).transform_filter(look.SHOWN).encode(
         y=alt.Y("backend:N", sort=ORDER, title=None, axis=NAMES),
         x=alt.X(f"{field}:Q", title=None, axis=AXIS, scale=ROOM),
-        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip(f"{said}:N", title=title), alt.Tooltip("note:N")],
+        tooltip=[alt.Tooltip("backend:N"), alt.Tooltip(f"{label}:N", title=title), alt.Tooltip("note:N")],
     )  # fmt: skip
     drawn = base.mark_bar(height={"band": 0.72}).encode(color=look.colour(names), opacity=look.faint(1))
-    return look.spec(alt.layer(drawn, base.mark_text(align="left", dx=4).encode(text=f"{said}:N")))
+    return look.spec(alt.layer(drawn, base.mark_text(align="left", dx=4).encode(text=f"{label}:N")))
 
 
 @cache

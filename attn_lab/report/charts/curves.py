@@ -24,13 +24,13 @@ def of_pass(data: ReportData, experiment: Experiment, family: Family, one: str) 
     for value, row in zip(values, family.rows, strict=True):
         verdict = experiment.verdict(row, experiment.baseline_of(row), one)
         if verdict and row.backend != data.baseline:
-            told = data.say("speedup_told", verdict=verdict, word=data.words[verdict.word])
+            alt_text = data.say("speedup_text", verdict=verdict, word=data.words[verdict.word])
             low, high = rounded(verdict.low) or None, rounded(verdict.high)  # neither 0 nor infinity has a place
             known = low is not None and high is not None
             numbers = (rounded(verdict.ratio), low if known else None, high if known else None)
-            value |= dict(zip(_parts("speedup"), numbers, strict=True)) | {"speedup_told": told}
-    told = data.say("alt_pass", what=data.words[one], axis=family.axis, baseline=data.baseline)
-    return _figure(data, family, one, f"{data.words[one]}: {family.axis}", told, values,
+            value |= dict(zip(_parts("speedup"), numbers, strict=True)) | {"speedup_text": alt_text}
+    alt_text = data.say("alt_pass", what=data.words[one], axis=family.axis, baseline=data.baseline)
+    return _figure(data, family, one, f"{data.words[one]}: {family.axis}", alt_text, values,
                    {"time": data.words["time_ms"], "tflops": "TFLOP/s",
                     "speedup": data.say("speedup_against", baseline=data.baseline)})  # fmt: skip
 
@@ -42,8 +42,8 @@ def of_memory(data: ReportData, experiment: Experiment, family: Family) -> Figur
         share = compare.memory_share(row, experiment.baseline_of(row))
         if share is not None and row.backend != data.baseline:
             value["share"] = rounded(100 * share)
-    told = data.say("alt_memory", axis=family.axis, baseline=data.baseline)
-    return _figure(data, family, "memory", f"{data.words['memory/peak']}: {family.axis}", told, values,
+    alt_text = data.say("alt_memory", axis=family.axis, baseline=data.baseline)
+    return _figure(data, family, "memory", f"{data.words['memory/peak']}: {family.axis}", alt_text, values,
                    {"memory": "MB", "share": data.say("share_of", baseline=data.baseline)})  # fmt: skip
 
 
@@ -51,8 +51,8 @@ def of_energy(data: ReportData, family: Family, one: str) -> Figure | None:
     """Joules a step and TFLOP a joule along the family's axis; None where none was measured."""
     values = [_value(row, family, {"energy": f"{one}/energy", "economy": f"{one}/tflop_per_joule"})
               for row in family.rows]  # fmt: skip
-    told = data.say("alt_energy", what=data.words[one], axis=family.axis)
-    figure = _figure(data, family, one, f"{data.words[one]}: {family.axis}", told, values,
+    alt_text = data.say("alt_energy", what=data.words[one], axis=family.axis)
+    figure = _figure(data, family, one, f"{data.words[one]}: {family.axis}", alt_text, values,
                      {"energy": data.words["energy_j"], "economy": data.words["tflop_per_joule"]})  # fmt: skip
     return figure and replace(figure, anchor=f"energy-{figure.anchor.removeprefix('figures-')}")
 
@@ -61,8 +61,8 @@ def of_training(data: ReportData, family: Family) -> Figure | None:
     """Tokens a second, MFU and attention's share of a training step along the family's axis; None without any."""
     fields = {"tokens": "tokens_per_second", "mfu": "mfu", "attention": "attention_share"}
     values = [_value(row, family, {name: f"train_step/{what}" for name, what in fields.items()}) for row in family.rows]
-    told = data.say("alt_training", axis=family.axis)
-    figure = _figure(data, family, "train_step", f"{data.words['train_step']}: {family.axis}", told, values,
+    alt_text = data.say("alt_training", axis=family.axis)
+    figure = _figure(data, family, "train_step", f"{data.words['train_step']}: {family.axis}", alt_text, values,
                      {name: data.words[what] for name, what in fields.items()})  # fmt: skip
     return figure and replace(figure, anchor=f"models-{family.anchor}")
 
@@ -72,7 +72,7 @@ RATIOS = {"speedup": 1, "share": 100}  # fields with a line where the two are eq
 
 
 def _figure(
-    data: ReportData, family: Family, what: str, title: str, told: str, values: list[dict[str, Any]],
+    data: ReportData, family: Family, what: str, title: str, alt_text: str, values: list[dict[str, Any]],
     fields: dict[str, str],
 ) -> Figure | None:  # fmt: skip
     drawn = [name for name in fields if any(value.get(name) for value in values)]
@@ -89,7 +89,7 @@ def _figure(
     ]  # fmt: skip
     axis, _, place = family.anchor.partition("-")
     anchor = f"figures-{axis}-{what}{f'-{place}' if place else ''}"
-    return Figure(anchor, title, told, panels, values, names)
+    return Figure(anchor, title, alt_text, panels, values, names)
 
 
 def _has(value: dict[str, Any], fields: Sequence[str]) -> bool:
@@ -139,25 +139,25 @@ def curve(field: str, names: tuple[str, ...], wide: bool, lost: bool) -> Spec:
     y = alt.Y(f"{field}:Q", title=None, scale=up).axis(format="~r", tickCount=5)
     seen = alt.Chart(look.VALUES).transform_filter(f"isValid(datum.{field}) && {look.SHOWN}").encode(x=x)
     low, high = f"{field}_low", f"{field}_high"
-    told = [
+    tooltips = [
         alt.Tooltip("backend:N"),
         alt.Tooltip("x:Q", title=hole("axis")),
         alt.Tooltip(f"{field}:Q", title=hole("title"), format=".3r"),
     ]
     if field == "speedup":
-        told[-1] = alt.Tooltip("speedup_told:N", title=hole("title"))
+        tooltips[-1] = alt.Tooltip("speedup_text:N", title=hole("title"))
     elif field in ("time", "tflops"):
-        told += [
+        tooltips += [
             alt.Tooltip(f"{low}:Q", title="p05", format=".3r"),
             alt.Tooltip(f"{high}:Q", title="p95", format=".3r"),
         ]
-    told.append(alt.Tooltip("note:N"))
+    tooltips.append(alt.Tooltip("note:N"))
     layers = [
         seen.mark_line().encode(
             y=y, color=look.colour(names), strokeDash=look.dash(names), opacity=look.faint(1)
         ),
         seen.mark_point(filled=True).encode(
-            y=y, shape=look.shape(names), opacity=look.faint(1), tooltip=told,
+            y=y, shape=look.shape(names), opacity=look.faint(1), tooltip=tooltips,
             stroke=look.colour(names),
             fill=look.fill(names, "isValid(datum.note)"),
         ),

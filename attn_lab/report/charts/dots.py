@@ -15,11 +15,11 @@ def errors(title: str, names: tuple[str, ...]) -> Spec:
     """Share of the allowed error by backend, all cases as ticks and the worst as a dot; the limit is 1."""
     base = alt.Chart(look.VALUES).transform_filter(look.SHOWN)
     y = alt.Y("backend:N", sort=list(names), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-    told = [alt.Tooltip(f"{name}:N") for name in ("backend", "tensor", "where", "note")]
-    told.insert(2, alt.Tooltip("share:Q", title=title, format=".3r"))
+    tooltips = [alt.Tooltip(f"{name}:N") for name in ("backend", "tensor", "where", "note")]
+    tooltips.insert(2, alt.Tooltip("share:Q", title=title, format=".3r"))
     x = alt.X("share:Q", title=title, scale=alt.Scale(zero=True))
     drawn = base.mark_point(filled=True, size=70).encode(
-        y=y, x=x, tooltip=told, opacity=look.faint(0.85),
+        y=y, x=x, tooltip=tooltips, opacity=look.faint(0.85),
         color=alt.Color("tensor:N", scale=alt.Scale(range=list(TENSORS)), legend=alt.Legend(orient="top", title=None)),
         shape=alt.Shape("tensor:N", legend=alt.Legend(orient="top", title=None)),
     )  # fmt: skip
@@ -38,11 +38,11 @@ def kinds(title: str, kinds: tuple[str, ...]) -> Spec:
     )
     y = alt.Y("backend:N", sort=hole("names"), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
     x = alt.X("ms:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=10)).axis(format="~r", tickCount=5)
-    told = [alt.Tooltip("backend:N"), alt.Tooltip("kind:N"), alt.Tooltip("ms:Q", title=title, format=".3r"),
+    tooltips = [alt.Tooltip("backend:N"), alt.Tooltip("kind:N"), alt.Tooltip("ms:Q", title=title, format=".3r"),
             alt.Tooltip("note:N")]  # fmt: skip
     legend = alt.Legend(orient="top", title=None, columns=2)
     drawn = base.mark_point(filled=True, size=70).encode(
-        y=y, x=x, tooltip=told, opacity=look.faint(0.85),
+        y=y, x=x, tooltip=tooltips, opacity=look.faint(0.85),
         color=alt.Color("kind:N", scale=alt.Scale(domain=list(kinds), range=list(TENSORS)), legend=legend),
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(kinds)), legend=legend),
     )  # fmt: skip
@@ -59,12 +59,12 @@ def whiskers(title: str, names: tuple[str, ...]) -> Spec:
     )
     y = alt.Y("backend:N", sort=list(names), title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    told = [alt.Tooltip("backend:N"), alt.Tooltip("said:N", title=title)]
+    tooltips = [alt.Tooltip("backend:N"), alt.Tooltip("said:N", title=title)]
     rule = base.mark_rule(strokeWidth=2).encode(
         y=y, x=alt.X("low:Q", title=title), x2="high:Q", color=look.colour(names), opacity=look.faint(1)
     )
     dot = base.mark_point(filled=True, size=70).encode(
-        y=y, x=x, color=look.colour(names), shape=look.shape(names), tooltip=told, opacity=look.faint(1)
+        y=y, x=x, color=look.colour(names), shape=look.shape(names), tooltip=tooltips, opacity=look.faint(1)
     )
     return look.spec(alt.layer(rule, dot))
 
@@ -80,14 +80,14 @@ def roofs(across: str, up: str, names: tuple[str, ...]) -> Spec:
     roof = (
         base.transform_filter("datum.roof").mark_line(strokeWidth=2, color="#8A929E").encode(x=x, y=y, detail="roof:N")
     )
-    told = [alt.Tooltip(f"{name}:N") for name in ("backend", "where")]
-    told += [alt.Tooltip("tflops:Q", title=up, format=".3r"), alt.Tooltip("share:Q", title="%", format=".3r")]
+    tooltips = [alt.Tooltip(f"{name}:N") for name in ("backend", "where")]
+    tooltips += [alt.Tooltip("tflops:Q", title=up, format=".3r"), alt.Tooltip("share:Q", title="%", format=".3r")]
     dots = (
         base.transform_filter(alt.FieldEqualPredicate(field="pass", equal=hole("pass")))
         .transform_filter(look.SHOWN)
         .mark_point(filled=True)
     )
     dots = dots.encode(
-        x=x, y=y, color=look.colour(names), shape=look.shape(names), tooltip=told, opacity=look.faint(0.9)
+        x=x, y=y, color=look.colour(names), shape=look.shape(names), tooltip=tooltips, opacity=look.faint(0.9)
     )
     return look.spec(alt.layer(roof, dots), 260)

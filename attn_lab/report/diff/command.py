@@ -12,7 +12,7 @@ from attn_lab.records.reading import records
 from attn_lab.records.record import STATUSES
 from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import noise_floor
-from attn_lab.report.diff.differences import BROKEN, METRICS, Difference, asked, both, common, differences
+from attn_lab.report.diff.differences import BROKEN, METRICS, Difference, both, common, differences, fields
 from attn_lab.report.diff.markdown import markdown
 
 FAIL_ON = ("slower", "broken", "memory", "unsupported", "gone", *BROKEN)
@@ -79,12 +79,12 @@ def _why_none(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
     values = [{"backend": {row.backend for row in rows}} for rows in (a_rows, b_rows)]
     for rows, found in zip((a_rows, b_rows), values, strict=True):
         for row in rows:
-            for name, value in asked(row).items():
+            for name, value in fields(row).items():
                 found.setdefault(name, set()).add(str(value))
     a, b = values
-    told = [f"{name}: A has {', '.join(sorted(a[name]))}, B {', '.join(sorted(b[name]))}"
+    texts = [f"{name}: A has {', '.join(sorted(a[name]))}, B {', '.join(sorted(b[name]))}"
             for name in a if name in b and not a[name] & b[name]]  # fmt: skip
-    return f"there is none ({'; '.join(told) or 'each field has values in common, but no case all of them'})"
+    return f"there is none ({'; '.join(texts) or 'each field has values in common, but no case all of them'})"
 
 
 def _metrics(asked_for: Sequence[str], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def _failed(found: Sequence[Difference], kinds: set[str]) -> int:
         if each.kind == "broken":
             counts[each.statuses[1]] += 1
     wanted = kinds | ({"broken"} if "slower" in kinds else set())
-    told = [f"{counts[kind]} {kind}" for kind in (*FAIL_ON, *STATUSES) if kind in wanted and counts[kind]]
-    if told:
-        print(f"attn-lab: diff: {', '.join(dict.fromkeys(told))}", file=sys.stderr)
-    return int(bool(told))
+    texts = [f"{counts[kind]} {kind}" for kind in (*FAIL_ON, *STATUSES) if kind in wanted and counts[kind]]
+    if texts:
+        print(f"attn-lab: diff: {', '.join(dict.fromkeys(texts))}", file=sys.stderr)
+    return int(bool(texts))

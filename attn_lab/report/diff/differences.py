@@ -73,19 +73,19 @@ def common(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> int:
     return len(_cases(a_rows).keys() & _cases(b_rows).keys())
 
 
-def asked(row: Row) -> Mapping[str, Any]:
+def fields(row: Row) -> Mapping[str, Any]:
     """What was asked, whatever it ran on."""
-    return {name: value for name, value in row.asked.items() if name != "machine"}
+    return {name: value for name, value in row.fields.items() if name != "machine"}
 
 
 def _cases(rows: Iterable[Row]) -> dict[Key, Case]:
     found: dict[Key, dict[tuple[str, ...], list[Row]]] = {}
     for row in rows:
         if not row.is_aa_repeat:  # a twin is the noise floor's, and no case
-            key = (("backend", row.backend), *sorted(asked(row).items()))
+            key = (("backend", row.backend), *sorted(fields(row).items()))
             passes = tuple(row.provenance["config"].get("passes") or ())
             found.setdefault(key, {}).setdefault(passes, []).append(row)
-    return {key: _case(list(asked.values())) for key, asked in found.items()}
+    return {key: _case(list(fields.values())) for key, fields in found.items()}
 
 
 def _case(questions: Sequence[Sequence[Row]]) -> Case:

@@ -8,7 +8,7 @@ from attn_lab.records.record import Record as Row
 from attn_lab.records.stats.noise_floor import Floor
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS, digits
-from attn_lab.report.diff.differences import Difference, asked
+from attn_lab.report.diff.differences import Difference, fields
 from attn_lab.report.render.markdown import code, escape, table
 
 ROOM = 14_000  # characters of a table, of which there are four at most: a comment on GitHub takes 65,536
@@ -30,7 +30,7 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
     rows = [each.row for each in found]
     names = [name for name in compare.several(rows) if name != "machine"]
     varying = compare.vary(rows)
-    fixed = compare.text(rows[0], [name for name in asked(rows[0]) if name not in varying])
+    fixed = compare.text(rows[0], [name for name in fields(rows[0]) if name not in varying])
     parts.append(f"All cases: {escape(fixed)}.")
     parts += _doubts(found, a_rows, b_rows)
     for title, kinds in (("Worse", WORSE), ("Better", BETTER)):
@@ -39,38 +39,38 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
     for kinds in (OTHER, SAME):
         if some := [each for each in found if each.kind in kinds]:
             counts = Counter(each.kind for each in some)
-            told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-            parts.append(f"<details><summary>{told}</summary>\n\n{_table(some, names)}\n\n</details>")
+            texts = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            parts.append(f"<details><summary>{texts}</summary>\n\n{_table(some, names)}\n\n</details>")
     return "\n\n".join([*parts, _legend(floors)]) + "\n"
 
 
 def headline(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
     """`attn-lab diff: 1 broken, 2 slower; 3 faster; 40 same, 2 unclear (another machine: A100, then H100)`."""
     counts = Counter(each.kind for each in found)
-    told = []
+    texts = []
     for kinds in (WORSE, BETTER, OTHER, SAME):
         some = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
-        told += [some] if some else []
+        texts += [some] if some else []
     if not any(counts[kind] for kind in WORSE):
-        told.insert(0, "nothing is worse")
+        texts.insert(0, "nothing is worse")
     machines = [a_rows[0].machine, b_rows[0].machine]
     other = f" (another machine: {machines[0]}, then {machines[1]})" if machines[0] != machines[1] else ""
-    return escape(f"attn-lab diff: {'; '.join(told)}{other}")
+    return escape(f"attn-lab diff: {'; '.join(texts)}{other}")
 
 
 def _doubts(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
     """That all moved together, or that nothing was repeated: what makes a verdict less than it seems."""
-    said = []
+    notes = []
     judged = [each.verdict for each in found if each.verdict]
     middle = statistics.median(verdict.ratio for verdict in judged) if judged else 1.0
     edge = 1 + judged[0].floor.claims if judged else 1.0
     if len(judged) >= MANY and not 1 / edge <= middle <= edge:
-        said.append(f"**The middle of all {len(judged)} times has {digits(middle, 2)}× the speed: "
+        notes.append(f"**The middle of all {len(judged)} times has {digits(middle, 2)}× the speed: "
                     "what moved them all, the machine or its load, may be all there is.**")  # fmt: skip
     once = [name for name, rows in (("A", a_rows), ("B", b_rows)) if len({row.round for row in rows}) == 1]
     if judged and once:
-        said.append(f"{' and '.join(once)} ran each case once: what moves from run to run is not in the intervals.")
-    return said
+        notes.append(f"{' and '.join(once)} ran each case once: what moves from run to run is not in the intervals.")
+    return notes
 
 
 def _apart(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
@@ -81,9 +81,9 @@ def _apart(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
     mixed = [name for name in (*a, *b) if any(len(facts.get(name, ())) > 1 for facts in (a, b))]
     lines = [[escape(name), *(escape(" and ".join(sorted(facts[name]))) for facts in (a, b))] for name in apart]
     parts = [table(["", "A", "B"], lines)] if lines else ["Machine, versions and commit are the same in both."]
-    told = [name for name in dict.fromkeys(mixed) if name not in ("started", "sweep")]
-    if told:
-        parts.append(f"**Mixed within one run: {escape(', '.join(told))}.**")
+    texts = [name for name in dict.fromkeys(mixed) if name not in ("started", "sweep")]
+    if texts:
+        parts.append(f"**Mixed within one run: {escape(', '.join(texts))}.**")
     return parts
 
 
@@ -102,7 +102,7 @@ def _table(found: Sequence[Difference], names: Sequence[str]) -> str:
     heads = [*names, "backend", "what", "A", "B", "B's speed, or change", ""]
     lines, room = [], ROOM
     for each in found:
-        line = [*(escape(str(each.row.asked.get(name, ""))) for name in names), *_cells(each)]
+        line = [*(escape(str(each.row.fields.get(name, ""))) for name in names), *_cells(each)]
         room -= sum(len(cell) + 3 for cell in line)
         if room < 0:
             break
@@ -130,14 +130,14 @@ def _short(reason: str) -> str:
 
 
 def _legend(floors: dict[str, Floor]) -> str:
-    told = {metric: str(floor) for metric, floor in floors.items()}
-    same = set(told.values())
-    said = "; ".join(
-        [same.pop()] if len(same) == 1 else [f"{escape(metric)}: {floor}" for metric, floor in told.items()]
+    texts = {metric: str(floor) for metric, floor in floors.items()}
+    same = set(texts.values())
+    notes = "; ".join(
+        [same.pop()] if len(same) == 1 else [f"{escape(metric)}: {floor}" for metric, floor in texts.items()]
     )
     return (
         "Speed is A's time over B's, with its 95 % interval: above 1, B is faster. "
-        + (f"Noise floor, the larger of both runs: {said}. " if said else "")
+        + (f"Noise floor, the larger of both runs: {notes}. " if notes else "")
         + "A/A is measured within a run; what moves between two processes comes on top. "
         "Memory is counted, not sampled: changes over 1 % are told."
     )

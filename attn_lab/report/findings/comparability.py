@@ -37,9 +37,9 @@ def _place(apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Seque
     """Its name; and of two places of one name what else sets them apart."""
     machine = apart.index("machine.name") if "machine.name" in apart else None
     alike = [values for values in all_values if machine is None or values[machine] == mine[machine]]
-    told = [f"{name.removeprefix('machine.')} {mine[at]}" for at, name in enumerate(apart)
+    text = [f"{name.removeprefix('machine.')} {mine[at]}" for at, name in enumerate(apart)
             if mine[at] and len({values[at] for values in alike}) > 1]  # fmt: skip
-    return ", ".join([rows[0].machine, *told])
+    return ", ".join([rows[0].machine, *text])
 
 
 def _facts(row: Row, machine: Mapping[str, Any]) -> dict[str, str]:
@@ -66,9 +66,9 @@ def machines(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
     for cards in shared.values():
         met = [group for group in groups if group & cards]
         groups = [group for group in groups if group not in met] + [cards.union(*met)]
-    told = {card: ", ".join(sorted(group)) for group in groups for card in group}
+    text = {card: ", ".join(sorted(group)) for group in groups for card in group}
     named = [row.provenance["machine"] for row in rows]
-    return [{**machine, "uuid": told[machine["uuid"]]} if machine.get("uuid") else machine for machine in named]
+    return [{**machine, "uuid": text[machine["uuid"]]} if machine.get("uuid") else machine for machine in named]
 
 
 def _but_for_uuid(row: Row) -> str:

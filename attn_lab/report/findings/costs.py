@@ -30,12 +30,12 @@ def _shares(measured: Measured, words: Words, what: str, figure: str) -> Iterato
     more = {name: each for name, each in shares.items() if name not in less}
     for key, found in ((what, less), (f"{what}.more", more)):
         ordered = sorted(found.items(), key=lambda each: (max(each[1]), each[0]))
-        told = [words("part.share", backend=name, share=words.range(100 * min(each), 100 * max(each)), count=len(each))
+        text = [words("part.share", backend=name, share=words.range(100 * min(each), 100 * max(each)), count=len(each))
                 for name, each in ordered]  # fmt: skip
         ends = (("least", min), ("most", max))
         numbers = {f"{name}/{end}": pick(each) for name, each in ordered for end, pick in ends}
         if found:
-            yield words.finding(key, figure, numbers, baseline=measured.baseline, shares=words.all(told))
+            yield words.finding(key, figure, numbers, baseline=measured.baseline, shares=words.all(text))
 
 
 def _memory(row: Row, baseline: Row | None) -> float | None:

@@ -37,16 +37,16 @@ def _support(measured: Measured, words: Words) -> Iterator[Finding]:
         for row in rows:
             if row.status == status:
                 reasons.setdefault(row.backend, Counter()).update(map(clause, row.reasons[:1]))
-        told = []
+        text = []
         for backend, why in sorted(reasons.items()):
             count = sum(row.status == status and row.backend == backend for row in rows)
             # Of several reasons the most frequent: the page that the sentence points to has them all.
             key, most = ("part.failed", why.most_common(1)[0][0]) if why else ("part.unexplained", "")
-            told.append(words(key, backend=backend, count=count, reason=most))
+            text.append(words(key, backend=backend, count=count, reason=most))
         numbers = {"cases": float(counts[status]), "of": float(len(rows)), "share": counts[status] / len(rows)}
         yield words.finding(
             f"support.{status}", "support", numbers, count=counts[status], of=len(rows),
-            share=words.percent(counts[status] / len(rows)), backends=words.several(told),
+            share=words.percent(counts[status] / len(rows)), backends=words.several(text),
         )  # fmt: skip
 
 
@@ -60,10 +60,10 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
     floors = {one: measured.floor(one) for one in measured.passes}
     known = {one: floor for one, floor in floors.items() if floor.measured}
     if known:
-        told = words.all(f"{words(f'pass.{one}')} {floor.percent}" for one, floor in known.items())
+        text = words.all(f"{words(f'pass.{one}')} {floor.percent}" for one, floor in known.items())
         numbers = {one: floor.share for one, floor in known.items()}
         least = words.percent(MIN_EFFECT)
-        yield words.finding("noise.floor", "overview", numbers, floors=told, baseline=measured.baseline, least=least)
+        yield words.finding("noise.floor", "overview", numbers, floors=text, baseline=measured.baseline, least=least)
     unknown = {one: floor for one, floor in floors.items() if not floor.measured}
     if unknown:
         share = max(floor.share for floor in unknown.values())
@@ -78,6 +78,6 @@ def _noise(measured: Measured, words: Words) -> Iterator[Finding]:
     noisy = [(row, name) for row, name in times if noise(row, name)]
     if noisy:
         counts = Counter(row.backend for row, _ in noisy)
-        told = words.all(words("part.count", backend=name, count=count) for name, count in counts.most_common())
+        text = words.all(words("part.count", backend=name, count=count) for name, count in counts.most_common())
         numbers = {"marked": float(len(noisy)), "of": float(len(times))}
-        yield words.finding("noise.marked", "overview", numbers, count=len(noisy), of=len(times), backends=told)
+        yield words.finding("noise.marked", "overview", numbers, count=len(noisy), of=len(times), backends=text)

@@ -58,8 +58,8 @@ class Words:
 
     def sentence(self, key: str, **values: object) -> str:
         """With what the rows have in common before it, where there is more than one such place."""
-        said = self(key, **values)
-        return self("part.place", place=self.place, sentence=said) if self.place else said
+        notes = self(key, **values)
+        return self("part.place", place=self.place, sentence=notes) if self.place else notes
 
     def finding(self, key: str, figure: str, numbers: Mapping[str, float], **values: object) -> Finding:
         return Finding(key, self.sentence(key, **values), None, figure, numbers)
@@ -73,8 +73,8 @@ class Words:
 
     def span(self, span: Span, unit: str = "×") -> str:
         """`15.7× (15.6–15.8)`: no more digits than the interval supports, and three at most; with its mark, if any."""
-        told = self._span(span, unit)
-        return self("part.noisy", span=told) if span.noisy else told
+        texts = self._span(span, unit)
+        return self("part.noisy", span=texts) if span.noisy else texts
 
     def _span(self, span: Span, unit: str) -> str:
         if span.low == span.high:

@@ -25,11 +25,11 @@ class Measured:
         (self.everything,) = compare.disambiguate(rows)
         self.rows = [row for row in self.everything if not row.is_aa_repeat]
         self.rounds: dict[tuple[Setting, str], list[Row]] = {}  # of each case, those that came out ok
-        asked: dict[Any, list[Row]] = {}
+        fields: dict[Any, list[Row]] = {}
         for row in self.rows:  # forward alone and all passes are two questions: one may be refused, the other not
             passes = row.provenance["config"].get("passes") or ()
-            asked.setdefault((row.setting, row.backend, tuple(passes)), []).append(row)
-        for (setting, backend, _), rounds in asked.items():
+            fields.setdefault((row.setting, row.backend, tuple(passes)), []).append(row)
+        for (setting, backend, _), rounds in fields.items():
             if all(row.status == "ok" for row in rounds):
                 self.rounds.setdefault((setting, backend), []).extend(rounds)
         self.cases: dict[Setting, dict[str, Row]] = {}

@@ -23,14 +23,14 @@ def trends(measured: Measured, words: Words) -> Iterator[Finding]:
     """Along each axis of the family that has most cases: a full grid has dozens, too many to read."""
     for axis, families in measured.axes.items():
         family = max(families, key=len)
-        told = axis
+        texts = axis
         if len(families) > 1:
-            told = words("part.family", axis=axis, held=_held(measured, family), count=len(families))
+            texts = words("part.family", axis=axis, held=_held(measured, family), count=len(families))
         timed = [one for one in PASSES if any(row.number(f"{one}/time") for row in family)]
         for one in timed[-1:]:
-            yield from _scaling(words, family, axis, told, one)
+            yield from _scaling(words, family, axis, texts, one)
         for one in timed:
-            yield from _crossings(measured, words, family, axis, told, one)
+            yield from _crossings(measured, words, family, axis, texts, one)
 
 
 def _held(measured: Measured, family: Sequence[Row]) -> str:
@@ -39,7 +39,7 @@ def _held(measured: Measured, family: Sequence[Row]) -> str:
     return compare.text(family[0], [name for name in measured.varying if name not in moving])
 
 
-def _scaling(words: Words, family: Sequence[Row], axis: str, told_axis: str, one: str) -> Iterator[Finding]:
+def _scaling(words: Words, family: Sequence[Row], axis: str, axis_text: str, one: str) -> Iterator[Finding]:
     found: dict[str, Exponent] = {}
     for name in sorted({row.backend for row in family}):
         fitted = exponent([row for row in family if row.backend == name], axis, f"{one}/time")
@@ -48,25 +48,25 @@ def _scaling(words: Words, family: Sequence[Row], axis: str, told_axis: str, one
     if not found:
         return
     ordered = sorted(found.items(), key=lambda item: -item[1].value)
-    straight = [words("part.exponent", backend=name, last=f"{each.last:.1f}", **_told(each))
+    straight = [words("part.exponent", backend=name, last=f"{each.last:.1f}", **_formatted(each))
                 for name, each in ordered if each.high - each.low <= BENT]  # fmt: skip
     bent = words.all(name for name, each in ordered if each.high - each.low > BENT)
     numbers = {f"{name}/{part}": value for name, each in found.items() for part, value in each._asdict().items()}
     ends = [row.shape[axis] for row in family if row.backend in found]
     yield words.finding(
-        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=told_axis,
+        "scaling" if straight else "scaling.bent", "scaling", numbers, one=words(f"pass.{one}"), axis=axis_text,
         first=min(ends), last=max(ends), backends=words.several(straight), bent=bent,
         also=words("part.bent", bent=bent) if bent else "",
     )  # fmt: skip
 
 
-def _told(fitted: Exponent) -> dict[str, str]:
+def _formatted(fitted: Exponent) -> dict[str, str]:
     places = 2 if fitted.high - fitted.low < 0.2 else 1
     return {part: f"{getattr(fitted, part):.{places}f}".replace("-", "−") for part in ("value", "low", "high")}
 
 
 def _crossings(
-    measured: Measured, words: Words, family: Sequence[Row], axis: str, told_axis: str, one: str
+    measured: Measured, words: Words, family: Sequence[Row], axis: str, axis_text: str, one: str
 ) -> Iterator[Finding]:
     """Pairs of which each is clearly the faster somewhere: one up to a value, the other from a larger one on."""
     passed: dict[str, list[str]] = {}
@@ -80,8 +80,8 @@ def _crossings(
         times = [[rows[name].number(f"{one}/time") or 0.0 for name in pair] for rows in both.values()]
         if len({mine < other for mine, other in times}) < 2:
             continue  # the same is in front everywhere: no verdict can change that
-        said = {value: measured.word(rows[pair[0]].setting, *pair, one) for value, rows in both.items()}
-        clear = [(value, word) for value, word in said.items() if word in ("faster", "slower")]
+        notes = {value: measured.word(rows[pair[0]].setting, *pair, one) for value, rows in both.items()}
+        clear = [(value, word) for value, word in notes.items() if word in ("faster", "slower")]
         changes = [(old, new) for old, new in pairwise(clear) if old[1] != new[1]]
         if len(changes) == 1:
             (old, word), (new, _) = changes[0]
@@ -91,8 +91,8 @@ def _crossings(
                 span = measured.span(both[value][ahead].setting, behind, ahead, one)
                 numbers |= span.numbers(f"{behind} over {ahead} at {value}")
     if passed:
-        told = words.several(
+        texts = words.several(
             words("part.crossing", behind=name, passed=words.all(each)) for name, each in passed.items()
         )
         figure = f"figures-{axis}-{one}"
-        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=told_axis, changes=told)
+        yield words.finding("crossing", figure, numbers, one=words(f"pass.{one}"), axis=axis_text, changes=texts)

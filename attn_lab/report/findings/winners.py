@@ -58,10 +58,10 @@ def _fastest(measured: Measured, words: Words, one: str, leads: list[Lead]) -> F
     numbers |= {"settings": float(len(leads)), "shared": float(len(shared)), **span.numbers("lead")}
     front = words.all(sorted({name for lead in shared for name in (lead.over.row.backend, *lead.beside)}))
     key = f"fastest{'.point' * (len(leads) == 1)}{'.shared' * (not alone)}"
-    told = words.all(words("part.count", backend=name, count=count) for name, count in counts.most_common())
+    text = words.all(words("part.count", backend=name, count=count) for name, count in counts.most_common())
     also = words("part.shared", count=len(shared), backends=front) if shared else ""
     return words.finding(
-        key, measured.figure(one), numbers, one=words(f"pass.{one}"), count=len(leads), winners=told, shared=also,
+        key, measured.figure(one), numbers, one=words(f"pass.{one}"), count=len(leads), winners=text, shared=also,
         backend=widest.row.backend, second=widest.other, span=words.span(span), where=measured.where(widest.row),
         backends=front,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def _against(measured: Measured, words: Words, one: str) -> Iterator[Finding]:
         for pair in pairs:
             if pair.ratio < 1 and _word(measured, pair, one) == "slower":
                 slower.setdefault(pair.row.backend, []).append(pair)
-    figure, said = measured.figure(one), {"one": words(f"pass.{one}"), "baseline": measured.baseline}
+    figure, notes = measured.figure(one), {"one": words(f"pass.{one}"), "baseline": measured.baseline}
     if gains:
         ends = [pick(gains, key=lambda pair: pair.ratio) for pick in (min, max)]
         least, most = (_span(measured, pair, one) for pair in ends)
@@ -92,19 +92,19 @@ def _against(measured: Measured, words: Words, one: str) -> Iterator[Finding]:
         key = "gain.point" if rivals == 1 else "gain" if len(gains) > 1 else "gain.once"
         yield words.finding(
             key, figure, numbers, least=words.span(least), most=words.span(most), low=low.backend, high=high.backend,
-            at_low=measured.where(low), at_high=measured.where(high), count=len(gains), rivals=rivals, **said,
+            at_low=measured.where(low), at_high=measured.where(high), count=len(gains), rivals=rivals, **notes,
         )  # fmt: skip
     elif rivals:
-        yield words.finding("gain.none", figure, {"of": float(rivals)}, rivals=rivals, **said)
+        yield words.finding("gain.none", figure, {"of": float(rivals)}, rivals=rivals, **notes)
     if slower:
         worst = sorted(
             (min(pairs, key=lambda pair: pair.ratio) for pairs in slower.values()), key=lambda pair: pair.ratio
         )
         spans = {pair.row.backend: _span(measured, pair, one).inverse() for pair in worst}  # how many times its time
-        told = words.several(words("part.slower", backend=name, count=len(slower[name]), span=words.span(span))
+        text = words.several(words("part.slower", backend=name, count=len(slower[name]), span=words.span(span))
                              for name, span in spans.items())  # fmt: skip
         numbers = {key: value for name, span in spans.items() for key, value in span.numbers(name).items()}
-        yield words.finding("slower", figure, numbers, backends=told, **said)
+        yield words.finding("slower", figure, numbers, backends=text, **notes)
 
 
 def _word(measured: Measured, pair: Pair, one: str) -> str:

@@ -55,7 +55,7 @@ def _table(data: ReportData, experiment: Experiment, family: Family) -> Table:
         rows = sorted(family.rows, key=lambda row: (compare.order(row), row.backend != data.baseline, row.backend))
         start = [family.axis, *family.moving]
     heads = [*(Head(name, True) for name in start), Head(data.words["backend"])]
-    columns = [[_plain(row.asked.get(name)) for row in rows] for name in start] + [[Cell(row.backend) for row in rows]]
+    columns = [[_plain(row.fields.get(name)) for row in rows] for name in start] + [[Cell(row.backend) for row in rows]]
     if any(row.status != "ok" for row in rows):
         heads.append(Head(data.words["status"]))
         columns.append([Cell(data.words[row.status], kind=row.status, hover="; ".join(row.reasons)) for row in rows])
@@ -89,24 +89,24 @@ def _plain(value: object) -> Cell:
 
 
 def _errors(rows: list[Row]) -> list[Cell]:
-    told = []
+    text = []
     for row in rows:
         numbers = {name.split("/")[-1]: row.number(name) for name in row.metrics if name.startswith("accuracy/")}
         worst = max((value for value in numbers.values() if value is not None), default=None)
         words = ", ".join(f"{name} {compare.digits(value)}" for name, value in numbers.items() if value is not None)
-        told.append(Cell(words, worst))
-    return told
+        text.append(Cell(words, worst))
+    return text
 
 
 def _kernels(rows: list[Row]) -> list[Cell]:
-    told = []
+    text = []
     for row in rows:
         notes = str(row.metrics.get("kernel_check/kernels", {}).get("note") or "") if row.status == "ok" else ""
         shown = [
             note if len(note) <= LONGEST else note[: LONGEST - 1] + "…" for note in notes.split("; ")
         ]  # one a pass
-        told.append(Cell("; ".join(shown), hover=notes))
-    return told
+        text.append(Cell("; ".join(shown), hover=notes))
+    return text
 
 
 def _notes(data: ReportData, experiment: Experiment, family: Family) -> list[str]:
@@ -114,21 +114,21 @@ def _notes(data: ReportData, experiment: Experiment, family: Family) -> list[str
     places: dict[str, dict[str, None]] = {}
     for row in family.rows:
         at = f"{family.axis} {row.shape[family.axis]}" if family.axis else ""
-        told = []
+        text = []
         if row.status != "ok":
             reasons = row.reasons or [data.words["no_reason"]]
-            told += [f"{row.backend}: {data.words[row.status]}: {reason}" for reason in reasons]
+            text += [f"{row.backend}: {data.words[row.status]}: {reason}" for reason in reasons]
         else:
-            told += [
+            text += [
                 f"≈ {row.backend}: {data.metric(name)}: {noise(row, name)}" for name in row.metrics if noise(row, name)
             ]
             if choice := chosen(row):
-                told.append(f"→ {row.backend}: {choice}")
-            told += filter(None, [data.missing(experiment, row)])
+                text.append(f"→ {row.backend}: {choice}")
+            text += filter(None, [data.missing(experiment, row)])
             other = experiment.baseline_of(row)
-            told += [
+            text += [
                 f"‡ {row.backend}: {data.words['mixed']} {each}" for each in (mixtures([row, other]) if other else [])
             ]
-        for words in told:
+        for words in text:
             places.setdefault(words, {})[at] = None
     return [f"{words} ({', '.join(where)})" if any(where) else words for words, where in places.items()]

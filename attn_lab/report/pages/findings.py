@@ -19,9 +19,9 @@ def render(data: ReportData) -> Iterator[Block]:
     examined = data.claims
     if examined:
         counts: Counter[str] = Counter(each.verdict or "untested" for each in examined)
-        told = [f"{data.words[verdict]} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
+        texts = [f"{data.words[verdict]} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
         yield Heading(data.words["claims"])
-        yield Text(data.say("claims_how", told=data.words["list_comma"].join(told)), "note")
+        yield Text(data.say("claims_how", counts=data.words["list_comma"].join(texts)), "note")
         yield _table(data, examined)
 
 

@@ -53,8 +53,8 @@ def _ranges(data: ReportData, what: str) -> Iterator[list[Cell]]:
             low, middle, high = (_numbers(rows, f"{one}/{what}", part) for part in ("low", "value", "high"))
             unit = str(rows[0].metrics[f"{one}/{what}"].get("unit", ""))
             ends = (min(low or middle), median(middle), max(high or middle))
-            told = [Cell(digits(each), each) for each in ends]
-            yield [Cell(data.words[what]), Cell(data.words[one]), *told, Cell(unit)]
+            text = [Cell(digits(each), each) for each in ends]
+            yield [Cell(data.words[what]), Cell(data.words[one]), *text, Cell(unit)]
 
 
 def _numbers(rows: Sequence[Row], metric: str, part: str) -> list[float]:

@@ -16,15 +16,15 @@ COLUMNS = ("train_step/time", *TRAINING, "memory/peak")
 
 
 def render(data: ReportData) -> Iterator[Block]:
-    told = False
+    text = False
     for experiment in data.experiments:
         for family in experiment.families:
             rows = [row for row in family.rows if any(row.number(metric) is not None for metric in TRAINING)]
             if not rows:
                 continue
-            if not told:
+            if not text:
                 yield Text(data.words["models_how"], "note")
-            told = True
+            text = True
             yield Heading(f"{experiment.name} · {family.axis or data.words['point']}")
             yield KeyValues(_facts(rows[0]))
             if figure := _drawn(data, family):

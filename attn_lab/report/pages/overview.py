@@ -18,9 +18,9 @@ title = "page_overview"
 
 def render(data: ReportData) -> Iterator[Block]:
     yield Text(data.words["question"], "lead")
-    asked = [(f"{each.name}: {question_of(each.name)}", "") for each in data.experiments if question_of(each.name)]
-    if asked:
-        yield Details(data.words["asked_by"], [Bullets(asked)])
+    fields = [(f"{each.name}: {question_of(each.name)}", "") for each in data.experiments if question_of(each.name)]
+    if fields:
+        yield Details(data.words["asked_by"], [Bullets(fields)])
     yield KeyValues(_facts(data))
     yield from (Text(line, "warning") for line in warnings(data))
     if not data.passes:
@@ -45,7 +45,7 @@ def _longest(data: ReportData) -> set[str]:
 
 def _facts(data: ReportData) -> list[tuple[str, str]]:
     statuses = Counter(row.status for row in data.cases)
-    told = " · ".join(f"{count} {data.words[status]}" for status, count in statuses.most_common())
+    texts = " · ".join(f"{count} {data.words[status]}" for status, count in statuses.most_common())
     machines = dict.fromkeys(_machine(row) for row in data.rows)
     torch = dict.fromkeys(str(row.provenance["versions"].get("torch", "?")) for row in data.rows)
     rounds = max(len({row.round for row in each.rows}) for each in data.experiments)
@@ -53,7 +53,7 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
     facts = [
         ("machine", ", ".join(machines)),
         ("torch", ", ".join(torch)),
-        ("cases", f"{len(data.cases)} ({told})"),
+        ("cases", f"{len(data.cases)} ({texts})"),
         ("backends", str(len(data.backends))),
         ("rounds", str(rounds)),
         ("baseline", data.baseline),

@@ -85,10 +85,10 @@ def _files(data: ReportData) -> Iterator[Block]:
         for each in files(row):
             path, size = each.get("path"), each.get("size")
             name = str(path).rpartition("/")[2] if path else str(each.get("note") or data.words["left_out"])
-            told = f"{size / 2**20:.2f}" if isinstance(size, int) else "–"
+            texts = f"{size / 2**20:.2f}" if isinstance(size, int) else "–"
             lines.append([_where(data, row), Cell(row.backend), Cell(row.id), Cell(str(each.get("kind"))),
                           Cell(name, file=link(row, path, data.out)),
-                          Cell(told, float(size) if isinstance(size, int) else None)])  # fmt: skip
+                          Cell(texts, float(size) if isinstance(size, int) else None)])  # fmt: skip
     if lines:
         heads = [Head(data.words[name]) for name in ("case", "backend", "id", "kind", "file")]
         yield Heading(data.words["files_left"])

@@ -31,17 +31,17 @@ def render(data: ReportData) -> Iterator[Block]:
 
 def warnings(data: ReportData) -> list[str]:
     """What a reader must know before the first number."""
-    told = zip(data.rows, machines(data.rows), strict=True)
-    names = {json.dumps(machine, sort_keys=True): row.machine for row, machine in told}
-    said = []
+    text = zip(data.rows, machines(data.rows), strict=True)
+    names = {json.dumps(machine, sort_keys=True): row.machine for row, machine in text}
+    notes = []
     if len(names) > 1:
-        said.append(data.say("machines_mixed", count=len(names), names=", ".join(dict.fromkeys(names.values()))))
-    said += [data.say("versions_mixed", what=each) for each in mixtures(data.rows) if not each.startswith("machine.")]
+        notes.append(data.say("machines_mixed", count=len(names), names=", ".join(dict.fromkeys(names.values()))))
+    notes += [data.say("versions_mixed", what=each) for each in mixtures(data.rows) if not each.startswith("machine.")]
     if any(row.provenance.get("dirty") for row in data.rows):
-        said.append(data.words["dirty_runs"])
+        notes.append(data.words["dirty_runs"])
     if data.broken:
-        said.append(data.say("broken_lines", count=data.broken.total, first=data.broken[0]))
-    return said
+        notes.append(data.say("broken_lines", count=data.broken.total, first=data.broken[0]))
+    return notes
 
 
 def origin(data: ReportData) -> list[tuple[str, str]]:
@@ -49,19 +49,19 @@ def origin(data: ReportData) -> list[tuple[str, str]]:
     found: dict[str, dict[str, None]] = {"name": {}, "device": {}, "capability": {}, "memory": {}, "driver": {}}
     for row in data.rows:
         for name, value in {**row.provenance["machine"], **row.packages}.items():
-            told = ".".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+            text = ".".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
             if name == "memory" and isinstance(value, int):
-                told = f"{digits(value / 2**30)} GiB"
-            found.setdefault(name, {})[told] = None
+                text = f"{digits(value / 2**30)} GiB"
+            found.setdefault(name, {})[text] = None
         dirty = f" ({data.words['dirty']})" if row.provenance.get("dirty") else ""
         found.setdefault("commit", {})[f"{str(row.provenance.get('commit'))[:12]}{dirty}"] = None
     dates = sorted(str(row.provenance.get("started", ""))[:19].replace("T", " ") for row in data.rows)
     found["date"] = {" – ".join(dict.fromkeys((dates[0], dates[-1]))): None}
     labels = {"name": "machine", "capability": "capability", "commit": "commit", "date": "date"}
-    told_of = {
+    text_of = {
         data.words.get(labels.get(name, ""), name): ", ".join(filter(None, values)) for name, values in found.items()
     }
-    return [(label, told) for label, told in told_of.items() if told]
+    return [(label, text) for label, text in text_of.items() if text]
 
 
 def _sweeps(data: ReportData) -> Table:

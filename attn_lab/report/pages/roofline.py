@@ -74,8 +74,8 @@ def _table(data: ReportData, experiment: Experiment, rows: list[Row]) -> Table |
     for place, row in enumerate(sorted(rows, key=lambda row: (compare.order(row), compare.speed(row)))):
         shares = [row.number(f"{one}/gemm_fraction") for one in passes]
         if any(share is not None for share in shares):
-            told = [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
-            cells.append([Cell(row.shape_text, place), Cell(row.backend), *told])
+            text = [Cell("–") if each is None else Cell(f"{compare.digits(100 * each)} %", each) for each in shares]
+            cells.append([Cell(row.shape_text, place), Cell(row.backend), *text])
     heads = [
         Head(data.words["shape"]),
         Head(data.words["backend"]),

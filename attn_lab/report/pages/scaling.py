@@ -14,14 +14,14 @@ title = "page_scaling"
 
 
 def render(data: ReportData) -> Iterator[Block]:
-    told = False
+    text = False
     for experiment in data.experiments:
         for family in experiment.families:
             fits = _fits(data, family) if family.axis else {}
             if fits:
-                if not told:
+                if not text:
                     yield Text(data.words["scaling_how"], "note")
-                told = True
+                text = True
                 yield Heading(f"{family.axis}: {family.held}")
                 yield Picture(_figure(data, family, fits))
                 yield _table(data, family, fits)

@@ -13,9 +13,9 @@ SIGNS = {"ok": "✓", "unsupported": "–", "incorrect": "≠"}  # all others: �
 
 
 def render(data: ReportData) -> Iterator[Block]:
-    told = [f"{SIGNS.get(status, '✕')} {data.words[status]}: {data.words[f'{status}_means']}" for status in STATUSES
+    texts = [f"{SIGNS.get(status, '✕')} {data.words[status]}: {data.words[f'{status}_means']}" for status in STATUSES
             if any(row.status == status for row in data.cases)]  # fmt: skip
-    yield Text(" · ".join(told), "note")
+    yield Text(" · ".join(texts), "note")
     yield _matrix(data)
     reasons = _reasons(data)
     if reasons:
@@ -41,7 +41,7 @@ def _matrix(data: ReportData) -> Table:
 
 def _cell(data: ReportData, row: Row | None) -> Cell:
     if row is None:
-        return Cell("", hover=data.words["not_asked"])
+        return Cell("", hover=data.words["not_measured"])
     return Cell(f"{SIGNS.get(row.status, '✕')} {data.words[row.status]}", STATUSES.index(row.status),
                 "; ".join(row.reasons), row.status)  # fmt: skip
 

@@ -21,7 +21,7 @@ def render(data: ReportData) -> Iterator[Block]:
     measured = False
     for experiment in data.experiments:
         for family in experiment.families:
-            rows = [row for row in family.rows if any(row.number(f"{one}/{kind}") for one, kind in _asked())]
+            rows = [row for row in family.rows if any(row.number(f"{one}/{kind}") for one, kind in _columns())]
             if not rows:
                 continue
             if not measured:
@@ -35,7 +35,7 @@ def render(data: ReportData) -> Iterator[Block]:
                 yield Bullets([(note, "") for note in notes])
 
 
-def _asked() -> list[tuple[str, str]]:
+def _columns() -> list[tuple[str, str]]:
     """All but the time that every case has."""
     return [(one, kind) for one in PASSES for kind in KINDS[1:]]
 
@@ -63,8 +63,8 @@ def _figure(data: ReportData, family: Family, rows: list[Row]) -> Figure:
               {"pass": one, "at": at, "names": names, "height": ROW * len(names)})
         for at in dict.fromkeys((places[0], places[-1])) for one in _passes(rows)
     ]  # fmt: skip
-    kept = [value for value in values if value["at"] in (places[0], places[-1])]
-    return Figure(f"kinds-{family.anchor}", family.held, data.words["alt_kinds"], panels, kept)
+    chosen = [value for value in values if value["at"] in (places[0], places[-1])]
+    return Figure(f"kinds-{family.anchor}", family.held, data.words["alt_kinds"], panels, chosen)
 
 
 def _table(data: ReportData, family: Family, rows: list[Row]) -> Table:

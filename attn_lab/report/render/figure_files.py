@@ -72,7 +72,7 @@ def sheet(figure: Figure, backends: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{right:g}" '
         f'height="{bottom:g}" viewBox="0 0 {right:g} {bottom:g}" font-family={quoteattr(FONT)} fill="#1c1f24" '
-        f'role="img" aria-label={quoteattr(figure.told)}><rect width="100%" height="100%" fill="#ffffff"/>'
+        f'role="img" aria-label={quoteattr(figure.alt_text)}><rect width="100%" height="100%" fill="#ffffff"/>'
         f"{title}{''.join(parts)}{legend}</svg>"
     )
 

@@ -23,7 +23,7 @@ def speedup(data: ReportData, experiment: Experiment, row: Row, one: str) -> Cel
     if verdict is None:
         return Cell("–")
     word = "" if verdict.word == "faster" else f" {data.words[verdict.word]}"
-    hover = data.say("speedup_told", verdict=verdict, word=data.words[verdict.word])
+    hover = data.say("speedup_text", verdict=verdict, word=data.words[verdict.word])
     return Cell(f"{compare.digits(verdict.ratio)}×{word}", verdict.ratio, hover, verdict.word)
 
 

@@ -60,12 +60,12 @@ def _cell(cell: Cell, right: bool, leading: bool, figure: str) -> str:
         shown += f' data-n="{number:.6g}"'
     if hover:
         shown += f' title="{escape(hover)}"'
-    told = escape(words, quote=False)
+    text = escape(words, quote=False)
     if link:
-        told = f'<a href="#{escape(link)}" aria-label="{escape(figure)} {escape(link)}">{told}</a>'
+        text = f'<a href="#{escape(link)}" aria-label="{escape(figure)} {escape(link)}">{text}</a>'
     if file:
-        told = f'<a href="{escape(file)}">{told}</a>'
-    return f"{shown}>{told}</{'th' if leading else 'td'}>"
+        text = f'<a href="{escape(file)}">{text}</a>'
+    return f"{shown}>{text}</{'th' if leading else 'td'}>"
 
 
 def figures(blocks: Iterable[Block]) -> list[Figure]:
@@ -82,13 +82,13 @@ def figures(blocks: Iterable[Block]) -> list[Figure]:
 def _drawing(data: ReportData, drawn: Sequence[Figure]) -> Mapping[str, Any]:
     """What the script draws from: each specification once, and each figure's values once, column by column."""
     specs: dict[str, tuple[int, Any]] = {}
-    told = {}
+    text = {}
     for figure in drawn:
         panels = []
         for panel in figure.panels:
             number, _ = specs.setdefault(key(panel.spec), (len(specs), panel.spec))
             panels.append({"spec": number, "holes": dict(panel.holes), "title": panel.title})
-        told[figure.anchor] = {"told": figure.told, "panels": panels, "columns": _columns(figure.values)}
+        text[figure.anchor] = {"alt_text": figure.alt_text, "panels": panels, "columns": _columns(figure.values)}
     themes = {
         "light": config(False, FONT, data.backends) | {"background": None},
         "dark": config(True, FONT, data.backends),
@@ -96,7 +96,7 @@ def _drawing(data: ReportData, drawn: Sequence[Figure]) -> Mapping[str, Any]:
     words = {name: data.words[name] for name in ("rows_shown", "not_drawn", "sort")}
     return {
         "specs": [spec for _, spec in specs.values()],
-        "figures": told,
+        "figures": text,
         "params": PARAMS,
         "themes": themes,
         "words": words,

@@ -40,7 +40,7 @@ def _lines(data: ReportData, block: Block, pictures: Collection[str]) -> Iterato
             yield _table(data, heads, rows)
         case Picture(figure):
             name = figure.anchor
-            there = f"![{escape(figure.told)}](figures/{name}.png)"
+            there = f"![{escape(figure.alt_text)}](figures/{name}.png)"
             missing = escape(data.say("picture_in_html", count=len(pictures)))
             yield f'<a id="{name}"></a>\n\n**{escape(figure.title)}**'
             yield there if name in pictures else missing
@@ -54,8 +54,8 @@ def _lines(data: ReportData, block: Block, pictures: Collection[str]) -> Iterato
 def _table(data: ReportData, heads: Sequence[Head], rows: Sequence[Sequence[Cell]]) -> str:
     lines = [[_cell(cell) for cell in row] for row in rows[:MOST_ROWS]]
     right = [place for place, head in enumerate(heads) if head.right]
-    told = table([escape(head.words) for head in heads], lines, right=right)
-    return told + f"\n\n{data.say('more_rows', count=len(rows) - MOST_ROWS)}" * (len(rows) > MOST_ROWS)
+    text = table([escape(head.words) for head in heads], lines, right=right)
+    return text + f"\n\n{data.say('more_rows', count=len(rows) - MOST_ROWS)}" * (len(rows) > MOST_ROWS)
 
 
 def _cell(cell: Cell) -> str:

@@ -56,37 +56,37 @@ class RayJob:
 
     def __init__(self, answers: Any, head: Head):
         self._answers, self._head = answers, head
-        self._said: list[str] = []
+        self._lines: list[str] = []
         self._trouble = ""
 
     def begun(self) -> str:
         self._listen()
-        return self._said[0] if self._said else ""
+        return self._lines[0] if self._lines else ""
 
     def done(self) -> bool:
         self._listen()
-        return bool(self._trouble) or len(self._said) == 2
+        return bool(self._trouble) or len(self._lines) == 2
 
     def result(self) -> str:
         if self._trouble:
             raise RuntimeError(self._trouble)
-        return self._said[1]
+        return self._lines[1]
 
     def cancel(self) -> None:
         if not self._head.lost():
             ray.cancel(self._answers, force=True)
 
     def _listen(self) -> None:
-        if len(self._said) < 2:
+        if len(self._lines) < 2:
             self._trouble = self._trouble or self._head.lost()
-        while not self._trouble and len(self._said) < 2 and ray.wait([self._answers], timeout=0)[0]:
+        while not self._trouble and len(self._lines) < 2 and ray.wait([self._answers], timeout=0)[0]:
             try:
-                self._said.append(ray.get(next(self._answers)))
+                self._lines.append(ray.get(next(self._answers)))
             except ray.exceptions.RayTaskError as error:
-                where = "" if self._said else f"{_host(str(error))}: "  # run_worker itself says where
+                where = "" if self._lines else f"{_host(str(error))}: "  # run_worker itself says where
                 self._trouble = f"{where}{error_line(str(error.cause))}"
             except ray.exceptions.RayError as error:
-                where = f"{self._said[0]}: " if self._said else ""
+                where = f"{self._lines[0]}: " if self._lines else ""
                 self._trouble = f"{where}{type(error).__name__}: {_first(str(error))}"
 
 

@@ -44,7 +44,7 @@ def run_worker(argv: Sequence[str], cwd: str) -> str:
         fate = f"exit code {done.returncode}"
         if done.returncode < 0:
             fate = f"ended by {signal.Signals(-done.returncode).name}"
-        raise RuntimeError(f"{host}: {error_line(done.stderr) or 'it said nothing'} ({fate})")
+        raise RuntimeError(f"{host}: {error_line(done.stderr) or 'it notes nothing'} ({fate})")
     return done.stdout
 
 

@@ -32,8 +32,8 @@ def gains_more(rivals: Rivals, axis: str) -> Examined:
     values, one = rivals.along(axis), rivals.whole(axis)
     start, end = (rivals.speedup(one, **{axis: value}) for value in (values[0], values[-1]))
     numbers = {**start.numbers("first"), **end.numbers("last")}
-    said = {"one": one, **_ends(rivals, axis), "start": start, "end": end}
-    return Examined(above(end.over(start), rivals.edge(one)), "gains", said, numbers, rivals.figure(one, axis))
+    named_values = {"one": one, **_ends(rivals, axis), "start": start, "end": end}
+    return Examined(above(end.over(start), rivals.edge(one)), "gains", named_values, numbers, rivals.figure(one, axis))
 
 
 def little_time(rivals: Rivals, axis: str) -> Examined:
@@ -60,11 +60,11 @@ def _little(
     if mine <= 0 or other <= 0:
         raise NotTested("flat", axis=axis)
     share = spread.times(mine / other)
-    said = {
+    named_values = {
         "what": what, "unit": unit, "edge": 100 * LITTLE, **_ends(rivals, axis), "mine": mine, "other": other,
         "share": share.times(100), "times": last[0] / first[0], "others": last[1] / first[1],
     }  # fmt: skip
-    return Examined(below(share, LITTLE), "little", said, share.numbers("share"), rivals.figure(what, axis))
+    return Examined(below(share, LITTLE), "little", named_values, share.numbers("share"), rivals.figure(what, axis))
 
 
 def multiplies(rivals: Rivals, axis: str) -> Examined:
@@ -83,9 +83,9 @@ def much_memory(rivals: Rivals, axis: str, share: float) -> Examined:
 def _beside_the_axis(rivals: Rivals, axis: str, span: Span, share: float, what: str) -> Examined:
     values = rivals.along(axis)
     times = values[-1] / values[0]
-    said = {"what": what, **_ends(rivals, axis), "span": span, "times": times}
+    named_values = {"what": what, **_ends(rivals, axis), "span": span, "times": times}
     numbers = {**span.numbers("growth"), "axis": times}
-    return Examined(above(span, share * times), "torch", said, numbers, rivals.figure(what, axis))
+    return Examined(above(span, share * times), "torch", named_values, numbers, rivals.figure(what, axis))
 
 
 def drops(rivals: Rivals) -> Examined:
@@ -96,8 +96,10 @@ def drops(rivals: Rivals) -> Examined:
     if HEADS not in values or not fewer:
         raise NotTested("heads", heads=HEADS)
     span = rivals.growth(rivals.torch, axis, fewer[-1], HEADS, one, "tflops")
-    said = {"one": one, "fewer": fewer[-1], "heads": HEADS, "span": span}
-    return Examined(below(span, 1 / rivals.edge(one)), "drops", said, span.numbers("change"), rivals.figure(one, axis))
+    named_values = {"one": one, "fewer": fewer[-1], "heads": HEADS, "span": span}
+    return Examined(
+        below(span, 1 / rivals.edge(one)), "drops", named_values, span.numbers("change"), rivals.figure(one, axis)
+    )
 
 
 def full(rivals: Rivals) -> Examined:
@@ -107,15 +109,15 @@ def full(rivals: Rivals) -> Examined:
     if not peak or not size:
         raise NotTested("memory")
     share = peak * 2**20 / float(size)
-    said = {"heads": HEADS, "peak": peak, "share": 100 * share, "edge": 100 * FULL}
+    named_values = {"heads": HEADS, "peak": peak, "share": 100 * share, "edge": 100 * FULL}
     numbers = {"share": share, "peak": peak}
-    return Examined(above(exactly(share), FULL), "full", said, numbers, rivals.figure("memory"))
+    return Examined(above(exactly(share), FULL), "full", named_values, numbers, rivals.figure("memory"))
 
 
-def _both(rivals: Rivals, axis: str, one: str, outcome: Outcome, told: str, mine: Span, other: Span) -> Examined:
-    said = {"one": one, **_ends(rivals, axis), "mine": mine, "other": other, "edge": HARDLY}
+def _both(rivals: Rivals, axis: str, one: str, outcome: Outcome, sentence: str, mine: Span, other: Span) -> Examined:
+    named_values = {"one": one, **_ends(rivals, axis), "mine": mine, "other": other, "edge": HARDLY}
     numbers = {**mine.numbers(FLASH), **other.numbers(rivals.torch)}
-    return Examined(outcome, told, said, numbers, rivals.figure(one, axis))
+    return Examined(outcome, sentence, named_values, numbers, rivals.figure(one, axis))
 
 
 def _ends(rivals: Rivals, axis: str) -> dict[str, object]:

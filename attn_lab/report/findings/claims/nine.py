@@ -48,9 +48,9 @@ def examined(measured: Measured, words: Words) -> Iterator[Finding]:
             found = rule(rivals)
         except NotTested as missing:
             found = Examined("untested", "", {}, {}, "support")
-            ours = words(f"why.{missing.why}", **names, **_told(words, missing.values))
+            ours = words(f"why.{missing.why}", **names, **_formatted(words, missing.values))
         else:
-            ours = words(f"ours.{found.told}", **names, **_told(words, found.said))
+            ours = words(f"ours.{found.sentence}", **names, **_formatted(words, found.named_values))
             if found.outcome == "untested":
                 ours = words("why.border", ours=ours)
         text = words.sentence("part.claim", number=name[0], claim=words(f"claim.{name}"), ours=ours,
@@ -58,7 +58,7 @@ def examined(measured: Measured, words: Words) -> Iterator[Finding]:
         yield Finding(f"claim.{name}", text, found.outcome, found.figure, found.numbers)
 
 
-def _told(words: Words, values: Mapping[str, Any]) -> dict[str, str]:
+def _formatted(words: Words, values: Mapping[str, Any]) -> dict[str, str]:
     """Each value as it is written: spans with their interval, passes and memory by their names."""
     return {name: _one(words, name, value) for name, value in values.items()}
 

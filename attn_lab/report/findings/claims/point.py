@@ -29,8 +29,8 @@ def rate(rivals: Rivals, one: str, claimed: float) -> Examined:
     if not mine or not other:
         raise NotTested("pass", one=one)
     numbers = {**span.numbers("rate"), FLASH: mine, rivals.torch: other, "study": claimed}
-    said = {"span": span, "mine": mine, "other": other, **_band(claimed)}
-    return Examined(near(span, claimed), "rate", said, numbers, rivals.figure(one))
+    named_values = {"span": span, "mine": mine, "other": other, **_band(claimed)}
+    return Examined(near(span, claimed), "rate", named_values, numbers, rivals.figure(one))
 
 
 def share_at_point(rivals: Rivals, claimed: float) -> Examined:
@@ -48,9 +48,9 @@ def saved(rivals: Rivals) -> Examined:
     savings = [1 - share for share in rivals.shares().values()]
     ends = (min(savings), max(savings))
     numbers = {"least": ends[0], "most": ends[1], "settings": float(len(savings))}
-    said = {"low": 100 * ends[0], "high": 100 * ends[1], "count": len(savings),
+    named_values = {"low": 100 * ends[0], "high": 100 * ends[1], "count": len(savings),
             "least": 100 * SAVED[0], "most": 100 * SAVED[1]}  # fmt: skip
-    return Examined(every(within(exactly(each), *SAVED) for each in ends), "saved", said, numbers, "memory")
+    return Examined(every(within(exactly(each), *SAVED) for each in ends), "saved", named_values, numbers, "memory")
 
 
 def masked(rivals: Rivals) -> Examined:
@@ -63,8 +63,8 @@ def masked(rivals: Rivals) -> Examined:
     flash, torch = (rivals.change(name, *settings, one) for name in (FLASH, rivals.torch))
     numbers = {**flash.numbers(FLASH), **torch.numbers(rivals.torch)}
     outcome = above(flash.over(torch), HARDLY)
-    said = {"one": one, "mine": flash, "other": torch, "edge": HARDLY}
-    return Examined(outcome, "masked", said, numbers, rivals.figure(one))
+    named_values = {"one": one, "mine": flash, "other": torch, "edge": HARDLY}
+    return Examined(outcome, "masked", named_values, numbers, rivals.figure(one))
 
 
 def tight(rivals: Rivals) -> Examined:
@@ -74,9 +74,9 @@ def tight(rivals: Rivals) -> Examined:
     served = [setting for setting in out if rivals.measured.at(setting, FLASH)]
     outcome: Outcome = "holds" if max(shares) < 0.99 and len(served) == len(out) else "fails"
     numbers = {"least": min(shares), "most": max(shares), "out": float(len(out)), "served": float(len(served))}
-    said = {"low": 100 * min(shares), "high": 100 * max(shares), "count": len(shares)}
-    told = "tight.out" if out else "tight"
-    return Examined(outcome, told, {**said, "out": len(out), "served": len(served)}, numbers, "memory")
+    named_values = {"low": 100 * min(shares), "high": 100 * max(shares), "count": len(shares)}
+    sentence = "tight.out" if out else "tight"
+    return Examined(outcome, sentence, {**named_values, "out": len(out), "served": len(served)}, numbers, "memory")
 
 
 def tuned(rivals: Rivals, axis: str) -> Examined:
@@ -85,8 +85,10 @@ def tuned(rivals: Rivals, axis: str) -> Examined:
     rates = {value: rivals.rows(**{axis: value})[0].number(f"{one}/tflops") or 0.0 for value in values}
     worst, best = (pick(rates, key=lambda value: rates[value]) for pick in (min, max))
     span = rivals.growth(FLASH, axis, worst, best, one, "tflops")
-    said = {"one": one, "axis": axis, "worst": worst, "best": best, "span": span, "edge": HARDLY}
-    return Examined(above(span, HARDLY), "tuned", said, span.numbers("best over worst"), rivals.figure(one, axis))
+    named_values = {"one": one, "axis": axis, "worst": worst, "best": best, "span": span, "edge": HARDLY}
+    return Examined(
+        above(span, HARDLY), "tuned", named_values, span.numbers("best over worst"), rivals.figure(one, axis)
+    )
 
 
 def _band(claimed: float) -> dict[str, float]:

@@ -24,8 +24,8 @@ class Examined(NamedTuple):
     """
 
     outcome: Outcome
-    told: str
-    said: Mapping[str, object]
+    sentence: str
+    named_values: Mapping[str, object]
     numbers: Mapping[str, float]
     figure: str
 

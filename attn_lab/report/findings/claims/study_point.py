@@ -31,8 +31,8 @@ class Rivals:
         self.measured, self.torch = measured, measured.baseline
         self._places: dict[tuple[tuple[str, Any], ...], Setting] = {}
         for row in measured.rows:
-            asked = {name: value for name, value in row.asked.items() if name != "machine"}
-            self._places[tuple(sorted(asked.items()))] = row.setting
+            fields = {name: value for name, value in row.fields.items() if name != "machine"}
+            self._places[tuple(sorted(fields.items()))] = row.setting
 
     def setting(self, **other: Any) -> Setting | None:
         """The study's point, but for the fields in `other`."""

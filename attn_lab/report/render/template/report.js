@@ -15,8 +15,8 @@ const rows = ({ columns }) => {
     Object.fromEntries(names.filter((name) => columns[name][at] !== null).map((name) => [name, columns[name][at]])));
 };
 
-function formatTooltip(told, escape) { // vega-tooltip's own would show what a mark has not as "undefined"
-  const lines = Object.entries(told).filter(([, value]) => !["", "undefined", "null"].includes(value));
+function formatTooltip(fields, escape) { // vega-tooltip's own would show what a mark has not as "undefined"
+  const lines = Object.entries(fields).filter(([, value]) => !["", "undefined", "null"].includes(value));
   const line = ([name, value]) => `<tr><td class="key">${escape(name)}</td><td class="value">${escape(value)}</td></tr>`;
   return `<table>${lines.map(line).join("")}</table>`;
 }
@@ -29,7 +29,7 @@ async function draw(element) {
     ...fill(drawing.specs[panel.spec], panel.holes),
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", // a name: nothing is fetched
     width: "container", padding: 2,
-    params: drawing.params, datasets: { values: rows(figure) }, description: `${panel.title}. ${figure.told}`,
+    params: drawing.params, datasets: { values: rows(figure) }, description: `${panel.title}. ${figure.alt_text}`,
     config: drawing.themes[root.dataset.theme],
   };
   try {
@@ -89,12 +89,12 @@ for (const wrapper of document.querySelectorAll(".table")) {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach((each) => each.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const told = lines.map((line) => [line, line.cells[column].dataset.n, line.cells[column].textContent]);
-    told.sort(([, n, a], [, m, b]) => {
+    const sorted = lines.map((line) => [line, line.cells[column].dataset.n, line.cells[column].textContent]);
+    sorted.sort(([, n, a], [, m, b]) => {
       if (n === undefined || m === undefined) return n !== m ? (n === undefined) - (m === undefined) : (down ? -1 : 1) * a.localeCompare(b);
       return (down ? -1 : 1) * (n - m);
     });
-    body.append(...told.map(([line]) => line));
+    body.append(...alt_text.map(([line]) => line));
   }));
   const input = wrapper.querySelector("input");
   input?.addEventListener("input", () => {
@@ -104,7 +104,7 @@ for (const wrapper of document.querySelectorAll(".table")) {
       line.hidden = !words.every((word) => line.textContent.toLowerCase().includes(word));
       shown += !line.hidden;
     }
-    const said = drawing.words.rows_shown.replace("{shown}", shown).replace("{total}", lines.length);
-    wrapper.querySelector("output").textContent = said;
+    const text = drawing.words.rows_shown.replace("{shown}", shown).replace("{total}", lines.length);
+    wrapper.querySelector("output").textContent = text;
   });
 }
