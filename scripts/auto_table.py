@@ -5,7 +5,7 @@ import sys
 from itertools import groupby
 
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report import compare
@@ -24,7 +24,7 @@ def main(runs: list[str]) -> None:
     words: list[tuple[float, str, str]] = []
     over: list[float] = []
     for _, group in groupby(single, key=lambda row: row.setting):
-        rounds: dict[str, list[Row]] = {}
+        rounds: dict[str, list[Record]] = {}
         for row in group:
             rounds.setdefault(row.name, []).append(row)
         times = {name: time for name, several in rounds.items() if (time := compare.pooled(several)[0].number(STEP))}

@@ -12,28 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.report.pages.gpu_state import late
 
 METRICS = ("forward/time", "backward/time", "forward_backward/time")
 UNSURE = 2.0  # %
-Pairs = Iterable[tuple[Row, Row]]
+Pairs = Iterable[tuple[Record, Record]]
 
 
-def card(row: Row) -> str:
+def card(row: Record) -> str:
     return row.provenance["machine"].get("uuid", "")
 
 
-def begun(row: Row) -> float:
+def begun(row: Record) -> float:
     return datetime.fromisoformat(row.provenance["started"]).timestamp()
 
 
-def ended(row: Row) -> float:
+def ended(row: Record) -> float:
     return begun(row) + row.metrics["case/seconds"]["value"]
 
 
-def rates(name: str, rows: Sequence[Row]) -> dict[str, float]:
+def rates(name: str, rows: Sequence[Record]) -> dict[str, float]:
     """Cases a minute: of the whole command, from the first's begin to the last's end, and after each card's first."""
     cards = [list(group) for _, group in groupby(sorted(rows, key=lambda row: (card(row), begun(row))), card)]
     first = max(ended(row) for row, *_ in cards)
@@ -63,12 +63,12 @@ def apart(metric: str, pairs: Pairs, what: str, floor: float) -> None:
               f"{sum(np.abs(off) > 100 * floor)} of {len(off)} past the floor of {100 * floor:.2f} %")  # fmt: skip
 
 
-def same(left: Sequence[Row], right: Sequence[Row]) -> Pairs:
+def same(left: Sequence[Record], right: Sequence[Record]) -> Pairs:
     cases = {row.id: row for row in left}
     return [(cases[row.id], row) for row in right if row.id in cases]
 
 
-def twins(rows: Sequence[Row]) -> Pairs:
+def twins(rows: Sequence[Record]) -> Pairs:
     others = {(row.setting, row.name, row.round): row for row in rows if row.is_aa_repeat}
     return [
         (row, other)

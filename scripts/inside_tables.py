@@ -16,8 +16,7 @@ from typing import Any
 
 from attn_lab.profiling.counters import brief_name
 from attn_lab.records.reading import records
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import digits
@@ -91,7 +90,7 @@ def unmoved(folder: Path, said: list[str]) -> Iterator[str]:
     said += [f"!   {told}" for told in differing] + [f"!   {' | '.join(line)}" for line in lines]
 
 
-def differs(name: str, metric: str, off: Sequence[Row], on: Sequence[Row]) -> str:
+def differs(name: str, metric: str, off: Sequence[Record], on: Sequence[Record]) -> str:
     """A value that is not the same in all runs, and whether those without hooks differ in it among themselves."""
     texts, alone = [], False
     for word, rows in (("off", off), ("on", on)):
@@ -104,7 +103,7 @@ def differs(name: str, metric: str, off: Sequence[Row], on: Sequence[Row]) -> st
     return f"{name}, {metric}: {', '.join(texts)}; {why}"
 
 
-def compared(mine: Row, other: Row) -> list[str]:
+def compared(mine: Record, other: Record) -> list[str]:
     return [name for name in mine.metrics if name.startswith(("memory/", "accuracy/")) and name in other.metrics]
 
 
@@ -207,7 +206,7 @@ def kernels(folder: Path, said: list[str]) -> Iterator[str]:
                         f"{own:.0f} % in the witness's")  # fmt: skip
 
 
-def content(row: Row, name: str) -> Any:
+def content(row: Record, name: str) -> Any:
     for each in row.artifacts:
         path = row.folder / str(each.get("path"))
         if path.name == name and path.is_file():

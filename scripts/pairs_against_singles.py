@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import order
@@ -34,10 +34,10 @@ def main() -> None:
         asked.json.write_text(json.dumps(kept, indent=1))
 
 
-def compared(rows: list[Row], metric: str) -> list[dict[str, object]]:
+def compared(rows: list[Record], metric: str) -> list[dict[str, object]]:
     """Every backend that came out ok in all rounds, the fastest first; pairs and auto held against the best single."""
     floor = noise_floor(rows, metric)
-    rounds: dict[str, list[Row]] = {}
+    rounds: dict[str, list[Record]] = {}
     for row in rows:
         if not row.is_aa_repeat:
             rounds.setdefault(row.backend, []).append(row)

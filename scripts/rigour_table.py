@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_lab.records.reading import records
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor, noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report.compare import digits
@@ -51,7 +50,7 @@ def noise(folder: Path) -> Iterator[str]:
         yield ""
 
 
-def _floor(rows: Sequence[Row], metric: str) -> str:
+def _floor(rows: Sequence[Record], metric: str) -> str:
     floor = noise_floor(rows, metric)
     return floor.percent if floor.measured else "not measured"
 
@@ -90,7 +89,7 @@ def repeats(folder: Path) -> Iterator[str]:
 
 
 def _agreed(
-    pairs: Sequence[tuple[Row, Row]], floors: Mapping[str, Floor]
+    pairs: Sequence[tuple[Record, Record]], floors: Mapping[str, Floor]
 ) -> tuple[dict[str, Counter[str]], list[tuple[float, str]]]:
     """By group how many are same, unclear and apart; and by how much those are that are apart."""
     counts: dict[str, Counter[str]] = {}
@@ -223,18 +222,18 @@ def selfcheck(folder: Path) -> Iterator[str]:
     yield "```\n" + (folder / "selfcheck.txt").read_text().strip() + "\n```"
 
 
-def ok(folder: Path) -> list[Row]:
+def ok(folder: Path) -> list[Record]:
     rows = [row for row in records(folder).records if row.status == "ok"]
     if not rows:
         raise FileNotFoundError(f"no case in {folder.name} came out ok")
     return rows
 
 
-def single(folder: Path) -> list[Row]:
+def single(folder: Path) -> list[Record]:
     return [row for row in ok(folder) if not row.is_aa_repeat]
 
 
-def about(rows: Sequence[Row]) -> str:
+def about(rows: Sequence[Record]) -> str:
     return f"{rows[0].machine}, {rows[0].shape_text}"
 
 

@@ -14,7 +14,7 @@ from written import A100, H100, line, rows, run
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report.console import summary
 from attn_lab.report.findings import Finding, claims, findings
 from attn_lab.report.findings.finding import Words
@@ -41,7 +41,7 @@ ANCHORS = (
 EACH = [pytest.param(key, each, id=f"{key}-{count}") for key, several in TURNS for count, each in enumerate(several)]
 
 
-def everything(found: Sequence[Row], language: str = "en") -> list[Finding]:
+def everything(found: Sequence[Record], language: str = "en") -> list[Finding]:
     return findings(found, language) + claims(found, language)
 
 
@@ -308,7 +308,7 @@ VERDICTS = {
 }  # fmt: skip
 
 
-def published(tmp_path: Path, alter: Callable[[dict[str, Any]], None]) -> list[Row]:
+def published(tmp_path: Path, alter: Callable[[dict[str, Any]], None]) -> list[Record]:
     altered = [json.loads(each) for each in (PUBLISHED / "records.jsonl").read_text().splitlines()]
     for record in altered:
         alter(record)

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.broken import BrokenLines
 from attn_lab.records.reading import records
 from attn_lab.records.record import STATUSES, Measurement, Provenance, Record
-from attn_lab.records.record import Record as Row
 from attn_lab.report import compare
 from attn_lab.report.console import summary
 
@@ -77,7 +76,7 @@ def rows(tmp_path: Path) -> Any:
     return lambda *lines: records(write(tmp_path / "run", *lines)).records
 
 
-def printed(rows: list[Row], width: int = 160, **options: Any) -> str:
+def printed(rows: list[Record], width: int = 160, **options: Any) -> str:
     file = io.StringIO()
     summary(rows, Console(file=file, width=width), **options)
     return file.getvalue()
@@ -118,7 +117,7 @@ def test_no_foreign_value_ends_the_reading(tmp_path: Path, path: str, value: Any
 def test_of_many_broken_lines_the_first_are_named_and_all_counted(tmp_path: Path) -> None:
     found = records(write(tmp_path, *["{\n"] * 1000, record()))
     assert found.broken.total == 1000 and len(found.records) == 1
-    assert len(found.broken) == Broken.MOST_NAMED + 1
+    assert len(found.broken) == BrokenLines.MOST_NAMED + 1
     assert found.broken[-1] == f"… and {1000 - Broken.MOST_NAMED} more broken lines"
 
 

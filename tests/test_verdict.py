@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from written import line, rows
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import UNMEASURED, Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 
@@ -21,7 +21,7 @@ def samples(generator: np.random.Generator, middle: float, spread: float = 0.02,
 
 def experiments(
     folder: Path, count: int, rounds: int, shared: float, own: float, paired: bool, taken: int, kept: bool
-) -> list[tuple[list[Row], list[Row]]]:
+) -> list[tuple[list[Record], list[Record]]]:
     """`count` times, the rounds of two backends of which the first is 1.3 times as fast as the second.
 
     Each round's clock is off by `shared` for both, and by `own` for each by itself.
@@ -37,7 +37,7 @@ def experiments(
                 times = {"forward": samples(generator, middle, count=taken)}
                 made = line(name, times, round=round, sweep=sweep, emb_dim=32 * (prepared + 1))
                 lines.append(made if kept else {**made, "kept": {}})
-    found: dict[int, dict[str, list[Row]]] = {}
+    found: dict[int, dict[str, list[Record]]] = {}
     for row in rows(folder, *lines):
         found.setdefault(row.shape["emb_dim"], {}).setdefault(row.backend, []).append(row)
     return [(each["a"], each["b"]) for each in found.values()]

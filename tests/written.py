@@ -10,7 +10,6 @@ import numpy as np
 
 from attn_lab.records.reading import records
 from attn_lab.records.record import Provenance, Record
-from attn_lab.records.record import Record as Row
 
 H100 = {
     "device": "cuda",
@@ -90,7 +89,7 @@ def run(folder: Path, *lines: dict[str, Any] | str) -> Path:
     return folder
 
 
-def rows(folder: Path, *lines: dict[str, Any] | str) -> list[Row]:
+def rows(folder: Path, *lines: dict[str, Any] | str) -> list[Record]:
     found = records(run(folder, *lines))
     assert not found.broken
     return found.records

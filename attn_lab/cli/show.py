@@ -16,7 +16,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.records.artifacts import inside
 from attn_lab.records.printable import printable
 from attn_lab.records.reading import records
-from attn_lab.records.record import PASSES, Record
+from attn_lab.records.record import PASSES, STATUS_COLOURS, Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.records.store import find_case
@@ -26,7 +26,6 @@ from attn_lab.run.repro_command import command
 
 LATEST = 20  # cases listed when none is named
 MB = 2**20
-COLOURS = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,7 @@ def _head(record: Record) -> Text:
     origin, shape, status = record.provenance, record.shape, record.status
     sizes = "×".join(str(shape[axis]) for axis in ("batch_size", "seq_len", "num_heads", "emb_dim"))
     name = f"{record.backend} {sizes} {shape.get('dtype', '')} {record.mask} {record.subject} round {record.round} "
-    head = Text.assemble((f"{record.id} ", "dim"), (name, "bold"), (status, COLOURS.get(status, "red")))
+    head = Text.assemble((f"{record.id} ", "dim"), (name, "bold"), (status, STATUS_COLOURS[record.status]))
     versions = " · ".join(f"{name} {value}" for name, value in origin["versions"].items() if name != "source")
     lines = [*record.reasons, f"{record.machine} · {versions}",
              f"commit {origin['commit']}{' (dirty)' * origin['dirty']} · {origin['started']} · sweep {origin['sweep']}",

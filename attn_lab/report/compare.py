@@ -10,14 +10,13 @@ from attn_lab.records.axes import order as order
 from attn_lab.records.axes import text as text
 from attn_lab.records.axes import vary as vary
 from attn_lab.records.flags import NOISY
-from attn_lab.records.record import AGAIN, PASSES, finite
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import AGAIN, PASSES, Record, finite
 
 BASELINE = "naive"
 WORDS = {"forward_backward": "step", "train_step": "train step"}
 
 
-def disambiguate(*runs: Sequence[Row], ids: bool = False) -> list[list[Row]]:
+def disambiguate(*runs: Sequence[Record], ids: bool = False) -> list[list[Record]]:
     """Give backends of one name different labels where one run has several of them at the same setting.
 
     Args:
@@ -35,7 +34,7 @@ def disambiguate(*runs: Sequence[Row], ids: bool = False) -> list[list[Row]]:
     return [_with_ids(rows) for rows in labelled] if ids else labelled
 
 
-def _with_ids(rows: Sequence[Row]) -> list[Row]:
+def _with_ids(rows: Sequence[Record]) -> list[Record]:
     found: dict[Any, set[str]] = {}
     for row in rows:
         found.setdefault((row.setting, row.backend, row.round), set()).add(row.id)
@@ -43,42 +42,42 @@ def _with_ids(rows: Sequence[Row]) -> list[Row]:
             if len(found[row.setting, row.backend, row.round]) > 1 else row for row in rows]  # fmt: skip
 
 
-def _labelled(row: Row, label: str) -> Row:
+def _labelled(row: Record, label: str) -> Record:
     return row.labelled(f"{row.name} {label}".strip() + AGAIN * row.is_aa_repeat)
 
 
-def _options(row: Row) -> str:
+def _options(row: Record) -> str:
     config = row.provenance["config"].get("backend")
     items = config.items() if isinstance(config, dict) else ()
     return " ".join(f"{name}={value}" for name, value in items if not name.startswith("_"))
 
 
-def pooled(rows: Iterable[Row]) -> list[Row]:
+def pooled(rows: Iterable[Record]) -> list[Record]:
     """Rounds of one case as one row: median of medians, widest low and high.  A failed round fails the case."""
-    cases: dict[Any, list[Row]] = {}
+    cases: dict[Any, list[Record]] = {}
     for row in rows:
         cases.setdefault((row.setting, row.backend), []).append(row)
     return [_one(rounds) for rounds in cases.values()]
 
 
-def several(rows: Sequence[Row]) -> list[str]:
+def several(rows: Sequence[Record]) -> list[str]:
     """Those of them of which there are two values, and not just rows with and without."""
     return [name for name in vary(rows) if len({row.fields.get(name) for row in rows} - {None}) > 1]
 
 
-def speed(row: Row) -> tuple[Any, ...]:
+def speed(row: Record) -> tuple[Any, ...]:
     """Sorts the fastest first, by the longest pass there is: one with only a forward time comes after all steps."""
     times = [row.number(f"{one}/time") for one in reversed(PASSES)]
     rank = next((rank for rank, time in enumerate(times) if time is not None), len(times))
     return rank, (*times, 0.0)[rank], row.backend, row.round
 
 
-def baselines(rows: Iterable[Row], name: str = BASELINE) -> dict[Any, Row]:
+def baselines(rows: Iterable[Record], name: str = BASELINE) -> dict[Any, Record]:
     """Each setting's baseline, whatever became of it; give it pooled rows."""
     return {row.setting: row for row in rows if row.backend == name}
 
 
-def memory_share(row: Row, baseline: Row | None) -> float | None:
+def memory_share(row: Record, baseline: Record | None) -> float | None:
     """The row's peak memory over the baseline's; None where they ran different passes: a forward alone holds less."""
     if baseline is None or _timed(row) != _timed(baseline):
         return None
@@ -86,7 +85,7 @@ def memory_share(row: Row, baseline: Row | None) -> float | None:
     return mine / other if mine and other and mine > 0 and other > 0 else None
 
 
-def missing(baseline: Row | None, name: str = BASELINE) -> str | None:
+def missing(baseline: Record | None, name: str = BASELINE) -> str | None:
     """Why there is nothing to divide by, as an end of a sentence; None where the baseline came out ok."""
     if baseline is None:
         return f"{name} was not run here"
@@ -102,11 +101,11 @@ def digits(value: float | None, significant: int = 3) -> str:
     return f"{value:.{significant - 1}e}" if places > 8 else f"{value:.{max(places, 0)}f}"
 
 
-def _timed(row: Row) -> list[str]:
+def _timed(row: Record) -> list[str]:
     return [one for one in PASSES if row.number(f"{one}/time") is not None]
 
 
-def _one(rounds: Sequence[Row]) -> Row:
+def _one(rounds: Sequence[Record]) -> Record:
     failed = [row for row in rounds if row.status != "ok"]
     if failed or len(rounds) == 1:
         return (failed or rounds)[0]

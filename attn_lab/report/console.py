@@ -8,21 +8,19 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.records.flags import NOISY, noise
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, STATUS_COLOURS, Record
 from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor, noise_floor
 from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS
 
 Group = tuple[str, list[tuple[str, str]]]  # a heading over columns, each a metric and its unit
-STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}  # all others: red
 ASCII = str.maketrans("×·–…≈", "x,-~~")
 STATUS = len("unsupported")
 
 
 def summary(
-    rows: Sequence[Row], console: Console, *, baseline: str = compare.BASELINE, broken: Sequence[str] = ()
+    rows: Sequence[Record], console: Console, *, baseline: str = compare.BASELINE, broken: Sequence[str] = ()
 ) -> None:
     """Prints a sweep's rows, numbers only where the status is ok; `broken` names the lines that could not be read."""
     counts = Counter(row.status for row in rows)
@@ -40,7 +38,7 @@ def summary(
         _say(console, f"not read: {line}", "red")
 
 
-def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> None:
+def _cases(rows: Sequence[Record], varying: Sequence[str], console: Console) -> None:
     rounds = len({row.round for row in rows}) > 1
     names = {id(row): row.backend + f" #{row.round}" * rounds for row in rows}
     longest = min(max(len("backend"), *(Text(name).cell_len for name in names.values())), 32)
@@ -70,7 +68,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
             for name, width in before.items():
                 line.append(str(row.fields.get(name, "")).rjust(width) + "  ", "cyan")
             line.append_text(_cell(names[id(row)], backend)).append("  ")
-            line.append(row.status.ljust(STATUS) + "  ", STATUS_STYLES.get(row.status, "red"))
+            line.append(row.status.ljust(STATUS) + "  ", STATUS_COLOURS[row.status])
             if row.status == "ok":
                 line.append("  ".join(_cells(groups, widths, row)))
             else:
@@ -81,7 +79,7 @@ def _cases(rows: Sequence[Row], varying: Sequence[str], console: Console) -> Non
         _say(console, "TFLOP/s are left out: they need a wider terminal", "dim")
 
 
-def _reasons(rows: Sequence[Row], console: Console) -> None:
+def _reasons(rows: Sequence[Record], console: Console) -> None:
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         reasons.setdefault(row.backend, {}).update(dict.fromkeys(f"{row.status}: {why}" for why in row.reasons))
@@ -93,7 +91,7 @@ def _reasons(rows: Sequence[Row], console: Console) -> None:
             _hang(console, "" if count else backend, max(map(len, texts)), reason)
 
 
-def _marks(rows: Sequence[Row], console: Console) -> None:
+def _marks(rows: Sequence[Record], console: Console) -> None:
     """Why numbers are flagged as noisy; and, once, why the GPU was not monitored."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
@@ -116,11 +114,11 @@ def _marks(rows: Sequence[Row], console: Console) -> None:
         _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unwatched))}", "yellow")
 
 
-def _figure(row: Row, metric: str) -> str:
+def _figure(row: Record, metric: str) -> str:
     return compare.digits(row.number(metric)) + "≈" * bool(noise(row, metric))
 
 
-def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console: Console) -> None:
+def _against(rows: Sequence[Record], varying: Sequence[str], baseline: str, console: Console) -> None:
     """Every backend's verdicts against the baseline, and the noise they were held against."""
     if not any(row.status == "ok" for row in rows):
         _say(console, "\nNo case came out ok: there is nothing to compare.", "bold")
@@ -131,7 +129,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
     if any(name != baseline for name in names):
         _say(console, f"\nAgainst {baseline}", "bold")
     for _, cases in groupby(single, key=lambda row: row.setting):
-        rounds: dict[str, list[Row]] = {}
+        rounds: dict[str, list[Record]] = {}
         for row in cases:
             rounds.setdefault(row.backend, []).append(row)
         pools = {name: compare.pooled(several)[0] for name, several in rounds.items()}
@@ -159,7 +157,7 @@ def _against(rows: Sequence[Row], varying: Sequence[str], baseline: str, console
         )
 
 
-def _comparisons(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping[str, Floor]) -> list[str]:
+def _comparisons(rounds: Sequence[Record], baseline: Sequence[Record], floors: Mapping[str, Floor]) -> list[str]:
     """`forward 9.1× (9.0–9.2), step 5.2× (5.1–5.3) faster`, `backward 0.99× (0.97–1.02) unclear`."""
     words: dict[str, list[str]] = {"faster": [], "same": [], "unclear": [], "slower": []}
     for one in PASSES:
@@ -168,7 +166,7 @@ def _comparisons(rounds: Sequence[Row], baseline: Sequence[Row], floors: Mapping
     return [f"{', '.join(passes)} {word}" for word, passes in words.items() if passes]
 
 
-def _groups(rows: Sequence[Row]) -> list[Group]:
+def _groups(rows: Sequence[Record]) -> list[Group]:
     """The columns that some row has a number for."""
     wanted = [(WORDS.get(one, one), [(f"{one}/time", "ms"), (f"{one}/tflops", "TFLOP/s")]) for one in PASSES]
     wanted[-1][1].append(("train_step/tokens_per_second", "tok/s"))
@@ -178,7 +176,7 @@ def _groups(rows: Sequence[Row]) -> list[Group]:
     return [(heading, columns) for heading, columns in found if columns]
 
 
-def _cells(groups: Sequence[Group], widths: Mapping[str, int], row: Row | None = None) -> list[str]:
+def _cells(groups: Sequence[Group], widths: Mapping[str, int], row: Record | None = None) -> list[str]:
     """A row's cells, one a group, each as wide as its heading; the units, where no row is given."""
     cells = [[(_figure(row, metric) if row else unit).rjust(widths[metric]) for metric, unit in columns]
              for _, columns in groups]  # fmt: skip

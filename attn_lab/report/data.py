@@ -9,11 +9,10 @@ from typing import Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.axes import Family, families
-from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.broken import BrokenLines
 from attn_lab.records.printable import printable
 from attn_lab.records.reading import records
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
@@ -30,11 +29,11 @@ class Experiment:
 
     name: str
     baseline: str
-    rows: list[Row]  # all rounds, and the baseline's twin
-    cases: list[Row]  # pooled, without the twin
+    rows: list[Record]  # all rounds, and the baseline's twin
+    cases: list[Record]  # pooled, without the twin
     families: list[Family]  # those that are drawn
     undrawn: Counter[str | None]  # by axis, how many there are beside them
-    _rounds: dict[Any, list[Row]] = field(default_factory=dict)
+    _rounds: dict[Any, list[Record]] = field(default_factory=dict)
     _floors: dict[str, Floor] = field(default_factory=dict)
     _verdicts: dict[Any, Verdict | None] = field(default_factory=dict)
 
@@ -43,10 +42,10 @@ class Experiment:
             self._rounds.setdefault((row.setting, row.backend), []).append(row)
 
     @cached_property
-    def _baselines(self) -> dict[Any, Row]:
+    def _baselines(self) -> dict[Any, Record]:
         return compare.baselines(self.cases, self.baseline)
 
-    def baseline_of(self, row: Row) -> Row | None:
+    def baseline_of(self, row: Record) -> Record | None:
         """The baseline at the row's setting, whatever became of it."""
         return self._baselines.get(row.setting)
 
@@ -56,7 +55,7 @@ class Experiment:
             self._floors[one] = noise_floor(self.rows, f"{one}/time")
         return self._floors[one]
 
-    def verdict(self, row: Row, other: Row | None, one: str) -> Verdict | None:
+    def verdict(self, row: Record, other: Record | None, one: str) -> Verdict | None:
         """May one say that the one is faster than the other?  None where there is nothing to compare."""
         if other is None or row.number(f"{one}/time") is None or other.number(f"{one}/time") is None:
             return None
@@ -72,7 +71,7 @@ class ReportData:
     """All that a report tells of."""
 
     experiments: list[Experiment]
-    broken: Broken
+    broken: BrokenLines
     baseline: str
     language: str
     out: Path | None = None  # where the report goes: files are linked from there
@@ -83,7 +82,7 @@ class ReportData:
     def say(self, key: str, **values: object) -> str:
         return self.words[key].format(**values)
 
-    def missing(self, experiment: Experiment, row: Row) -> str:
+    def missing(self, experiment: Experiment, row: Record) -> str:
         """Why there is nothing to compare the row with; nothing where there is."""
         other = experiment.baseline_of(row)
         if other is None:
@@ -119,11 +118,11 @@ class ReportData:
         return [name for name in compare.several(self.cases) if name not in self.cases[0].shape]
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Record]:
         return [row for experiment in self.experiments for row in experiment.rows]
 
     @cached_property
-    def cases(self) -> list[Row]:
+    def cases(self) -> list[Record]:
         return [row for experiment in self.experiments for row in experiment.cases]
 
     @cached_property
@@ -144,7 +143,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
 
     Raises BadRequest for one that cannot be read, and where there is no record at all.
     """
-    broken = Broken()
+    broken = BrokenLines()
     experiments: list[Experiment] = []
     taken: dict[str | None, int] = {}
     for place, folder in {Path(folder).resolve(): folder for folder in folders}.items():
@@ -155,7 +154,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
         for row in found.records:
             row.samples("")  # read now: what cannot be is among the broken lines before a page tells of them
         own = printable((place if place.is_dir() else place.parent).name) or "run"
-        swept: dict[str, list[Row]] = {}
+        swept: dict[str, list[Record]] = {}
         for row in found.records:
             swept.setdefault(experiment_of(row) or own, []).append(row)
         for name, rows in swept.items():
@@ -167,7 +166,7 @@ def read(folders: Sequence[str | Path], *, language: str, baseline: str, out: Pa
     return ReportData(experiments, broken, baseline, language, out)
 
 
-def _experiment(name: str, baseline: str, rows: list[Row], taken: dict[str | None, int]) -> Experiment:
+def _experiment(name: str, baseline: str, rows: list[Record], taken: dict[str | None, int]) -> Experiment:
     (rows,) = compare.disambiguate(rows, ids=True)
     cases = compare.pooled(row for row in rows if not row.is_aa_repeat)
     drawn: list[Family] = []

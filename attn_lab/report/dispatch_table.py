@@ -9,7 +9,7 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.nn.auto.bucket import Bucket, mask_words
 from attn_lab.nn.auto.table import DispatchTable
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.report.compare import WORDS
 from attn_lab.report.ranking import PLANNED, entry_of
@@ -39,7 +39,7 @@ def tune(runs: Sequence[str], out: Path) -> int:
     return 0
 
 
-def plan_of(rows: Sequence[Row]) -> tuple[DispatchTable, Counter[str]]:
+def plan_of(rows: Sequence[Record]) -> tuple[DispatchTable, Counter[str]]:
     """The table these rows make; and of those that add nothing to it, how many for which reason.
 
     Raises BadRequest unless they are of one GPU, and some of them timed.
@@ -59,7 +59,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[DispatchTable, Counter[str]]:
         )
         raise BadRequest(f"tune: expected verified records of one GPU, whose table this is; got {got}")
     floors = {one: noise_floor(usable, f"{one}/time") for one in PLANNED}
-    buckets: dict[Bucket, dict[Any, dict[str, list[Row]]]] = {}
+    buckets: dict[Bucket, dict[Any, dict[str, list[Record]]]] = {}
     for row in single:
         buckets.setdefault(_bucket(row), {}).setdefault(row.setting, {}).setdefault(row.name, []).append(row)
     found = {bucket: entry_of(list(settings.values()), floors) for bucket, settings in buckets.items()}
@@ -69,7 +69,7 @@ def plan_of(rows: Sequence[Row]) -> tuple[DispatchTable, Counter[str]]:
     return DispatchTable(gpu=machines[0], entries=entries, made=_made(single, floors)), left_out
 
 
-def _useless(row: Row) -> str:
+def _useless(row: Record) -> str:
     if row.subject != "kernel":
         return f"of subject={row.subject}, which is more than attention"
     if row.fields.get("subject.inputs", "randn") != "randn":
@@ -80,11 +80,11 @@ def _useless(row: Row) -> str:
     return ""
 
 
-def _bucket(row: Row) -> Bucket:
+def _bucket(row: Record) -> Bucket:
     return Bucket.of(mask_words(row.mask, row.provenance["config"].get("mask") or {}), row.shape)
 
 
-def _made(rows: Iterable[Row], floors: Mapping[str, Floor]) -> dict[str, Any]:
+def _made(rows: Iterable[Record], floors: Mapping[str, Floor]) -> dict[str, Any]:
     """Provenance: what an answer of this table stands on."""
     rows = list(rows)
     versions: dict[str, set[str]] = {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from attn_lab.records.artifacts import inside
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 
 WHOLE = ("step", "of_timed")  # phases/NAME that are no parts
 DIRECTIONS = ("forward", "backward")
@@ -21,7 +21,7 @@ class Phase(NamedTuple):
     ms: float
 
 
-def phases(row: Row) -> list[Phase]:
+def phases(row: Record) -> list[Phase]:
     """The parts of a case's step in their order; none where no probe looked."""
     found = []
     for name in row.metrics:
@@ -33,12 +33,12 @@ def phases(row: Row) -> list[Phase]:
     return found
 
 
-def files(row: Row) -> Iterator[Mapping[str, Any]]:
+def files(row: Record) -> Iterator[Mapping[str, Any]]:
     """What the record lists beside its samples."""
     return (each for each in row.artifacts if each.get("kind") != "samples")
 
 
-def link(row: Row, path: object, report: Path | None) -> str:
+def link(row: Record, path: object, report: Path | None) -> str:
     """From the report's folder to a file of the case.  "" unless it lies in the run's own folder, and is there."""
     file = inside(row.folder, path) if row.folder is not None and report is not None else None
     if file is None or report is None:

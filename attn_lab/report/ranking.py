@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attn_lab.nn.auto.table import Entry, Ranking
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import MIN_EFFECT, Floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
 
 PLANNED = ("forward", "backward", "forward_backward")
 CLOSE = 0.02  # further apart they are never level, however loud the sweep was
-Rounds = Mapping[str, list[Row]]  # by backend, all that were run of it at one setting
+Rounds = Mapping[str, list[Record]]  # by backend, all that were run of it at one setting
 
 
 def entry_of(settings: Sequence[Rounds], floors: Mapping[str, Floor]) -> Entry | None:

@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attn_lab.measure.case import Case
-from attn_lab.records.record import Record
+from attn_lab.records.record import STATUS_COLOURS, Record
 from attn_lab.run.executor import Event, Notice, ProbeBegan, Started
 
-COLOURS = {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}
 PASSES = {"train_step": "train step", "forward_backward": "step", "forward": "forward", "backward": "backward"}
 """The first measured is compared."""
 
@@ -62,7 +61,7 @@ class Progress:
         outcome = _times(record) if record.status == "ok" else "; ".join(record.reasons)
         self._console.print(
             f"[dim]{done:>{len(str(self._total))}}/{self._total}[/]{where} {escape(case.label)} "
-            f"[{COLOURS.get(record.status, 'red')}]{record.status}[/] {escape(' '.join(outcome.split()))}",
+            f"[{STATUS_COLOURS[record.status]}]{record.status}[/] {escape(' '.join(outcome.split()))}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         self._compare(case, record)
@@ -95,7 +94,7 @@ class Progress:
 
     def _panel(self) -> Group:
         done = sum(self._counts.values())
-        counts = Text(" ").join(Text(f"{count} {status}", COLOURS.get(status, "red"))
+        counts = Text(" ").join(Text(f"{count} {status}", STATUS_COLOURS[status])
                               for status, count in self._counts.most_common())  # fmt: skip
         bar = Table.grid(padding=(0, 1))
         bar.add_row(

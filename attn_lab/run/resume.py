@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from attn_lab.core.errors import BadRequest
 from attn_lab.measure.case import Case
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.run.provenance import TOOLS
 
 RESUME = {  # by resume=…, the outcomes that are not run again
@@ -43,7 +43,7 @@ def case_statuses(folder: Path, cases: Sequence[Case], mode: str) -> list[CaseSt
     return [_case_status(case, by_id.get(case.id), by_question.get(case.question), mode) for case in cases]
 
 
-def _case_status(case: Case, same: Row | None, alike: Row | None, mode: str) -> CaseStatus:
+def _case_status(case: Case, same: Record | None, alike: Record | None, mode: str) -> CaseStatus:
     if same is not None and same.question == case.question:  # ids may collide: a digest is short
         if same.status in RESUME[mode]:
             return CaseStatus(case, "done", same.status)

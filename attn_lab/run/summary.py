@@ -6,16 +6,16 @@ from pathlib import Path
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.measure.case import Case
-from attn_lab.records.broken import BrokenLines as Broken
+from attn_lab.records.broken import BrokenLines
 from attn_lab.records.reading import Reading, records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report.command import make
 
 FAILED = ("incorrect", "error", "timeout", "crashed")
 SLOWEST = 3
 
 
-def summary_lines(rows: Sequence[Row], total: int, command: str) -> list[str]:
+def summary_lines(rows: Sequence[Record], total: int, command: str) -> list[str]:
     """Lines on the `rows` there are of `total` cases; `command` is what was typed, and is what resumes."""
     took = sorted(((row.metrics.get("case/seconds", {}).get("value") or 0.0, row) for row in rows),
                   key=lambda pair: -pair[0])  # fmt: skip
@@ -37,7 +37,7 @@ def summary_lines(rows: Sequence[Row], total: int, command: str) -> list[str]:
 def planned_records(folder: Path, cases: Sequence[Case]) -> Reading:
     """The rows that the folder now has of these cases, whichever sweep made them."""
     if not (folder / "records.jsonl").is_file():
-        return Reading([], Broken())
+        return Reading([], BrokenLines())
     rows, broken = records(folder, newest=False)
     planned = {case.id for case in cases}
     return Reading(list({row.id: row for row in rows if row.id in planned}.values()), broken)

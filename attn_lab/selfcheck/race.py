@@ -13,7 +13,7 @@ from attn_lab.core.errors import Incorrect
 from attn_lab.loggers.jsonl import Jsonl
 from attn_lab.measure.case import Case
 from attn_lab.records.reading import records
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.selfcheck.harness import Harness
@@ -71,7 +71,7 @@ def race(path: Harness, seconds: float) -> Race:
         torch.set_num_threads(threads)
 
 
-def verdicts(rows: Sequence[Row], rounds: int) -> Race:
+def verdicts(rows: Sequence[Record], rounds: int) -> Race:
     """The verdicts that the records of so many rounds give."""
     floor = noise_floor(rows, METRIC)
     mine = {name: [row for row in rows if row.backend == name] for name in (SOUND, FIVE, TENTH)}

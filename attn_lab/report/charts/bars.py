@@ -9,7 +9,7 @@ import altair as alt
 
 from attn_lab.records.axes import Family
 from attn_lab.records.flags import noise
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
 from attn_lab.report.data import ReportData
@@ -52,7 +52,7 @@ def of_point(data: ReportData, family: Family, metrics: Sequence[str], anchor: s
     return Figure(anchor, family.held, alt_text, panels, values)
 
 
-def _longest(rows: Sequence[Row], metric: str) -> float:
+def _longest(rows: Sequence[Record], metric: str) -> float:
     """The length at which bars are cut, so that a few slow backends do not leave the others as stubs.
 
     A bar is cut if it is more than CUT times the median; it then ends with ▶, and its number is still written.
@@ -99,7 +99,7 @@ def _stacked(
     return Figure(anchor, family.held, alt_text, panels, values)
 
 
-def of_phases(data: ReportData, family: Family, steps: Sequence[tuple[Row, Sequence[Phase]]]) -> Figure:
+def of_phases(data: ReportData, family: Family, steps: Sequence[tuple[Record, Sequence[Phase]]]) -> Figure:
     """Where the time of a step goes, one bar a backend; a panel for each place on the axis."""
     parts = _largest([each for _, phases in steps for each in phases], data.words["other_parts"])
     named = tuple(data.words.get(f"part_{part}", part) for part in parts)
@@ -129,7 +129,7 @@ def _largest(phases: Sequence[Phase], others: str) -> tuple[str, ...]:
     return tuple(ordered if len(ordered) <= MOST_PARTS else [*ordered[: MOST_PARTS - 1], others])
 
 
-def parts_of(row: Row) -> tuple[float, float, float] | None:
+def parts_of(row: Record) -> tuple[float, float, float] | None:
     """What a step is given, what it saves for its backward, and all else at its peak: output, gradients, scratch."""
     peak, inputs = row.number("memory/peak"), row.number("memory/inputs")
     if peak is None or inputs is None:

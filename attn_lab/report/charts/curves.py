@@ -9,7 +9,7 @@ import altair as alt
 
 from attn_lab.records.axes import Family
 from attn_lab.records.flags import noise
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, Spec, hole, look, rounded
 from attn_lab.report.data import Experiment, ReportData
@@ -100,7 +100,7 @@ def _parts(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
-def _value(row: Row, family: Family, metrics: dict[str, str]) -> dict[str, Any]:
+def _value(row: Record, family: Family, metrics: dict[str, str]) -> dict[str, Any]:
     assert family.axis is not None
     value: dict[str, Any] = {"x": row.shape[family.axis], "backend": row.backend}
     for name, metric in metrics.items():

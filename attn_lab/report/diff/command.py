@@ -9,8 +9,7 @@ from typing import Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.records.reading import records
-from attn_lab.records.record import STATUSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import STATUSES, Record
 from attn_lab.records.stats.noise_floor import noise_floor
 from attn_lab.report.diff.differences import BROKEN, METRICS, Difference, both, common, differences, fields
 from attn_lab.report.diff.markdown import markdown
@@ -60,7 +59,7 @@ def _plain(each: Difference) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(path: str) -> tuple[list[Row], list[str]]:
+def _read(path: str) -> tuple[list[Record], list[str]]:
     try:
         rows, broken = records(path)
     except OSError as error:
@@ -74,7 +73,7 @@ def _read(path: str) -> tuple[list[Row], list[str]]:
     return rows, broken
 
 
-def _why_none(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
+def _why_none(a_rows: Sequence[Record], b_rows: Sequence[Record]) -> str:
     """The fields that have no value in common: `dtype: A has float16, B bfloat16`."""
     values = [{"backend": {row.backend for row in rows}} for rows in (a_rows, b_rows)]
     for rows, found in zip((a_rows, b_rows), values, strict=True):
@@ -87,7 +86,7 @@ def _why_none(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
     return f"there is none ({'; '.join(texts) or 'each field has values in common, but no case all of them'})"
 
 
-def _metrics(asked_for: Sequence[str], rows: Sequence[Row]) -> tuple[str, ...]:
+def _metrics(asked_for: Sequence[str], rows: Sequence[Record]) -> tuple[str, ...]:
     if not asked_for:
         return METRICS
     known = sorted({name for row in rows for name in row.metrics if _lower_is_better(name)})

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attn_lab.records.flags import noise
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.noise_floor import UNMEASURED, Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, compare_times
 from attn_lab.report import compare
@@ -23,7 +22,7 @@ class Difference(NamedTuple):
     """One case in one respect.  `metric` is empty where the status changed or the case is in one run only."""
 
     kind: str
-    row: Row  # B's, or A's of a case that is gone
+    row: Record  # B's, or A's of a case that is gone
     metric: str = ""
     before: float | None = None
     after: float | None = None
@@ -37,8 +36,8 @@ class Case(NamedTuple):
     """A case of one run: its rounds that may be compared, none if one of them is not ok."""
 
     status: str
-    rounds: list[Row]
-    row: Row
+    rounds: list[Record]
+    row: Record
 
     def number(self, metric: str) -> float | None:
         return compare.pooled(self.rounds)[0].number(metric) if self.rounds else None
@@ -47,7 +46,9 @@ class Case(NamedTuple):
 Key = tuple[tuple[str, Any], ...]
 
 
-def differences(a_rows: Sequence[Row], b_rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> list[Difference]:
+def differences(
+    a_rows: Sequence[Record], b_rows: Sequence[Record], metrics: Sequence[str] = METRICS
+) -> list[Difference]:
     """Every case of either run, the worst first.  The machines may differ: give runs of one machine each."""
     a_rows, b_rows = compare.disambiguate(a_rows, b_rows)
     before, after = _cases(a_rows), _cases(b_rows)
@@ -68,18 +69,18 @@ def both(a: Floor, b: Floor) -> Floor:
     return Floor(max(floor.share if floor.measured else UNMEASURED for floor in (a, b)), a.measured and b.measured)
 
 
-def common(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> int:
+def common(a_rows: Sequence[Record], b_rows: Sequence[Record]) -> int:
     a_rows, b_rows = compare.disambiguate(a_rows, b_rows)
     return len(_cases(a_rows).keys() & _cases(b_rows).keys())
 
 
-def fields(row: Row) -> Mapping[str, Any]:
+def fields(row: Record) -> Mapping[str, Any]:
     """What was asked, whatever it ran on."""
     return {name: value for name, value in row.fields.items() if name != "machine"}
 
 
-def _cases(rows: Iterable[Row]) -> dict[Key, Case]:
-    found: dict[Key, dict[tuple[str, ...], list[Row]]] = {}
+def _cases(rows: Iterable[Record]) -> dict[Key, Case]:
+    found: dict[Key, dict[tuple[str, ...], list[Record]]] = {}
     for row in rows:
         if not row.is_aa_repeat:  # a twin is the noise floor's, and no case
             key = (("backend", row.backend), *sorted(fields(row).items()))
@@ -88,7 +89,7 @@ def _cases(rows: Iterable[Row]) -> dict[Key, Case]:
     return {key: _case(list(fields.values())) for key, fields in found.items()}
 
 
-def _case(questions: Sequence[Sequence[Row]]) -> Case:
+def _case(questions: Sequence[Sequence[Record]]) -> Case:
     """The same shape may be asked of several passes: what came out ok of one question is not lost with another."""
     ok = [row for rounds in questions if all(row.status == "ok" for row in rounds) for row in rounds]
     failed = [row for rounds in questions for row in rounds if row.status != "ok"]
@@ -107,7 +108,7 @@ def _of_case(a: Case, b: Case, floors: Mapping[str, Floor]) -> list[Difference]:
     return [Difference(kind, b.row, statuses=statuses, reason=_reason(b.row))]
 
 
-def _with(rounds: Sequence[Row], metric: str) -> Row:
+def _with(rounds: Sequence[Record], metric: str) -> Record:
     """One of the rounds that has the metric: the same shape may have been asked of several passes."""
     return next(row for row in rounds if metric in row.metrics)
 
@@ -132,7 +133,7 @@ def _timed(case: Case) -> list[str]:
     return [metric for metric in TIMES if case.number(metric)]
 
 
-def _reason(row: Row) -> str:
+def _reason(row: Record) -> str:
     return row.reasons[0] if row.reasons else ""
 
 

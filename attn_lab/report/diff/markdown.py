@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.noise_floor import Floor
 from attn_lab.report import compare
 from attn_lab.report.compare import WORDS, digits
@@ -19,7 +19,7 @@ OTHER: tuple[str, ...] = ("gone", "new", "failing")
 SAME: tuple[str, ...] = ("unclear", "same")
 
 
-def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row]]], floors: dict[str, Floor],
+def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Record]]], floors: dict[str, Floor],
              broken: Sequence[str] = ()) -> str:  # fmt: skip
     """`runs`: A's and B's name and rows; `floors` by metric; `broken`: the lines that could not be read."""
     (first, a_rows), (second, b_rows) = runs
@@ -44,7 +44,7 @@ def markdown(found: Sequence[Difference], runs: Sequence[tuple[str, Sequence[Row
     return "\n\n".join([*parts, _legend(floors)]) + "\n"
 
 
-def headline(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
+def headline(found: Sequence[Difference], a_rows: Sequence[Record], b_rows: Sequence[Record]) -> str:
     """`attn-lab diff: 1 broken, 2 slower; 3 faster; 40 same, 2 unclear (another machine: A100, then H100)`."""
     counts = Counter(each.kind for each in found)
     texts = []
@@ -58,7 +58,7 @@ def headline(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequenc
     return escape(f"attn-lab diff: {'; '.join(texts)}{other}")
 
 
-def _doubts(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
+def _doubts(found: Sequence[Difference], a_rows: Sequence[Record], b_rows: Sequence[Record]) -> list[str]:
     """That all moved together, or that nothing was repeated: what makes a verdict less than it seems."""
     notes = []
     judged = [each.verdict for each in found if each.verdict]
@@ -73,7 +73,7 @@ def _doubts(found: Sequence[Difference], a_rows: Sequence[Row], b_rows: Sequence
     return notes
 
 
-def _apart(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
+def _apart(a_rows: Sequence[Record], b_rows: Sequence[Record]) -> list[str]:
     """What the runs differ in besides their numbers, and what one of them mixes."""
     a, b = _facts(a_rows), _facts(b_rows)
     # A package that only one run names belongs to a backend that the other did not run.
@@ -87,7 +87,7 @@ def _apart(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _facts(rows: Sequence[Row]) -> dict[str, set[str]]:
+def _facts(rows: Sequence[Record]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for row in rows:
         machine = {"machine" if name == "name" else f"machine {name}": value

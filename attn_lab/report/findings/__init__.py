@@ -11,7 +11,7 @@ backend was run they are untested, and say which was.
 
 from collections.abc import Sequence
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report.compare import BASELINE
 from attn_lab.report.findings.claims.nine import examined
 from attn_lab.report.findings.comparability import places
@@ -27,17 +27,17 @@ __all__ = ["Finding", "check_claims", "claims", "findings", "partition", "senten
 Parts = Sequence[tuple[str, Measured]]
 
 
-def findings(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
+def findings(rows: Sequence[Record], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """Sentences about these rows, the winners first, each with the numbers it rests on."""
     return sentences(partition(rows, baseline), language)
 
 
-def claims(rows: Sequence[Row], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
+def claims(rows: Sequence[Record], language: str = "en", baseline: str = BASELINE) -> list[Finding]:
     """The study's nine claims, part by part, with `baseline` for its PyTorch; once for each place."""
     return check_claims(partition(rows, baseline), language)
 
 
-def partition(rows: Sequence[Row], baseline: str) -> Parts:
+def partition(rows: Sequence[Record], baseline: str) -> Parts:
     """What may be compared, by what sets it apart."""
     return [(place, Measured(part, baseline)) for place, part in places(rows)]
 

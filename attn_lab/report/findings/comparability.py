@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 
 
-def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def places(rows: Sequence[Record]) -> list[tuple[str, list[Record]]]:
     """What may be compared, apart from what may not: one machine and one version of each package in every part
     (the cards of a sweep are one machine).
 
@@ -23,7 +23,7 @@ def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
             seen.setdefault(name, {})[value] = None
             within.setdefault((sweep, name), set()).add(value)
     apart = [name for name, values in seen.items() if len(values) > 1]
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[tuple[str, ...], list[Record]] = {}
     for row, facts, sweep in about:
         known = {name: within.get((sweep, name), set()) for name in apart}
         values = [facts.get(name) or (next(iter(known[name])) if len(known[name]) == 1 else "") for name in apart]
@@ -33,7 +33,9 @@ def places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(_place(apart, values, list(found), part), part) for values, part in found.items()]
 
 
-def _place(apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Sequence[str]], rows: Sequence[Row]) -> str:
+def _place(
+    apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Sequence[str]], rows: Sequence[Record]
+) -> str:
     """Its name; and of two places of one name what else sets them apart."""
     machine = apart.index("machine.name") if "machine.name" in apart else None
     alike = [values for values in all_values if machine is None or values[machine] == mine[machine]]
@@ -42,17 +44,17 @@ def _place(apart: Sequence[str], mine: Sequence[str], all_values: Sequence[Seque
     return ", ".join([rows[0].machine, *text])
 
 
-def _facts(row: Row, machine: Mapping[str, Any]) -> dict[str, str]:
+def _facts(row: Record, machine: Mapping[str, Any]) -> dict[str, str]:
     facts = {f"machine.{name}": json.dumps(value) if not isinstance(value, str) else value
              for name, value in machine.items()}  # fmt: skip
     return facts | {name: str(version) for name, version in row.packages.items()}
 
 
-def _sweep(row: Row, machine: Mapping[str, Any]) -> str:
+def _sweep(row: Record, machine: Mapping[str, Any]) -> str:
     return json.dumps([row.provenance.get("sweep"), machine], sort_keys=True, default=str)
 
 
-def machines(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+def machines(rows: Sequence[Record]) -> list[Mapping[str, Any]]:
     """Of each row the machine it names; its `uuid` are those of all cards that shared a sweep with its own.
 
     A sweep deals shapes and rounds to whichever card is free, and rivals of a round to the same: to tell its cards
@@ -71,6 +73,6 @@ def machines(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
     return [{**machine, "uuid": text[machine["uuid"]]} if machine.get("uuid") else machine for machine in named]
 
 
-def _but_for_uuid(row: Row) -> str:
+def _but_for_uuid(row: Record) -> str:
     rest = {name: value for name, value in row.provenance["machine"].items() if name != "uuid"}
     return json.dumps([row.provenance.get("sweep"), rest], sort_keys=True, default=str)

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
 from attn_lab.report.findings.measurements import Measured
@@ -38,11 +37,11 @@ def _shares(measured: Measured, words: Words, what: str, figure: str) -> Iterato
             yield words.finding(key, figure, numbers, baseline=measured.baseline, shares=words.all(text))
 
 
-def _memory(row: Row, baseline: Row | None) -> float | None:
+def _memory(row: Record, baseline: Record | None) -> float | None:
     return compare.memory_share(row, baseline)
 
 
-def _energy(row: Row, baseline: Row | None) -> float | None:
+def _energy(row: Record, baseline: Record | None) -> float | None:
     """Of the longest pass that both have."""
     for one in reversed(PASSES):
         mine, other = row.number(f"{one}/energy"), baseline and baseline.number(f"{one}/energy")

@@ -6,8 +6,7 @@ from typing import Any
 
 from attn_lab.records.axes import families
 from attn_lab.records.flags import noise
-from attn_lab.records.record import AXES, PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import AXES, PASSES, Record
 from attn_lab.records.stats.bootstrap import FEW
 from attn_lab.records.stats.noise_floor import Floor, noise_floor
 from attn_lab.records.stats.verdict import Verdict, Word, compare_times, threshold
@@ -20,19 +19,19 @@ Setting = Hashable
 class Measured:
     """The rows of one place.  Only cases of which every round came out ok have numbers; twins serve the floor alone."""
 
-    def __init__(self, rows: Sequence[Row], baseline: str):
+    def __init__(self, rows: Sequence[Record], baseline: str):
         self.baseline = baseline
         (self.everything,) = compare.disambiguate(rows)
         self.rows = [row for row in self.everything if not row.is_aa_repeat]
-        self.rounds: dict[tuple[Setting, str], list[Row]] = {}  # of each case, those that came out ok
-        fields: dict[Any, list[Row]] = {}
+        self.rounds: dict[tuple[Setting, str], list[Record]] = {}  # of each case, those that came out ok
+        fields: dict[Any, list[Record]] = {}
         for row in self.rows:  # forward alone and all passes are two questions: one may be refused, the other not
             passes = row.provenance["config"].get("passes") or ()
             fields.setdefault((row.setting, row.backend, tuple(passes)), []).append(row)
         for (setting, backend, _), rounds in fields.items():
             if all(row.status == "ok" for row in rounds):
                 self.rounds.setdefault((setting, backend), []).extend(rounds)
-        self.cases: dict[Setting, dict[str, Row]] = {}
+        self.cases: dict[Setting, dict[str, Record]] = {}
         for (setting, backend), rounds in self.rounds.items():
             self.cases.setdefault(setting, {})[backend] = compare.pooled(rounds)[0]
         self._floors: dict[str, Floor] = {}
@@ -48,9 +47,9 @@ class Measured:
         return compare.several(self.rows)
 
     @cached_property
-    def axes(self) -> dict[str, list[list[Row]]]:
+    def axes(self) -> dict[str, list[list[Record]]]:
         """By swept axis the families of its cases; two axes that move together are one, as in the figures."""
-        found: dict[str, list[list[Row]]] = {}
+        found: dict[str, list[list[Record]]] = {}
         for family in families([row for each in self.cases.values() for row in each.values()], {}):
             if family.axis:
                 found.setdefault(family.axis, []).append(family.rows)
@@ -61,10 +60,10 @@ class Measured:
         cases = [row for each in self.cases.values() for row in each.values()]
         return [one for one in PASSES if any(row.number(f"{one}/time") for row in cases)]
 
-    def at(self, setting: Setting, backend: str) -> Row | None:
+    def at(self, setting: Setting, backend: str) -> Record | None:
         return self.cases.get(setting, {}).get(backend)
 
-    def timed(self, setting: Setting, one: str) -> list[Row]:
+    def timed(self, setting: Setting, one: str) -> list[Record]:
         """The cases that have a time of the pass, the fastest first."""
         cases = [(row.number(f"{one}/time"), row) for row in self.cases[setting].values()]
         return [row for _, row in sorted(((time, row) for time, row in cases if time), key=lambda each: each[0])]
@@ -117,7 +116,7 @@ class Measured:
         verdict = compare_times(before, after, f"{one}/time", self.floor(one))
         return Span(*verdict[:3], self.noisy(one, (first, backend), (last, backend))) if verdict else None
 
-    def where(self, row: Row) -> str:
+    def where(self, row: Record) -> str:
         """The fields by which the row's setting differs from others here: `seq_len 256`, or `16×256×32×2048 · full`."""
         moving = [name for name in self.varying if name in AXES]
         if len(moving) < 2:

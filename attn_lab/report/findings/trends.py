@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.fit import Exponent, fit_exponent
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Finding, Words
@@ -13,7 +12,7 @@ from attn_lab.report.findings.measurements import Measured
 BENT = 1.0  # an exponent whose interval is wider than this is none: the curve is bent, or has too few points
 
 
-def exponent(rows: Sequence[Row], axis: str, metric: str) -> Exponent | None:
+def exponent(rows: Sequence[Record], axis: str, metric: str) -> Exponent | None:
     """The power of the axis by which one backend's times grow; None of fewer than three points."""
     pairs = sorted((float(row.shape[axis]), time) for row in rows if (time := row.number(metric)))
     return fit_exponent([place for place, _ in pairs], [time for _, time in pairs])
@@ -33,13 +32,13 @@ def trends(measured: Measured, words: Words) -> Iterator[Finding]:
             yield from _crossings(measured, words, family, axis, texts, one)
 
 
-def _held(measured: Measured, family: Sequence[Row]) -> str:
+def _held(measured: Measured, family: Sequence[Record]) -> str:
     """What sets a family apart from others along the same axis."""
     moving = compare.vary(family)
     return compare.text(family[0], [name for name in measured.varying if name not in moving])
 
 
-def _scaling(words: Words, family: Sequence[Row], axis: str, axis_text: str, one: str) -> Iterator[Finding]:
+def _scaling(words: Words, family: Sequence[Record], axis: str, axis_text: str, one: str) -> Iterator[Finding]:
     found: dict[str, Exponent] = {}
     for name in sorted({row.backend for row in family}):
         fitted = exponent([row for row in family if row.backend == name], axis, f"{one}/time")
@@ -66,12 +65,12 @@ def _formatted(fitted: Exponent) -> dict[str, str]:
 
 
 def _crossings(
-    measured: Measured, words: Words, family: Sequence[Row], axis: str, axis_text: str, one: str
+    measured: Measured, words: Words, family: Sequence[Record], axis: str, axis_text: str, one: str
 ) -> Iterator[Finding]:
     """Pairs of which each is clearly the faster somewhere: one up to a value, the other from a larger one on."""
     passed: dict[str, list[str]] = {}
     numbers: dict[str, float] = {}
-    points: dict[int, dict[str, Row]] = {}
+    points: dict[int, dict[str, Record]] = {}
     for row in family:
         if row.number(f"{one}/time"):
             points.setdefault(row.shape[axis], {})[row.backend] = row

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report.findings.finding import Finding, Span, Words
 from attn_lab.report.findings.measurements import Measured, Setting
 
@@ -13,7 +13,7 @@ class Pair(NamedTuple):
     """One setting, a backend's case there, the one it is held against, and how many times its speed it has."""
 
     setting: Setting
-    row: Row
+    row: Record
     other: str
     ratio: float
 
@@ -43,7 +43,7 @@ def _lead(measured: Measured, setting: Setting, one: str) -> Lead | None:
     return Lead(_pair(setting, timed[0], timed[1], one), beside)
 
 
-def _pair(setting: Setting, row: Row, other: Row, one: str) -> Pair:
+def _pair(setting: Setting, row: Record, other: Record, one: str) -> Pair:
     times = [each.number(f"{one}/time") or 0.0 for each in (row, other)]
     return Pair(setting, row, other.backend, times[1] / times[0])
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
 from attn_lab.report.data import ReportData
 from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Heading, Picture, Table, Text
 
 title = "page_accuracy"
-Worst = dict[tuple[str, str], tuple[float, Row, int]]  # by backend and tensor: share, where, of how many cases
+Worst = dict[tuple[str, str], tuple[float, Record, int]]  # by backend and tensor: share, where, of how many cases
 
 
 def render(data: ReportData) -> Iterator[Block]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.verdict import Verdict
 from attn_lab.report import compare
 from attn_lab.report.data import Experiment, ReportData
@@ -13,16 +13,16 @@ class Winner(NamedTuple):
     """`level` holds the others whose difference to `first` is noise or unclear, each with the verdict on first."""
 
     experiment: Experiment
-    first: Row
-    level: list[tuple[Row, Verdict]]
-    following: tuple[Row, Verdict] | None  # the fastest that is clearly slower
+    first: Record
+    level: list[tuple[Record, Verdict]]
+    following: tuple[Record, Verdict] | None  # the fastest that is clearly slower
     beside: Verdict | None  # of first against the baseline
 
 
 def winners(data: ReportData, one: str) -> Iterator[Winner]:
     """For each setting that has times for the pass, in the order of its numbers."""
     for experiment in data.experiments:
-        settings: dict[object, list[Row]] = {}
+        settings: dict[object, list[Record]] = {}
         for row in sorted(experiment.cases, key=compare.order):
             if row.number(f"{one}/time") is not None:
                 settings.setdefault(row.setting, []).append(row)

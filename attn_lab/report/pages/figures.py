@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from attn_lab.records.axes import Family
 from attn_lab.records.flags import chosen, mixtures, noise
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, bars, curves
 from attn_lab.report.data import Experiment, ReportData
@@ -88,7 +87,7 @@ def _plain(value: object) -> Cell:
     return Cell("" if value is None else str(value), float(value) if isinstance(value, int | float) else None)
 
 
-def _errors(rows: list[Row]) -> list[Cell]:
+def _errors(rows: list[Record]) -> list[Cell]:
     text = []
     for row in rows:
         numbers = {name.split("/")[-1]: row.number(name) for name in row.metrics if name.startswith("accuracy/")}
@@ -98,7 +97,7 @@ def _errors(rows: list[Row]) -> list[Cell]:
     return text
 
 
-def _kernels(rows: list[Row]) -> list[Cell]:
+def _kernels(rows: list[Record]) -> list[Cell]:
     text = []
     for row in rows:
         notes = str(row.metrics.get("kernel_check/kernels", {}).get("note") or "") if row.status == "ok" else ""

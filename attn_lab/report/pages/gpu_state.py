@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report.compare import digits
 from attn_lab.report.data import ReportData
 from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Table, Text
@@ -36,7 +35,7 @@ def condition(data: ReportData) -> Iterator[Block]:
         yield Bullets([(line, "") for line in [*dropped[:MOST], *more]])
 
 
-def late(rows: Sequence[Row]) -> dict[str, int]:
+def late(rows: Sequence[Record]) -> dict[str, int]:
     """How many calls a GPU began before their host had queued them whole (`late`, beside `calls` that count), and in
     how many `passes` of `all`."""
     passes = [(row, one) for row in rows for one in PASSES if f"{one}/time" in row.metrics]
@@ -57,9 +56,9 @@ def _ranges(data: ReportData, what: str) -> Iterator[list[Cell]]:
             yield [Cell(data.words[what]), Cell(data.words[one]), *text, Cell(unit)]
 
 
-def _numbers(rows: Sequence[Row], metric: str, part: str) -> list[float]:
+def _numbers(rows: Sequence[Record], metric: str, part: str) -> list[float]:
     return [value for row in rows if (value := row.number(metric, part)) is not None]
 
 
-def _note(row: Row, metric: str) -> str:
+def _note(row: Record, metric: str) -> str:
     return str(row.metrics[metric].get("note") or "")

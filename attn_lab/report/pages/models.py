@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from attn_lab.records.axes import Family
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, bars, curves
 from attn_lab.report.data import Experiment, ReportData
@@ -32,7 +32,7 @@ def render(data: ReportData) -> Iterator[Block]:
             yield _table(data, experiment, family)
 
 
-def _facts(row: Row) -> list[tuple[str, str]]:
+def _facts(row: Record) -> list[tuple[str, str]]:
     """What the model is made of, as it was configured."""
     subject = row.provenance["config"].get("subject")
     options = subject if isinstance(subject, dict) else {}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from attn_lab.records.flags import chosen, mixtures
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.report import compare
 from attn_lab.report.data import ReportData
 from attn_lab.report.experiments import question_of
@@ -62,7 +62,7 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
     return [(data.words[label], value) for label, value in facts if value]
 
 
-def _machine(row: Row) -> str:
+def _machine(row: Record) -> str:
     memory = row.provenance["machine"].get("memory")
     return row.machine + (f" ({compare.digits(memory / 2**30)} GiB)" if isinstance(memory, int) else "")
 

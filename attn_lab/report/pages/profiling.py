@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from attn_lab.records.axes import Family
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.charts import bars
 from attn_lab.report.data import ReportData
@@ -35,7 +34,7 @@ def _phases(data: ReportData) -> Iterator[Block]:
                 yield Details(data.words["numbers"], [_parts(data, family, steps)])
 
 
-def _parts(data: ReportData, family: Family, steps: list[tuple[Row, list[Phase]]]) -> Table:
+def _parts(data: ReportData, family: Family, steps: list[tuple[Record, list[Phase]]]) -> Table:
     start = [family.axis] if family.axis else []
     lines = []
     for row, found in steps:
@@ -95,5 +94,5 @@ def _files(data: ReportData) -> Iterator[Block]:
         yield Table(data.words["files_caption"], [*heads, Head("MB", True)], lines, 2)
 
 
-def _where(data: ReportData, row: Row) -> Cell:
+def _where(data: ReportData, row: Record) -> Cell:
     return Cell(" ".join(filter(None, (row.shape_text, compare.text(row, data.more)))))

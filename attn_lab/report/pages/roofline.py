@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
 from attn_lab.report.data import Experiment, ReportData
@@ -16,7 +15,7 @@ title = "page_roofline"
 def render(data: ReportData) -> Iterator[Block]:
     for experiment in data.experiments:
         # Roofs belong to a card and a dtype; an experiment that mixes them gets one chart for each.
-        groups: dict[tuple[str, str], list[Row]] = {}
+        groups: dict[tuple[str, str], list[Record]] = {}
         for row in experiment.cases:
             groups.setdefault((row.machine, str(row.shape.get("dtype"))), []).append(row)
         for (machine, dtype), rows in groups.items():
@@ -31,11 +30,11 @@ def render(data: ReportData) -> Iterator[Block]:
                 yield table
 
 
-def _highest(rows: list[Row], metric: str) -> float | None:
+def _highest(rows: list[Record], metric: str) -> float | None:
     return max((value for row in rows if (value := row.number(metric)) is not None), default=None)
 
 
-def _values(rows: list[Row]) -> tuple[list[dict[str, Any]], list[str]]:
+def _values(rows: list[Record]) -> tuple[list[dict[str, Any]], list[str]]:
     found = []
     for row in rows:
         for one in PASSES:
@@ -65,7 +64,7 @@ def _figure(
     return Figure(anchor, f"{machine}, {dtype}", data.words["alt_roofline"], panels, [*lines, *values], names)
 
 
-def _table(data: ReportData, experiment: Experiment, rows: list[Row]) -> Table | None:
+def _table(data: ReportData, experiment: Experiment, rows: list[Record]) -> Table | None:
     """The share of the GEMM rate each case reaches; it needs no copy rate."""
     passes = [one for one in PASSES if any(row.number(f"{one}/gemm_fraction") is not None for row in rows)]
     if not passes:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from attn_lab.records.record import STATUSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import STATUSES, Record
 from attn_lab.report import compare
 from attn_lab.report.data import ReportData
 from attn_lab.report.render.blocks import Block, Bullets, Cell, Head, Heading, Table, Text
@@ -28,7 +27,7 @@ def _matrix(data: ReportData) -> Table:
     heads = [Head(data.words["experiment"])] * several + [Head(data.words["case"])]
     rows: list[list[Cell]] = []
     for experiment in data.experiments:
-        settings: dict[object, dict[str, Row]] = {}
+        settings: dict[object, dict[str, Record]] = {}
         for row in sorted(experiment.cases, key=compare.order):
             settings.setdefault(row.setting, {})[row.backend] = row
         for by_name in settings.values():
@@ -39,7 +38,7 @@ def _matrix(data: ReportData) -> Table:
     return Table(data.words["support_caption"], heads + [Head(name) for name in data.backends], rows, 1 + several)
 
 
-def _cell(data: ReportData, row: Row | None) -> Cell:
+def _cell(data: ReportData, row: Record | None) -> Cell:
     if row is None:
         return Cell("", hover=data.words["not_measured"])
     return Cell(f"{SIGNS.get(row.status, '✕')} {data.words[row.status]}", STATUSES.index(row.status),

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attn_lab.records.axes import Family
-from attn_lab.records.record import PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.charts import Figure, Panel, dots, rounded
 from attn_lab.report.data import ReportData
@@ -40,11 +39,11 @@ def _columns() -> list[tuple[str, str]]:
     return [(one, kind) for one in PASSES for kind in KINDS[1:]]
 
 
-def _passes(rows: list[Row]) -> list[str]:
+def _passes(rows: list[Record]) -> list[str]:
     return [one for one in PASSES if any(row.number(f"{one}/{kind}") for row in rows for kind in KINDS[1:])]
 
 
-def _figure(data: ReportData, family: Family, rows: list[Row]) -> Figure:
+def _figure(data: ReportData, family: Family, rows: list[Record]) -> Figure:
     """At both ends of an axis: where a shape is small, its host is what one waits for."""
     values: list[dict[str, Any]] = []
     for row in rows:
@@ -67,7 +66,7 @@ def _figure(data: ReportData, family: Family, rows: list[Row]) -> Figure:
     return Figure(f"kinds-{family.anchor}", family.held, data.words["alt_kinds"], panels, chosen)
 
 
-def _table(data: ReportData, family: Family, rows: list[Row]) -> Table:
+def _table(data: ReportData, family: Family, rows: list[Record]) -> Table:
     start = [family.axis] if family.axis else []
     lines = [
         [*(Cell(str(row.shape[name]), float(row.shape[name])) for name in start), Cell(row.backend),
@@ -79,7 +78,7 @@ def _table(data: ReportData, family: Family, rows: list[Row]) -> Table:
     return Table(data.words["kinds_caption"], heads, lines, len(start) + 2)
 
 
-def _notes(data: ReportData, family: Family, rows: list[Row]) -> list[str]:
+def _notes(data: ReportData, family: Family, rows: list[Record]) -> list[str]:
     """What could not be captured and why; which of them are no more to be trusted."""
     places: dict[str, dict[str, None]] = {}
     for row in rows:

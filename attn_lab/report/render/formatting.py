@@ -1,7 +1,7 @@
 """How a number and a comparison stand in a table: no more digits than they bear, and marked where they must be."""
 
 from attn_lab.records.flags import noise
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import Record
 from attn_lab.records.stats.verdict import Verdict
 from attn_lab.report import compare
 from attn_lab.report.data import Experiment, ReportData
@@ -15,7 +15,7 @@ def compared(data: ReportData, verdict: Verdict, mixed: list[str]) -> Cell:
     return Cell(f"{verdict}{word}{marks}", verdict.ratio, kind=verdict.word)
 
 
-def speedup(data: ReportData, experiment: Experiment, row: Row, one: str) -> Cell:
+def speedup(data: ReportData, experiment: Experiment, row: Record, one: str) -> Cell:
     """`12.9×`, with the word where it is not plainly faster; the interval on hover."""
     if row.backend == data.baseline:
         return Cell("1" if row.number(f"{one}/time") else "–")
@@ -27,13 +27,13 @@ def speedup(data: ReportData, experiment: Experiment, row: Row, one: str) -> Cel
     return Cell(f"{compare.digits(verdict.ratio)}×{word}", verdict.ratio, hover, verdict.word)
 
 
-def share(row: Row, other: Row | None) -> Cell:
+def share(row: Record, other: Record | None) -> Cell:
     """Its peak memory over the other's."""
     found = compare.memory_share(row, other)
     return Cell("–") if found is None else Cell(f"{compare.digits(100 * found)} %", found)
 
 
-def number(row: Row, metric: str) -> Cell:
+def number(row: Record, metric: str) -> Cell:
     """A metric's number, its interval on hover, and a mark where it is noisy."""
     value, low, high = (row.number(metric, part) for part in ("value", "low", "high"))
     why = noise(row, metric)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attn_lab.records.record import AXES, PASSES
-from attn_lab.records.record import Record as Row
+from attn_lab.records.record import AXES, PASSES, Record
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Span
 from attn_lab.report.findings.measurements import Measured, Setting
@@ -47,7 +46,7 @@ class Rivals:
         if self.torch not in names:
             raise NotTested("baseline")
 
-    def rows(self, **other: Any) -> tuple[Row, Row]:
+    def rows(self, **other: Any) -> tuple[Record, Record]:
         """FlashAttention's and PyTorch's case at the point, but for the fields in `other`."""
         flash, torch = (self.measured.at(self.setting(**other), name) for name in (FLASH, self.torch))
         if not flash or not torch:
