@@ -118,7 +118,7 @@ def test_of_many_broken_lines_the_first_are_named_and_all_counted(tmp_path: Path
     found = records(write(tmp_path, *["{\n"] * 1000, record()))
     assert found.broken.total == 1000 and len(found.records) == 1
     assert len(found.broken) == BrokenLines.MOST_NAMED + 1
-    assert found.broken[-1] == f"… and {1000 - Broken.MOST_NAMED} more broken lines"
+    assert found.broken[-1] == f"… and {1000 - BrokenLines.MOST_NAMED} more broken lines"
 
 
 def test_lines_that_a_later_one_replaces_take_no_memory(tmp_path: Path) -> None:

@@ -22,10 +22,8 @@ SCHEMA = 2
 ID_DIGITS = 12
 Status = Literal["ok", "unsupported", "incorrect", "oom", "error", "timeout", "crashed"]
 STATUSES: tuple[str, ...] = get_args(Status)
-STATUS_COLOURS = {
-    status: {"ok": "green", "unsupported": "yellow", "oom": "yellow", "timeout": "yellow"}.get(status, "red")
-    for status in STATUSES
-}  # on a terminal
+STATUS_COLOURS = dict.fromkeys(STATUSES, "red") | {"ok": "green"}  # on a terminal
+STATUS_COLOURS |= dict.fromkeys(("unsupported", "oom", "timeout"), "yellow")
 PASSES = ("forward", "backward", "forward_backward", "train_step")
 AXES = ("batch_size", "seq_len", "num_heads", "emb_dim")
 AGAIN = " (again)"
