@@ -12,14 +12,12 @@ from attn_lab.core.machine import Machine, software
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MEASURES = (
-    "core",
-    "bench",
-    "layer",
-    "probes",
-    "subjects",
-    "backends/_*",
-    "masks/__init__",
-    "integrations/transformers",
+    "core/*.py",
+    "measure/**/*.py",
+    "nn/**/*.py",
+    "backends/_*.py",
+    "masks/__init__.py",
+    "integrations/transformers*.py",
 )  # shared by all cases
 
 
@@ -53,8 +51,7 @@ def machine_basis(machine: Machine) -> dict[str, str]:
 @cache
 def _fingerprint(kinds: frozenset[type]) -> str:
     """8 hex digits of a hash of the files that measure, and of those that define `kinds`."""
-    files = {file for place in MEASURES
-             for file in PACKAGE.glob(f"{place}/*.py" if "/" not in place else f"{place}.py")}  # fmt: skip
+    files = {file for pattern in MEASURES for file in PACKAGE.glob(pattern)}
     for kind in kinds:
         try:
             files.add(Path(inspect.getfile(kind)).resolve())
