@@ -56,7 +56,7 @@ def _floor(rows: Sequence[Record], metric: str) -> str:
 
 
 def _told(measure: Mapping[str, Any]) -> str:
-    names = ("settle", "seconds", "least", "precision", "rest")
+    names = ("settle_seconds", "max_seconds", "min_samples", "precision", "rest_ratio")
     return "measure: " + ", ".join(f"{name} {measure[name]:g}" for name in names if name in measure)
 
 
@@ -130,7 +130,7 @@ def _group(metric: str) -> str | None:
         return ENERGY
     if one in PASSES and what in KINDS:
         return CLOCK
-    if one in PASSES and what in ("tflops", "of_ceiling"):
+    if one in PASSES and what in ("tflops", "gemm_fraction"):
         return RATE
     return None
 
@@ -190,7 +190,7 @@ def state(folder: Path) -> Iterator[str]:
     yield from table(["backend", "SM MHz", "memory MHz", "W", "°C", "calls dropped", "notes"])
     for row in single(folder / "point-a"):
         said = [row.metrics[name]["note"] for name in row.metrics if name.startswith("forward_backward/po")]
-        fields = ("sm_clock", "memory_clock", "power", "temperature", "throttled")
+        fields = ("sm_clock", "memory_clock", "power", "temperature", "dropped")
         yield line(row.backend, *(digits(row.number(f"forward_backward/{each}"), 4) for each in fields), *said)
     told = {
         str(row.metrics["monitor/unavailable"]["note"])

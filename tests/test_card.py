@@ -65,7 +65,7 @@ def test_what_the_driver_does_not_tell_is_absent():
     assert set(seen(watched(State()))) == {"forward/dropped"}
     assert seen(Watched(None, 0.9)) == {}
     assert set(seen(watched(SOUND))) == {
-        f"forward/{name}" for name in ("throttled", "sm_clock", "memory_clock", "power", "temperature")
+        f"forward/{name}" for name in ("dropped", "sm_clock", "memory_clock", "power", "temperature")
     }
 
 
@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_are_refused(word, says, door):
 def test_on_a_cpu_there_is_one_kind_of_time_and_nothing_to_watch(door):
     (record,) = door("probe=[accuracy,timing,time_variants,energy]", "shape.seq_len=16", "passes=[forward]").records
     told = {name for name in record["metrics"] if name.startswith("forward/")}
-    assert told == {f"forward/{each}" for each in ("time", "precision", "tflops", "spent")}
+    assert told == {f"forward/{each}" for each in ("time", "precision", "tflops", "seconds")}
     assert not [name for name in record["metrics"] if name.startswith(("time_variants", "energy", "card"))]
 
 

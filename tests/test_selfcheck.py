@@ -22,7 +22,7 @@ LISTED = (  # in the words of those who asked for them
     "inverted mask", "off-by-one window", "wrong scale", "wrong GQA head map", "one dropped gradient", "last row NaN",
     "out-of-bounds read", "slower by 5 %", "slower by 0.1 %", "secretly calls another", "recompiles every call",
     "mutates its inputs", "out of memory", "an exception", "nondeterminism", "a throttled clock", "a clock that droops",
-    "somebody else on the GPU", "work hidden after the clock",
+    "another process on the GPU", "work hidden after the clock",
 )  # fmt: skip
 FATE = re.compile(r"(caught|undecided|missed|passed|blamed)$")
 

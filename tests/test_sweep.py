@@ -66,7 +66,7 @@ def test_metrics_have_their_names_units_and_finite_values(swept):
         assert {name: metric["unit"] for name, metric in record["metrics"].items()} == UNITS
         for name, metric in record["metrics"].items():
             assert list(metric) == ["value", "unit", "low", "high", "samples", "note"]
-            assert math.isfinite(metric["value"]) and (metric["value"] >= 0 or name.endswith("/gap")), name
+            assert math.isfinite(metric["value"]) and (metric["value"] >= 0 or name.endswith("/sum_gap")), name
             assert isinstance(metric["samples"], int) and metric["samples"] >= 1
             if metric["low"] is not None:
                 assert metric["low"] <= metric["value"] <= metric["high"], name
@@ -203,7 +203,7 @@ def test_what_cannot_be_served_is_refused_with_every_reason(words, reasons, door
     assert told.code == 1  # nothing could run
     (record,) = told.records
     assert record["status"] == "unsupported"
-    assert not [name for name in record["metrics"] if not name.startswith("harness/")]
+    assert not [name for name in record["metrics"] if not name.startswith("case/")]
     said = " | ".join(record["reasons"])
     assert [reason for reason in reasons if reason not in said] == [], said
     assert "unsupported" in told.out and record["reasons"][0].split(";")[0] in told.out

@@ -107,11 +107,11 @@ def _marks(rows: Sequence[Record], console: Console) -> None:
     for backend, marks in marked.items():
         for count, mark in enumerate(marks):
             _hang(console, "" if count else backend, max(map(len, marked)), mark)
-    unwatched = {
+    unmonitored = {
         str(row.metrics["monitor/unavailable"].get("note")) for row in rows if "monitor/unavailable" in row.metrics
     }
-    if unwatched:
-        _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unwatched))}", "yellow")
+    if unmonitored:
+        _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unmonitored))}", "yellow")
 
 
 def _figure(row: Record, metric: str) -> str:

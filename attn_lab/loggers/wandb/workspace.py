@@ -18,7 +18,7 @@ from attn_lab.records.record import AXES, Record
 
 PASSES = {"forward": "forward", "backward": "backward", "forward_backward": "step", "train_step": "train step"}
 PER_PASS = {
-    "time": "time (ms)", "tflops": "TFLOP/s", "of_ceiling": "share of the GEMM rate",
+    "time": "time (ms)", "tflops": "TFLOP/s", "gemm_fraction": "share of the GEMM rate",
     "tokens_per_second": "tokens/s", "mfu": "MFU (%)", "attention_share": "share of attention (%)",
     "energy": "energy (J)", "tflop_per_joule": "TFLOP/J", "time_hot": "time, hot L2 (ms)",
     "time_graph": "time, CUDA graph (ms)", "time_host": "time, host (ms)", "time_kernels": "time, kernels (ms)",

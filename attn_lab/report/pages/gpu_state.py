@@ -20,11 +20,11 @@ def condition(data: ReportData) -> Iterator[Block]:
         yield Table(data.words["state_caption"], heads, lines, 2)
     else:
         yield Text(data.words["no_state"])
-    unwatched = dict.fromkeys(
+    unmonitored = dict.fromkeys(
         _note(row, "monitor/unavailable") for row in data.rows if "monitor/unavailable" in row.metrics
     )
-    if unwatched:
-        yield Text(data.say("unwatched", why="; ".join(unwatched)), "warning")
+    if unmonitored:
+        yield Text(data.say("unmonitored", why="; ".join(unmonitored)), "warning")
     if (counted := late(data.rows))["late"]:
         yield Text(data.say("late_calls", **counted))
     dropped = [f"{row.backend}, {row.shape_text}, {data.words[one]}: {_note(row, f'{one}/dropped')}"

@@ -38,7 +38,7 @@ def _values(rows: list[Record]) -> tuple[list[dict[str, Any]], list[str]]:
     found = []
     for row in rows:
         for one in PASSES:
-            intensity, rate, share = (row.number(f"{one}/{what}") for what in ("intensity", "tflops", "of_ceiling"))
+            intensity, rate, share = (row.number(f"{one}/{what}") for what in ("intensity", "tflops", "gemm_fraction"))
             if intensity and rate and intensity > 0 and rate > 0:
                 found.append({
                     "backend": row.backend, "pass": one, "intensity": rounded(intensity), "tflops": rounded(rate),
