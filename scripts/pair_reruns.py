@@ -35,7 +35,7 @@ def reruns(forward: Backend, backward: Backend, seq_len: int, head_dim: int, kv_
     shape = Shape(batch_size=BATCH, seq_len=seq_len, seq_len_kv=KEYS, num_heads=HEADS, num_kv_heads=kv_heads,
                   head_dim=head_dim, emb_dim=HEADS * head_dim, dtype="bfloat16")  # fmt: skip
     request = Request(shape=shape, mask=Full())
-    if reasons := forward.split_refusals(request, machine) + backward.split_refusals(request, machine):
+    if reasons := forward.split_reasons(request, machine) + backward.split_reasons(request, machine):
         return "; ".join(reasons)
     torch.manual_seed(0)
     options = {"device": "cuda", "dtype": torch.bfloat16}

@@ -124,7 +124,7 @@ def test_right_or_refused_on_cpu(name, mask, shape, dtype):
 @gpu
 @pytest.mark.parametrize(("name", "mask", "shape", "dtype"), list(_cases("cuda")))
 def test_right_or_refused_on_gpu(name, mask, shape, dtype):
-    machine_reasons = BACKENDS[name].machine_refusals(detect("cuda"))
+    machine_reasons = BACKENDS[name].machine_reasons(detect("cuda"))
     if machine_reasons:
         pytest.skip("; ".join(machine_reasons))
     reasons = _check(name, mask, shape, dtype, "cuda")
@@ -143,7 +143,7 @@ def test_layer_is_right_on_cpu(name, mask, shape):
 @pytest.mark.parametrize("name", list(BACKENDS))
 @pytest.mark.parametrize("shape", ["square", "grouped"])
 def test_layer_is_right_on_gpu(name, shape):
-    machine_reasons = BACKENDS[name].machine_refusals(detect("cuda"))
+    machine_reasons = BACKENDS[name].machine_reasons(detect("cuda"))
     if machine_reasons:
         pytest.skip("; ".join(machine_reasons))
     reasons = _check(name, "causal", shape, "bfloat16", "cuda", Layer())
@@ -222,7 +222,7 @@ def test_gradients_of_tensors_past_2_to_the_31_elements_are_refused(name):
 
     for unsupported_reasons in (
         BACKENDS[name].unsupported_reasons,
-        BACKENDS[name].split_refusals,
+        BACKENDS[name].split_reasons,
         Paired(Naive(), BACKENDS[name]).unsupported_reasons,
     ):
         assert unsupported_reasons(asked(8191), H100) == []

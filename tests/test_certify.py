@@ -66,7 +66,7 @@ def test_head_sizes_of_flash4_that_are_known_to_be_wrong_are_refused_with_a_back
     shape = Shape(batch_size=2, seq_len=300, num_heads=8, emb_dim=8 * head_dim, dtype="bfloat16")
     request = Request(shape=shape, mask=Causal())
     wrong = (-(-head_dim // 16)) % 2 == 1
-    assert bool(Flash4().unsupported_reasons(request, H100)) == bool(Flash4().split_refusals(request, H100)) == wrong
+    assert bool(Flash4().unsupported_reasons(request, H100)) == bool(Flash4().split_reasons(request, H100)) == wrong
     forward = replace(request, passes=("forward",))
     assert bool(Flash4().unsupported_reasons(forward, H100)) == (head_dim in (104, 112))
 

@@ -24,7 +24,7 @@ PADDINGS = {"none": None, "right": RIGHT, "left": RIGHT.flip(1)}
 def served(name: str):
     """The backend, or a skip with all it lacks here."""
     (backend,) = backends_named(name)
-    reasons = backend.machine_refusals(detect("cuda"))
+    reasons = backend.machine_reasons(detect("cuda"))
     if reasons or "flash3" in name:
         pytest.skip("; ".join(reasons) or "flash3's builds have no backward")
     return backend

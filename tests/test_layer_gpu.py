@@ -32,7 +32,7 @@ FEATURES = {
 
 def pair(name: str, **options) -> tuple[Attention, Attention]:
     """The layer in bfloat16 with this backend, and its float32 copy with the naive one."""
-    reasons = backends_named(name)[0].machine_refusals(detect("cuda"))
+    reasons = backends_named(name)[0].machine_reasons(detect("cuda"))
     if reasons:
         pytest.skip("; ".join(reasons))
     layer = Attention(256, 4, backend=name, **options).to("cuda", torch.bfloat16)
@@ -208,7 +208,7 @@ from attn_lab.measure.subjects.kernel import Kernel
 shape = Shape(batch_size=8193, seq_len=128, num_heads=16, num_kv_heads=1, head_dim=128, emb_dim=2048)
 request = Request(shape=shape, mask=Causal())
 assert shape.batch_size * shape.seq_len * shape.num_heads * shape.head_dim > 2**31
-if reasons := backend.refusals(request, machine):
+if reasons := backend.unsupported_reasons(request, machine):
     print("refused:", "; ".join(reasons))
 else:
     trial = Kernel().stage(request, backend, backend.prepare(request, machine), machine, seed=0, slices=2)
@@ -220,7 +220,7 @@ def test_tensors_of_more_than_2_to_the_31_elements_are_right_or_refused():
     """One after another, each in a process of its own: they take half the card, and a fault would end the others."""
     told = {}
     for name in ("sdpa_flash", "sdpa_cudnn", "flash2", "flash4"):
-        if backends_named(name)[0].machine_refusals(detect("cuda")):
+        if backends_named(name)[0].machine_reasons(detect("cuda")):
             continue
         done = subprocess.run([sys.executable, "-c", HUGE, name], capture_output=True, text=True, timeout=120)
         told[name] = (done.stdout + done.stderr[-500:]).strip()

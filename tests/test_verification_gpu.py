@@ -26,7 +26,7 @@ PAIR = "sdpa_cudnn+flash4"
 
 
 def skip_unless_here(name: str) -> None:
-    if name != AUTO and (reasons := backends_named(name)[0].machine_refusals(detect("cuda"))):
+    if name != AUTO and (reasons := backends_named(name)[0].machine_reasons(detect("cuda"))):
         pytest.skip("; ".join(reasons))
 
 

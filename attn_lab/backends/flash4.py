@@ -42,7 +42,7 @@ class Flash4(Backend):
         with importing("flash4", "flash-attn-4"):
             from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
 
-        if not self.split_refusals(request, machine):
+        if not self.split_reasons(request, machine):
             halves = self.split(request, machine)
             return (
                 joined(halves, halves)

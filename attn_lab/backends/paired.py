@@ -38,14 +38,14 @@ class Paired(Backend):
     def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
         ahead = replace(request, passes=("forward",))
         if request.needs_backward:
-            into, back = self.forward.split_refusals(ahead, machine), self.backward.split_refusals(request, machine)
+            into, back = self.forward.split_reasons(ahead, machine), self.backward.split_reasons(request, machine)
         else:
-            into, back = self.forward.unsupported_reasons(ahead, machine), self.backward.machine_refusals(machine)
+            into, back = self.forward.unsupported_reasons(ahead, machine), self.backward.machine_reasons(machine)
         return _prefixed("forward", self.forward, into) + _prefixed("backward", self.backward, back)
 
-    def machine_refusals(self, machine: Machine) -> list[str]:
-        return _prefixed("forward", self.forward, self.forward.machine_refusals(machine)) + _prefixed(
-            "backward", self.backward, self.backward.machine_refusals(machine)
+    def machine_reasons(self, machine: Machine) -> list[str]:
+        return _prefixed("forward", self.forward, self.forward.machine_reasons(machine)) + _prefixed(
+            "backward", self.backward, self.backward.machine_reasons(machine)
         )
 
     def prepare(self, request: Request, machine: Machine) -> AttentionFn:

@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> int:
     if given.backends == AUTO:
         raise BadRequest("certify: expected backends that compute attention; got auto, which selects one of them")
     chosen = [each for each in backends_named([name for name in names if name != AUTO])
-              if not each.machine_refusals(machine)]  # fmt: skip
+              if not each.machine_reasons(machine)]  # fmt: skip
     if not chosen:
         raise BadRequest(f"certify: expected a backend that {machine.name} can run; got {given.backends} "
                          "(attn-lab doctor has the reasons)")  # fmt: skip

@@ -76,7 +76,7 @@ def _state(name: str, backend: Backend, machine: Machine) -> State:
 
 def _diagnosis(backend: Backend, machine: Machine) -> tuple[list[str], str]:
     """Reasons it cannot run here, and the pip command that alone would cure it ("" otherwise)."""
-    reasons = backend.machine_refusals(machine)
+    reasons = backend.machine_reasons(machine)
     if len(reasons) == 1 and reasons[0].startswith("needs package"):
         return reasons, backend.capabilities[machine.device].install
     return reasons or _trouble_importing(backend, machine), ""

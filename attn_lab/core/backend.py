@@ -49,15 +49,37 @@ class Split:
 
 
 class Backend(Protocol):
-    """One implementation of attention.  Subclass it explicitly, as a frozen dataclass, and give:
+    """One implementation of attention; subclass it explicitly, as a frozen dataclass.
 
-    limits   by device ("cuda", "cpu"): a device that is not there is refused
-    kernels  by pass ("forward", "backward"): a regular expression that a launched kernel (on the CPU: an operator)
-             must match, and that every other attention kernel launched is caught by not matching
-    prepare  imports, builds masks, wraps in torch.compile; never timed.  Returns the function that is timed, or
-             raises Refused for what only an import can tell (a package built for another CUDA)
+    A backend whose forward and backward can be called apart also has `split_capabilities`, by device, and `split`.
 
-    A backend whose forward and backward can be called apart has `split_capabilities`, by device, and `split`.
+    Attributes:
+        capabilities: by device ("cuda", "cpu"); a device that is not there is unsupported.
+        kernels: by pass ("forward", "backward"), a regular expression that a launched kernel (on the CPU: an operator)
+            must match; every other attention kernel launched must match it as well.
+        prepare: imports, builds masks, wraps in torch.compile; never timed.  Returns the function that is timed.
+
+    Raises:
+        Unsupported: from `prepare`, for what only an import can show (a package built for another CUDA).
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch.nn.functional as F
+        >>> from attn_lab import Attention
+        >>> from attn_lab.core.backend import Backend
+        >>> from attn_lab.core.capabilities import Capabilities
+        >>> @dataclass(frozen=True)
+        ... class Mine(Backend):
+        ...     capabilities = {"cpu": Capabilities(dtypes=("float32",), masks=("full",), grouped_heads=False)}
+        ...     kernels = {"forward": "softmax", "backward": "softmax"}
+        ...     def prepare(self, request, machine):
+        ...         def attend(q, k, v):  # (batch, seq, heads, head_dim)
+        ...             scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * request.softmax_scale
+        ...             return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v)
+        ...         return attend
+        >>> import torch
+        >>> Attention(64, 4, backend=Mine(), mask="full")(torch.randn(1, 5, 64)).shape
+        torch.Size([1, 5, 64])
     """
 
     capabilities: Mapping[str, Capabilities]
@@ -78,9 +100,9 @@ class Backend(Protocol):
 
     def declared_reasons(self, request: Request, machine: Machine) -> list[str]:
         """The reasons among them that follow from what the backend declares alone."""
-        return self.machine_refusals(machine) + _there(self.capabilities, machine).of_request(request)
+        return self.machine_reasons(machine) + _there(self.capabilities, machine).of_request(request)
 
-    def machine_refusals(self, machine: Machine) -> list[str]:
+    def machine_reasons(self, machine: Machine) -> list[str]:
         """The reasons among them that hold for every request on this machine."""
         return _of_machine(self.capabilities, machine)
 
@@ -90,7 +112,7 @@ class Backend(Protocol):
         """As `prepare`, by halves."""
         raise Unsupported(backend_name(self), [WHOLE])
 
-    def split_refusals(self, request: Request, machine: Machine) -> list[str]:
+    def split_reasons(self, request: Request, machine: Machine) -> list[str]:
         """Every reason this request cannot be served by halves; [] is a promise, as that of `unsupported_reasons`."""
         if not self.split_capabilities:
             return [WHOLE]

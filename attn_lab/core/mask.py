@@ -17,11 +17,31 @@ KINDS = ("full", "causal", "band", "documents", "ragged", "predicate")
 
 
 class Mask(Protocol):
-    """A predicate: True where query may attend to key.
+    """A predicate: True where a query may attend to a key; subclass it explicitly to inherit the defaults.
 
-    Called with integer tensors that broadcast against one another (or scalars, under flex_attention's vmap), it
-    returns a bool tensor of their common shape.  Positions are absolute and the queries are the last seq_len of
-    seq_len_kv positions, so every mask is aligned bottom-right.  Subclass it explicitly to inherit the defaults.
+    Positions are absolute and the queries are the last seq_len of seq_len_kv positions, so every mask is aligned
+    bottom-right.
+
+    Args:
+        batch: indices, integer tensors that broadcast against one another (or scalars, under flex_attention's vmap).
+        head: query heads, likewise.
+        query: positions, likewise.
+        key: positions, likewise.
+
+    Returns:
+        bool, of their common shape.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch
+        >>> from attn_lab import Attention
+        >>> from attn_lab.core.mask import Mask
+        >>> @dataclass(frozen=True)
+        ... class EverySecond(Mask):
+        ...     def __call__(self, batch, head, query, key):
+        ...         return ((query - key) % 2 == 0) & (key <= query)
+        >>> Attention(64, 4, backend="sdpa_math", mask=EverySecond())(torch.randn(1, 6, 64)).shape
+        torch.Size([1, 6, 64])
     """
 
     band: Band | None = None  # (left, right): query - left <= key <= query + right; None in it: unlimited

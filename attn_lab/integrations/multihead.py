@@ -17,12 +17,28 @@ from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 
 def convert(model: nn.Module, *, backend: BackendLike | Sequence[BackendLike], verify: bool = True) -> nn.Module:
-    """Have every nn.MultiheadAttention in `model` computed by `backend` (a name, a Backend, or a list to prefer from).
+    """Have a backend compute every nn.MultiheadAttention of a model, in place.
 
-    In place; the model is returned, or what replaces it if it is one itself.  Parameters stay the same objects under
-    the same names, hooks stay; what is converted can be converted again.  Encoders lose PyTorch's fast path, which
-    would go round the backend in eval mode.  `verify=False` leaves out verification at first use.  Raises BadRequest
-    where there is nothing to convert, or something that no backend here has, and then changes nothing.
+    Parameters stay the same objects under the same names, hooks stay, and a converted model can be converted again.
+    Encoders lose PyTorch's fast path, which would go round the backend in eval mode.
+
+    Args:
+        model: any module with nn.MultiheadAttention in it, or one itself.
+        backend: a name, a Backend, or a list in order of preference.
+        verify: verify the first request of each kind (`attn_lab/nn/verification.py`).
+
+    Returns:
+        The model, or what replaces it if it is an nn.MultiheadAttention itself.
+
+    Raises:
+        BadRequest: where there is nothing to convert, or something that no backend here has; nothing is changed then.
+
+    Example:
+        >>> import torch, attn_lab
+        >>> encoder = torch.nn.TransformerEncoderLayer(64, nhead=4, dropout=0.0, batch_first=True)
+        >>> encoder = attn_lab.convert(encoder, backend="sdpa_flash")
+        >>> encoder(torch.randn(2, 10, 64)).shape
+        torch.Size([2, 10, 64])
     """
     found = {name: each for name, each in model.named_modules(remove_duplicate=False)
              if isinstance(each, nn.MultiheadAttention)}  # fmt: skip

@@ -18,9 +18,17 @@ from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 
 def attention(backend: BackendLike | Sequence[BackendLike], *, verify: bool = True) -> type[Attention]:
-    """For timm.create_model(…, attn_layer=attention("sdpa_flash")): timm's own Attention, computed by a backend.
+    """timm's own Attention class, computed by a backend: timm.create_model(…, attn_layer=attention("sdpa_flash")).
 
-    `verify=False` leaves out verification at first use.
+    Args:
+        backend: a name, a Backend, or a list in order of preference.
+        verify: verify the first request of each kind (`attn_lab/nn/verification.py`).
+
+    Returns:
+        A subclass of timm.layers.Attention.
+
+    Raises:
+        BadRequest: for an unknown backend.
     """
     return _attention(backends_named(backend), verify)
 

@@ -29,7 +29,7 @@ _functions: WeakKeyDictionary[nn.Module, AttentionFn] = WeakKeyDictionary()
 
 
 def register(*, verify: bool = True) -> dict[str, str]:
-    """Register every backend as an `attn_implementation`.
+    """Register every backend as an `attn_implementation` of transformers.
 
     transformers takes a name with "flash" in it for its own, and one with "sdpa" needs a model with an SDPA flag.
     In the names returned these are "fa" and "torch".  Names with "sdpa" ("lab_sdpa_cudnn") are registered as well.
@@ -39,6 +39,11 @@ def register(*, verify: bool = True) -> dict[str, str]:
 
     Returns:
         The name of each backend: {"sdpa_cudnn": "lab_torch_cudnn", "flash2": "lab_fa2", …}.
+
+    Example:
+        >>> from attn_lab.integrations import transformers
+        >>> transformers.register()["sdpa_flash"]
+        'lab_torch_fa'
     """
     names = {}
     for backend in backend_names():
@@ -50,7 +55,16 @@ def register(*, verify: bool = True) -> dict[str, str]:
 
 
 def register_as(name: str, backend: BackendLike | Sequence[BackendLike], *, verify: bool = True) -> None:
-    """Register a backend under a name of your own, or a list of which the first that can serves each question."""
+    """Register a backend, or a list in order of preference, under a name of your own.
+
+    Args:
+        name: a name that transformers does not use, without "flash", "/", "|" and "@".
+        backend: a name, a Backend, or a list in order of preference.
+        verify: verify the first request of each kind (`attn_lab/nn/verification.py`).
+
+    Raises:
+        BadRequest: for a name that transformers keeps for itself, and for an unknown backend.
+    """
     if "flash" in name or set(name) & set("/|@"):
         raise BadRequest(f"attn_implementation: expected a name without 'flash', '/', '|' or '@', which transformers "
                          f"keeps for itself; got {name!r}")  # fmt: skip

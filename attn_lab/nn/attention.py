@@ -26,26 +26,41 @@ from attn_lab.nn.tracing import autocasts, is_fake, with_real_tensors
 
 
 class Attention(nn.Module):
-    """Self-attention: x (batch, seq, emb_dim) → (batch, seq, emb_dim).
+    """Multi-head self-attention whose kernels are those of any backend: x (batch, seq, emb_dim) → the same shape.
 
     q, k and v come from one packed projection and reach the backend as strided views, uncopied (q and k of a layer
-    with `rope` or `qk_norm` are new).  A backend is prepared once per shape, dtype, device and need of gradients;
-    what it cannot serve raises Refused with every reason.
+    with `rope` or `qk_norm` are new).  A backend is prepared once per shape, dtype, device and need of gradients.
 
-    num_kv_heads  fewer than num_heads: grouped-query attention
-    backend       a name ("sdpa_flash"), a Backend, or a list of them: the first that can serve a question takes it,
-                  and `choices` says which did and why others did not.  "auto": the one that was measured to be fastest
-    table          what "auto" follows: a file of `attn-lab tune`, or a DispatchTable.  None: the one shipped for this
-                  GPU, or else a short measurement on the spot, which is kept in the user's cache
-    mask          a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256)
-    head_dim      emb_dim / num_heads unless given
-    rope          rotary positions: their base, as 10000.0, or a Rope
-    qk_norm       RMS norm over each head of q and k, with weights, before rope
-    dropout       share of attention weights dropped in training; not every backend has it
-    bias          of both projections
-    verify        hold a small case of each new kind of request (head_dim, dtype, mask kind, grouped heads, gradients)
-                  against float64 before the backend answers it, unless a certificate has it or it was done before on
-                  this machine; ATTN_LAB_VERIFY=off turns it off for a process
+    Args:
+        emb_dim: width of the input and the output.
+        num_heads: query heads.
+        num_kv_heads: key and value heads, a divisor of num_heads; fewer: grouped-query attention.  None: num_heads.
+        backend: a name ("sdpa_flash"), a Backend, or a list in order of preference; `choices` has the one selected for
+            each request, and why preferred ones are unsupported.  "auto": the one measured as fastest.
+        table: the dispatch table of "auto": a file of `attn-lab tune`, or a DispatchTable.  None: the one shipped for
+            this GPU, or else a short measurement at first use, kept in the user's cache.
+        mask: a name ("causal", "full", "sliding_window", …) or a Mask, as SlidingWindow(window=256).
+        head_dim: width of a head.  None: emb_dim / num_heads.
+        rope: rotary positions (arXiv:2104.09864): their base, as 10000.0, or a Rope.
+        qk_norm: RMS norm over each head of q and k, with weights, before rope.
+        dropout: share of attention weights dropped in training, 0 to 1; not every backend has it.
+        bias: whether both projections have one.
+        verify: compare a small case of each new kind of request (head_dim, dtype, mask kind, grouped heads, gradients)
+            with float64 before its first use, unless a certificate has it; ATTN_LAB_VERIFY=off turns it off.
+
+    Raises:
+        BadRequest: for sizes that do not fit together, and for an unknown backend or mask.
+        Unsupported: in a call, where no backend given supports the request; with every reason.
+        Incorrect: in a call, where the result of a float16 backend is not finite.
+
+    Example:
+        >>> import torch
+        >>> from attn_lab import Attention
+        >>> layer = Attention(64, num_heads=4, num_kv_heads=2, backend=["flash2", "sdpa_flash"], mask="causal")
+        >>> layer(torch.randn(2, 10, 64)).shape
+        torch.Size([2, 10, 64])
+        >>> type(layer.backend).__name__
+        'SdpaFlash'
     """
 
     def __init__(
@@ -141,12 +156,20 @@ class Attention(nn.Module):
         return KVCache(batch_size, capacity, self.num_kv_heads, self.head_dim, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, *, cu_seqlens: Boundaries = None, cache: KVCache | None = None) -> Tensor:
-        """x: (batch, seq, emb_dim) in the weights' dtype.
+        """Attend from every token of x to those its mask allows.
 
-        cu_seqlens  documents packed in x (1, total, emb_dim): their boundaries [0, …, total]; positions begin again
-        cache       x follows what is in the cache, each sequence at its own length, and is added to it
+        Args:
+            x: (batch, seq, emb_dim) in the weights' dtype.
+            cu_seqlens: boundaries [0, …, total] of documents packed in x (1, total, emb_dim); positions begin again in
+                each.
+            cache: keys and values of earlier tokens; x follows them, each sequence at its own length, and is added.
 
-        Raises BadRequest for words that contradict each other, Refused by backends.
+        Returns:
+            (batch, seq, emb_dim).
+
+        Raises:
+            BadRequest: for arguments that contradict each other.
+            Unsupported: where no backend given supports the request.
         """
         try:
             batch, seq, _ = x.shape

@@ -111,7 +111,9 @@ def _marks(rows: Sequence[Record], console: Console) -> None:
         str(row.metrics["monitor/unavailable"].get("note")) for row in rows if "monitor/unavailable" in row.metrics
     }
     if unmonitored:
-        _say(console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unmonitored))}", "yellow")
+        _say(
+            console, f"Clocks, power and other processes were not monitored: {'; '.join(sorted(unmonitored))}", "yellow"
+        )
 
 
 def _figure(row: Record, metric: str) -> str:
