@@ -2,8 +2,8 @@
 
     python scripts/inside_tables.py RUNS > README.md
 
-RUNS holds point, layer, model, off1, on1, off2, on2; what of them is missing is said, and left out.  The figures that
-the issue asks for go to RUNS/README.md.said as well, a line each.  Of parts named behind RUNS, only those are made:
+RUNS holds point, layer, model, off1, on1, off2, on2; what of them is missing is said, and left out.  The figures
+to report go to RUNS/README.md.said as well, a line each.  Of parts named behind RUNS, only those are made:
 
     python scripts/inside_tables.py RUNS counters > README.md
 """

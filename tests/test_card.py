@@ -37,7 +37,7 @@ def seen(calls: Watched) -> dict[str, tuple[float, str]]:
 @pytest.mark.parametrize("reason", sorted(THROTTLED))
 def test_calls_under_heat_or_a_power_brake_are_dropped_and_counted(reason):
     calls = watched(*[SOUND] * 19, SOUND._replace(reasons=frozenset([reason])))
-    assert calls.kept == [1.0] * 190 and calls.dropped == [2.0] * 10 and calls.mark == ""
+    assert calls.sound == [1.0] * 190 and calls.dropped == [2.0] * 10 and calls.mark == ""
     count, note = seen(calls)["forward/dropped"]
     assert count == 10 and note == f"10 of 200 calls (10 {reason})"
 
@@ -45,14 +45,14 @@ def test_calls_under_heat_or_a_power_brake_are_dropped_and_counted(reason):
 def test_too_many_of_them_are_a_mark_and_where_none_is_sound_none_is_dropped_silently():
     slowed = SOUND._replace(reasons=frozenset(["power brake"]))
     calls = watched(SOUND, slowed)
-    assert calls.kept == [1.0] * 100 and calls.mark.startswith("100 of 200 calls (100 power brake)")
+    assert calls.sound == [1.0] * 100 and calls.mark.startswith("100 of 200 calls (100 power brake)")
     calls = watched(slowed)
-    assert calls.kept == [2.0] * 200 and calls.mark.startswith("200 of 200 calls")
+    assert calls.sound == [2.0] * 200 and calls.mark.startswith("200 of 200 calls")
 
 
 @pytest.mark.parametrize(("clock", "kept"), [(1979.0, 200), (1785.0, 200), (1780.0, 190), (300.0, 190)])
 def test_a_clock_below_a_share_of_the_run_s_own_median_does_not_count(clock, kept):
-    assert len(watched(*[SOUND] * 19, SOUND._replace(sm_clock=clock)).kept) == kept
+    assert len(watched(*[SOUND] * 19, SOUND._replace(sm_clock=clock)).sound) == kept
 
 
 def test_a_card_at_its_power_cap_is_what_one_has_bought():

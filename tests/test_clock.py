@@ -46,7 +46,7 @@ def test_a_call_that_waited_for_its_host_is_made_again_and_where_all_do_that_is_
     timing = Timing(warmup=0, settle_seconds=0.0, max_samples=4000, min_samples=60, max_seconds=60.0, precision=2.0)
     calls = timing._sample(clock, Watched(card, 0.9), lambda: None, lambda _: None)
     assert calls.taken >= 60 and bool(clock.late) == late and bool(clock.behind) == behind
-    assert (max(calls.kept) == 1.0) != behind
+    assert (max(calls.sound) == 1.0) != behind
     assert clock.made == calls.taken + clock.late
     assert len(list(calls.measurements("forward"))) > 1  # one reading a batch, however often its calls are made again
 

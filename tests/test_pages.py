@@ -78,7 +78,7 @@ def words(blocks: Sequence[Block]) -> str:
             case Table(caption, _, rows, _):
                 found += [caption, *(cell.words for row in rows for cell in row)]
             case Picture(figure):
-                found += [figure.title, figure.told]
+                found += [figure.title, figure.alt_text]
             case Details(said, _):
                 found.append(said)
     return "\n".join(found) + "\n"

@@ -15,9 +15,11 @@ import pytest
 from spoilt import HOSTILE, MARK, RESULTS
 from written import line, run
 
+from attn_lab.config.trusted import _items, targets
 from attn_lab.core.errors import BadRequest, StorageError
 from attn_lab.records.artifacts import ArtifactStore, File, inside
-from attn_lab.records.record import Record
+from attn_lab.records.record import Record, digest
+from attn_lab.records.renamed import MEASURE, PROBES, STATUSES, metric
 from attn_lab.records.samples import read_samples
 from attn_lab.records.schema import decode, record_of
 from attn_lab.records.stats.fit import fit_exponent
@@ -281,9 +283,25 @@ def test_schema_1_is_read_as_schema_2() -> None:
         old, plain = decode(text), json.loads(text)
         again = decode(old.line().encode())
         assert json.loads(old.line())["schema"] == 2 and again.as_json() == old.as_json()
-        assert old.metrics == {name: {"note": "", **each} for name, each in plain["metrics"].items()}
-        assert old.id == plain["case"]["id"] and old.question.startswith(plain["case"].get("question", old.id))
-    assert len(decode(newer).question) == 12 and decode(oldest).question == decode(oldest).id
+        assert old.metrics == {metric(name): {"note": "", **each} for name, each in plain["metrics"].items()}
+        assert old.id == plain["case"]["id"]
+    assert decode(oldest).question == decode(oldest).id
+    assert decode(newer).question == digest(decode(newer).provenance["config"])
+
+
+def test_every_name_of_a_published_record_is_one_of_today() -> None:
+    """Metrics, statuses, probes, settings and callables: an old record is lifted to the names of new ones."""
+    known = targets() | {"attn_lab.backends.xformers.XFormers"}  # removed since
+    for file in sorted(RESULTS.rglob("*.jsonl")):
+        for text in file.read_bytes().splitlines():
+            record = decode(text)
+            config = record.provenance["config"]
+            assert not {name for name in record.metrics if metric(name) != name}
+            assert not STATUSES.keys() & {record.status}
+            assert not PROBES.keys() & config["probe"].keys()
+            assert not MEASURE.keys() & config["measure"].keys()
+            for key, value in _items(config):
+                assert key != "_target_" or value in known, value
 
 
 def test_an_id_is_found_by_its_beginning(tmp_path: Path) -> None:
@@ -351,7 +369,7 @@ def test_nsight_builds_only_what_the_configuration_names(
 
     monkeypatch.chdir(tmp_path)
     record = decode((RESULTS / "h100-2026-11-27-rigour/point-a/records.jsonl").read_bytes().splitlines()[0])
-    assert case_under_nsight(record).backend == record.backend
+    assert case_under_nsight(record).backend_name == record.backend
     config: Any = record.provenance["config"]
     group, _, key = place.partition(".")
     (config[group] if key else config)[key or group] = part

@@ -262,7 +262,7 @@ def test_failed_cases_show_their_reason_and_no_number(rows: Any) -> None:
     wrong = record("fast", "incorrect", ("dq: max error 3", "second reason"), times=(0.123, 0.456, 0.789, 55.5))
     text = printed(rows(record("naive"), wrong, record("picky", "unsupported", (long,))), 80)
     assert not re.search(r"0\.123|0\.456|0\.789|55\.5|813", text)
-    assert line_of(text, "fast") == "fast     wrong    dq: max error 3"
+    assert line_of(text, "fast") == "fast     incorrect    dq: max error 3"
     assert line_of(text, "picky").endswith("…")
     footer = " ".join(text.split("Reasons")[1].split())
     assert "second reason" in footer and "".join(long.split()) in "".join(footer.split())

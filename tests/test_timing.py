@@ -47,7 +47,7 @@ class Drawn:
 def test_a_noisier_machine_is_asked_more_often_until_it_is_certain():
     counts = {}
     for spread in (0.001, 0.05, 0.2):
-        times = timing()._sample(Drawn(spread), Watched(None, 0.9), lambda: None, lambda _: None).kept
+        times = timing()._sample(Drawn(spread), Watched(None, 0.9), lambda: None, lambda _: None).sound
         counts[spread] = len(times)
         assert precision(times) <= 2.0
     assert counts[0.001] == 10 < counts[0.05] < counts[0.2] < 4000
@@ -144,7 +144,7 @@ def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_
         calls = timing(least=60, settle=settle, rest=rest)._sample(
             card, Watched(card, 0.9), lambda: None, lambda _: None
         )
-        seen[rest] = float(np.median(calls.kept))
+        seen[rest] = float(np.median(calls.sound))
         assert card.rest == rest and 1 <= card.calls_at_once <= 10 and calls.taken >= 60
     assert seen == {0.0: 2.0, 3.0: 1.0}
 
@@ -203,7 +203,7 @@ class Wanders:
 def test_batches_that_differ_by_more_than_their_calls_are_asked_for_until_they_are_certain_too():
     calls = timing(least=30, precision=0.5)._sample(Wanders(), Watched(None, 0.9), lambda: None, lambda _: None)
     assert calls.precision <= 0.5 and calls.taken > 300
-    assert abs(np.median(calls.kept) - 1) < 0.01
+    assert abs(np.median(calls.sound) - 1) < 0.01
 
 
 def test_what_never_gets_certain_ends_and_says_so(door):
