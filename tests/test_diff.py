@@ -215,7 +215,7 @@ def test_markdown_puts_regressions_first_and_folds_the_rest(pull: Any) -> None:
     lines = [
         [cell.strip() for cell in row.split("|")[1:-1]] for row in text[worse:better].splitlines() if row[:1] == "|"
     ]
-    assert lines[2] == ["flex", "status", "ok", "**wrong**", "dq: max error 3", "broken"]
+    assert lines[2] == ["flex", "status", "ok", "**incorrect**", "dq: max error 3", "broken"]
     assert lines[3] == ["flash2", "backward time", "1.00 ms", "1.30 ms", "0.769× (0.766–0.773)", "slower"]
     assert lines[6] == ["flash2", "peak memory", "100 MB", "150 MB", "+50.0 %", "more memory"]
     assert "still" not in text[:folded] and "still" in text[folded:]

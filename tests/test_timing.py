@@ -68,7 +68,7 @@ class Slow:
 
 def test_calls_that_take_long_do_not_take_longer_than_the_measure_twice():
     begun = time.perf_counter()
-    calls = timing(seconds=0.3)._sample(Slow(), Watched(None, 0.9), lambda: None, lambda _: None)
+    calls = timing(max_seconds=0.3)._sample(Slow(), Watched(None, 0.9), lambda: None, lambda _: None)
     assert 3 <= calls.taken <= 7 and time.perf_counter() - begun < 1.5
 
 
@@ -99,7 +99,7 @@ def test_nothing_counts_before_the_card_is_in_the_state_that_it_keeps():
     seen = {}
     for settle in (0.0, 0.3):
         card = Cold()
-        calls = timing(least=30, settle=settle)._sample(card, Watched(card, 0.8), lambda: None, lambda _: None)
+        calls = timing(min_samples=30, settle_seconds=settle)._sample(card, Watched(card, 0.8), lambda: None, lambda _: None)
         clocks = next(each for each in calls.measurements("forward") if each.name == "forward/sm_clock")
         seen[settle] = (clocks.low, clocks.high)
     assert seen[0.0][1] == 1980.0  # batches that agree, and yet are not what comes of it
@@ -141,7 +141,7 @@ def test_a_card_that_its_power_cap_slows_is_timed_as_it_is_without_unless_asked_
     seen = {}
     for rest in (0.0, 3.0):
         card = Capped()
-        calls = timing(least=60, settle=settle, rest=rest)._sample(
+        calls = timing(min_samples=60, settle_seconds=settle, rest_ratio=rest)._sample(
             card, Watched(card, 0.9), lambda: None, lambda _: None
         )
         seen[rest] = float(np.median(calls.sound))
@@ -155,13 +155,13 @@ def test_what_ran_before_a_pass_does_not_make_it_rest():
     before = time.perf_counter()
     idle = Recording([SOUND])
     idle.state = lambda: SOUND._replace(reasons=frozenset(["power cap"] * (time.perf_counter() < before + 0.1)))
-    calls = timing(least=10, settle=0.4)._sample(card, Watched(idle, 0.9), lambda: None, lambda _: None)
+    calls = timing(min_samples=10, settle_seconds=0.4)._sample(card, Watched(idle, 0.9), lambda: None, lambda _: None)
     assert card.rest == 0 and calls.taken >= 10
 
 
 def test_a_card_below_its_cap_is_given_no_rest():
     card = Capped()
-    calls = timing(least=10)._sample(card, Watched(Recording([SOUND]), 0.9), lambda: None, lambda _: None)
+    calls = timing(min_samples=10)._sample(card, Watched(Recording([SOUND]), 0.9), lambda: None, lambda _: None)
     assert card.rest == 0 and card.calls_at_once == 10 and calls.taken == 10
 
 
@@ -201,7 +201,7 @@ class Wanders:
 
 
 def test_batches_that_differ_by_more_than_their_calls_are_asked_for_until_they_are_certain_too():
-    calls = timing(least=30, precision=0.5)._sample(Wanders(), Watched(None, 0.9), lambda: None, lambda _: None)
+    calls = timing(min_samples=30, precision=0.5)._sample(Wanders(), Watched(None, 0.9), lambda: None, lambda _: None)
     assert calls.precision <= 0.5 and calls.taken > 300
     assert abs(np.median(calls.sound) - 1) < 0.01
 

@@ -78,7 +78,7 @@ def compare_times(mine: Sequence[Record], other: Sequence[Record], metric: str, 
 
 def threshold(mine: Sequence[Record], other: Sequence[Record], metric: str, floor: Floor) -> float:
     """What a difference must exceed: the floor's claim, or MIN_EFFECT_UNLIKE where only some were timed with rests."""
-    rest = f"{metric.partition('/')[0]}/rest"
+    rest = f"{metric.partition('/')[0]}/rest_ratio"
     rested = {bool(record.number(rest)) for records in (mine, other) for record in records}
     return max(floor.claims, MIN_EFFECT_UNLIKE * (len(rested) > 1))
 
