@@ -23,7 +23,7 @@ DEFAULTS = {
     "logger": "logger=[jsonl]",
     "measure": "measure=quick",
     "device": "device=cpu",
-    "again": "aa_repeat=false",
+    "aa_repeat": "aa_repeat=false",
     "report.enabled": "report.enabled=false",
 }
 settings.register_profile("attn_lab", deadline=None, max_examples=50, database=None, derandomize=True)

@@ -311,7 +311,7 @@ def test_why_tells_whom_it_takes_by_which_figures_and_who_could_not(door, tmp_pa
     table(gpu="NVIDIA H100 80GB HBM3").write(tmp_path / "table.json")
     told = door("explain", "table=table.json", *words)
     assert told.code == 1 and "training: no backend" in told.out
-    assert "refused: table table.json: made on NVIDIA" in told.out
+    assert "unsupported: table table.json: made on NVIDIA" in told.out
     assert "naive" in told.out  # what the table says is told all the same
     for word in ("shape", "-m", "backend=naive", "shap=3"):
         told = door("explain", word)

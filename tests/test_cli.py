@@ -377,7 +377,7 @@ def test_every_sweep_of_readme_and_help_runs_on_the_gpus_it_is_for(name, capabil
         composition = compose(words)
         assert composition is not None
         cases = make_sweep(composition, lambda device: (gpu,), "attn-lab", lambda: None).cases
-        reasons = [case.who.unsupported_reasons(case.request, gpu) for case in cases]
+        reasons = [case.backend.unsupported_reasons(case.request, gpu) for case in cases]
         if not any(not each for each in reasons):
             whole.append((words, reasons[0]))
     assert not whole

@@ -341,10 +341,10 @@ def test_nsight_runs_a_pair_first_and_then_looks_for_its_gpu(
     (record,) = told.records
     assert record["case"]["backend"] == "naive+sdpa_flash" and record["status"] == "ok"
     assert told.code == 2 and f"expected a case that ran on a CUDA GPU; got {record['case']['id']}, on " in told.err
-    who = case_under_nsight(find_case(record["case"]["id"], [tmp_path / "runs/adhoc"])).who
-    assert who.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
+    backend = case_under_nsight(find_case(record["case"]["id"], [tmp_path / "runs/adhoc"])).backend
+    assert backend.kernels == {"forward": Naive.kernels["forward"], "backward": SdpaFlash.kernels["backward"]}
     kernels = ("cunn_SoftMaxForward", "void pytorch_flash::flash_bwd_dot", "void pytorch_flash::flash_fwd_kernel")
-    assert [bool(re.search(filter_of(who), each)) for each in kernels] == [True, True, False]
+    assert [bool(re.search(filter_of(backend), each)) for each in kernels] == [True, True, False]
     monkeypatch.setenv("PATH", path["PATH"])
     told = door("nsight", "backend=nope")
     assert told.code == 2 and told.err.startswith("attn-lab: backend: expected one of ") and told.err.count("\n") == 1
@@ -409,7 +409,7 @@ def test_kernels_are_told_by_whole_names_or_it_is_noted_that_they_were_not() -> 
 def test_a_filter_for_nsight_lets_through_all_that_a_backend_declares(name: str) -> None:
     """It is of a dialect without look-behind and flags, and must not be narrower for it."""
     (who,) = backends_named(name) if name != "paired" else backends_named("sdpa_cudnn+flash4")
-    wide = filter_of(who)
+    wide = filter_of(backend)
     assert not re.search(r"\(\?", wide)
     kernels = ["void flash::flash_fwd_kernel<x>", "void pytorch_flash::flash_bwd_dot", "SoftMaxForward", "softmax_warp",
                "cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "fmha_cutlassB_f16",

@@ -104,8 +104,8 @@ def path() -> Harness:
 @pytest.mark.parametrize("fault", [WrongMask, WrongScale, ShortWindow, NoGradientToKeys])
 def test_a_fault_in_one_layer_of_three_never_meets_the_clock(fault, dtype, path):
     words = [*TINY, "subject.layers=3", f"shape.dtype={dtype}"]
-    case = path.case("faulty", f"{__name__}.{fault.__name__}", *[word for word in words if "again" not in word])
-    record = path.record(replace(case, who=fault()))
+    case = path.case("faulty", f"{__name__}.{fault.__name__}", *[word for word in words if "aa_repeat" not in word])
+    record = path.record(replace(case, backend=fault()))
     assert record.status == "incorrect", (fault, record.reasons)
     assert any("max error" in reason for reason in record.reasons)
     assert "train_step/time" not in record.metrics

@@ -375,8 +375,8 @@ def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> 
     )
     assert lines["16×1024×32×2048 float16"]["big"] == "✕ oom" and lines["16×512×32×2048 float16"]["big"] == ""
     said = words(pages["support"])
-    assert "picky: refused: head_dim: 8 to 128; asked 256 (shapes: 1: 16×1024×32×2048 float16)" in said
-    assert "picky: refused: dtype: float16" in said and "big: oom: too big" in said
+    assert "picky: unsupported: head_dim: 8 to 128; asked 256 (shapes: 1: 16×1024×32×2048 float16)" in said
+    assert "picky: unsupported: dtype: float16" in said and "big: oom: too big" in said
 
 
 # Odd input
@@ -385,7 +385,7 @@ def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> 
 def test_only_refused_cases_make_a_report_that_says_so(tmp_path: Path) -> None:
     _, pages = told(tmp_path, record("a", "unsupported", ("no GPU",)), record("b", "unsupported", ("no GPU",)))
     assert "nothing was measured" in words(pages["overview"]) and not pages["figures"]
-    assert "a: refused: no GPU" in words(pages["support"])
+    assert "a: unsupported: no GPU" in words(pages["support"])
 
 
 def test_one_case_is_told_without_a_comparison(tmp_path: Path) -> None:

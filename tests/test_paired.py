@@ -106,7 +106,7 @@ def test_a_run_tells_which_pair_beats_its_best_single_and_by_how_much(door, monk
     single = min(found["naive"]["ms"], found["sdpa_flash"]["ms"])
     assert found[pair["best_single"]]["ms"] == single and pair["low"] <= pair["ratio"] <= pair["high"]
     assert f"of {pair['best_single']}'s speed: {pair['word']}" in (said := capfd.readouterr().out)
-    assert "flash2+flash4: refused: forward flash2: devices" in said
+    assert "flash2+flash4: unsupported: forward flash2: devices" in said
 
 
 def test_a_layer_is_held_against_its_parts_and_pytorchs_own(monkeypatch, capsys, tmp_path):

@@ -233,7 +233,7 @@ def test_the_published_study_makes_a_plan(tmp_path, capsys):
     point = Bucket.of("causal", shape(batch_size=16, seq_len=1024, num_heads=32))
     assert {name: one.first for name, one in made.entries[point].passes.items()} == {
         "forward": "sdpa_cudnn", "backward": "flash4", STEP: "flash4"}  # fmt: skip
-    assert "refused: passes" in made.entries[point].could_not["flash3"]
+    assert "unsupported: passes" in made.entries[point].could_not["flash3"]
     run(tmp_path, line("flash2", 1.0))
     before = (tmp_path / "table.json").read_bytes()
     execute(["tune", str(PUBLISHED), "-o", str(tmp_path / "table.json")])

@@ -165,6 +165,6 @@ class ForgetsTheCotangent(faults.FaultyBackend):
 
 
 def test_a_backward_that_writes_to_what_it_is_given_is_wrong(path):
-    case = replace(FAULTS[0].case(path), who=ForgetsTheCotangent())
+    case = replace(FAULTS[0].case(path), backend=ForgetsTheCotangent())
     record = path.record(case)
     assert record.status == "incorrect" and record.reasons[0].startswith("cotangent: "), record.reasons

@@ -164,7 +164,7 @@ def _print(kind: str, answer: Answer, console: Console) -> None:
             if name not in answer.passed_over:
                 _say(console, f"    {name} unsupported there: {reason}", "dim")
     for reason in answer.reasons:
-        _say(console, f"  refused: {reason}", "yellow")
+        _say(console, f"  unsupported: {reason}", "yellow")
     for name, reasons in answer.passed_over.items():
         _say(console, f"  passed over: {name}: {'; '.join(reasons)}", "yellow")
 
