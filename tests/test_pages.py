@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from test_report import H100, NASTY, SHOWN, TIMES, record, write
 
 from attn_lab.core.errors import BadRequest
+from attn_lab.records.renamed import metric as renamed
 from attn_lab.records.axes import along
 from attn_lab.records.flags import mixtures
 from attn_lab.records.record import AXES, Measurement
@@ -371,7 +372,7 @@ def test_support_gives_every_status_and_every_reason_in_text(tmp_path: Path) -> 
     _, pages = told(tmp_path, *cases)
     lines = {line["case"]: line for line in tables(pages["support"])[0]}
     assert (
-        lines["16×1024×32×2048 float16"]["picky"] == "– refused" and lines["16×512×32×2048 float16"]["picky"] == "✓ ok"
+        lines["16×1024×32×2048 float16"]["picky"] == "– unsupported" and lines["16×512×32×2048 float16"]["picky"] == "✓ ok"
     )
     assert lines["16×1024×32×2048 float16"]["big"] == "✕ oom" and lines["16×512×32×2048 float16"]["big"] == ""
     said = words(pages["support"])
@@ -494,7 +495,7 @@ def test_the_tidy_table_holds_every_metric_of_every_case(published: Path) -> Non
     found = {(line["id"], line["sweep"], line["metric"]): line for line in lines}
     for each in records:
         for name, metric in each["metrics"].items():
-            line = found[each["case"]["id"], each["provenance"]["sweep"], name]
+            line = found[each["case"]["id"], each["provenance"]["sweep"], renamed(name)]
             assert (
                 line["value"] == (metric["value"] if each["status"] == "ok" else None)
                 and line["unit"] == metric["unit"]

@@ -13,7 +13,7 @@ from attn_lab.report.locales.i18n import catalogue
 
 EXTRA = ("altair", "jinja2", "pyarrow", "vl_convert")
 MOST_FILES = 24  # figures drawn into files; the page draws all of them, when they are looked at
-OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-", "models-", "kinds-", "inside-")
+OURS = ("figures-", "memory-", "accuracy-", "roofline-", "scaling-", "energy-", "models-", "time_variants-", "inside-")
 
 
 def make(

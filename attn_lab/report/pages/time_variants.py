@@ -63,7 +63,7 @@ def _figure(data: ReportData, family: Family, rows: list[Record]) -> Figure:
         for at in dict.fromkeys((places[0], places[-1])) for one in _passes(rows)
     ]  # fmt: skip
     chosen = [value for value in values if value["at"] in (places[0], places[-1])]
-    return Figure(f"kinds-{family.anchor}", family.held, data.words["alt_kinds"], panels, chosen)
+    return Figure(f"time_variants-{family.anchor}", family.held, data.words["alt_kinds"], panels, chosen)
 
 
 def _table(data: ReportData, family: Family, rows: list[Record]) -> Table:
