@@ -34,8 +34,8 @@ VALUES = (
 FLAGS = ("--cfg", "--cfg=job", "-m", "--nonsense", "--config-name", "--config-dir", "-sc", "--info", "--package",
          "--jsn", "--experimental-rerun", "-p", "--resolve", "-o", "--fail-on", "--tool", "--json", "--",
          "-", "-1")  # fmt: skip
-COMMANDS = ("status", "show", "explain", "diff", "report", "tune", "doctor", "ls", "nsight", "dashboard", "wandb-sync",
-            "selfcheck", "plan", "why", "plan-backends", "docter", "runs", "x")  # fmt: skip
+COMMANDS = ("status", "show", "explain", "diff", "report", "tune", "doctor", "ls", "nsight", "dashboard", "wandb",
+            "wandb-sync", "selfcheck", "plan", "why", "plan-backends", "docter", "runs", "x")  # fmt: skip
 
 
 def words_of(chance: random.Random) -> list[str]:

@@ -227,7 +227,7 @@ def test_a_server_that_dies_costs_nothing_and_the_rest_is_sent_later(tmp_path: P
         assert run.seconds < 5 + 4
         seconds, told = run.end()
         assert seconds < 5
-        assert told == [where]
+        assert told == []
         assert re.match(r"W&B: 5 of 6 runs not sent \(.+\); send the runs by: attn-lab wandb-sync runs/x$", where)
         with closing(Loopback()) as reborn:
             subprocess.run(
@@ -250,7 +250,7 @@ def test_a_server_that_falls_silent_is_waited_for_only_so_long(tmp_path: Path) -
             assert run.seconds < 2 + 4
             assert f"4 of 4 runs not sent ({url} did not take them within 2 s)" in where
             seconds, told = run.end()
-            assert (told, seconds < 5) == ([where], True)
+            assert (told, seconds < 5) == ([], True)
 
 
 def test_what_a_server_fails_to_take_is_not_called_sent(tmp_path: Path) -> None:
@@ -264,21 +264,20 @@ def test_what_a_server_fails_to_take_is_not_called_sent(tmp_path: Path) -> None:
             said.append(run("close"))
             assert re.match(rf"W&B: {count} of 2 runs not sent \(.+\); send the runs by: ", said[-1])
             assert len(list(tmp_path.glob(f"work/runs/{count}/**/*.wandb.synced"))) == 2 - count
-        assert run.end()[1] == said
+        assert run.end()[1] == []
 
 
-def test_a_service_that_is_killed_ends_w_and_b_not_the_sweep(tmp_path: Path) -> None:
+def test_a_service_that_is_killed_between_runs_costs_none(tmp_path: Path) -> None:
     with sweep(tmp_path) as run:
         run("open", {"folder": "runs/x", "mode": "offline"})
         run("write", 0)
         os.kill(run("service"), 9)
-        for number in range(1, 3):
+        for number in range(1, 5):
             run("write", number)
-            assert run.seconds < 2
-        run("close")
+        assert run("close") == "W&B: offline; send the runs by: attn-lab wandb-sync runs/x"
         seconds, told = run.end()
-        assert seconds < 5
-        assert told[0].startswith("W&B stopped: ") and told[0].endswith("; records.jsonl is complete")
+        assert (told, seconds < 5) == ([], True)
+    assert_equal(offline(tmp_path / "work/runs/x"), lines())
 
 
 def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:

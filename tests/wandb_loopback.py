@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections import defaultdict
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +24,10 @@ class Loopback:
         self.fails = re.compile("never")
         self.times = self.takes = 10**6
         self.runs: dict[str, dict[str, Any]] = defaultdict(lambda: {"summary": {}, "history": [], "files": {}})
+        self.sweeps: dict[str, str] = {}  # of runs that are of a sweep of W&B's, by run id
         self.artifacts: dict[str, dict[str, Any]] = {}  # by name
         self.views: dict[str, dict[str, Any]] = {}  # workspaces, by id
+        self.delay = 0.0  # seconds before each answer
         self.lock = threading.Lock()
         self.dead = False
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"loopback": self}))
@@ -60,6 +63,8 @@ class Loopback:
         if operation == "UpsertBucket":
             run = self.runs[said["name"]]
             run |= {ours: said[theirs] for ours, theirs in FIELDS.items() if said[theirs] is not None}
+            if said.get("sweep"):
+                self.sweeps[said["name"]] = said["sweep"]
             if said["config"]:
                 run["config"] = {key: item["value"] for key, item in json.loads(said["config"]).items()}
             project = {"id": "1", "name": said["project"], "entity": {"id": "1", "name": said["entity"] or "nobody"}}
@@ -130,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        time.sleep(self.loopback.delay)
         if self.loopback.dead:
             self.close_connection = True
             return

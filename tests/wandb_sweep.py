@@ -107,12 +107,17 @@ from attn_lab.records.record import Provenance, Record
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers.wandb import server as _wandb_server
 from attn_lab.loggers.wandb import logger as room
+from attn_lab.loggers.wandb import session as _session
 
 for line in sys.stdin:
     do, arguments = json.loads(line)
     began, said = time.perf_counter(), None
     if do == "tune":
         vars(_wandb_server).update(arguments)
+    elif do == "session":
+        vars(_session).update(arguments)
+    elif do == "ids":
+        room.names.run_id = lambda *_: __import__("uuid").uuid4().hex[:8]
     elif do == "limit":
         vars(room).update(arguments)
     elif do == "without":
@@ -131,8 +136,9 @@ for line in sys.stdin:
     elif do == "write":
         logger.write(Record(**{**arguments, "provenance": Provenance(**arguments["provenance"])}))
     elif do == "service":
-        found = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
-        said = int(found.stdout)
+        command = ["pgrep", "-P", str(os.getpid()), arguments or "wandb-core"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        said = int(found.stdout or 0)
     elif do == "close":
         logger.close()
         said = logger.where
@@ -214,7 +220,8 @@ def read_log(path: Path) -> dict[str, Any]:
         if entry.HasField("run"):
             head = entry.run
             run |= {"name": head.display_name, "group": head.run_group, "job_type": head.job_type}
-            run |= {"project": head.project, "config": _items(head.config.update)}
+            run |= {"project": head.project, "config": _items(head.config.update), "id": head.run_id}
+            run |= {"entity": head.entity, "notes": head.notes, "tags": [*head.tags], "sweep": head.sweep_id}
         elif entry.HasField("summary"):
             run["summary"] |= _items(entry.summary.update)
         elif entry.HasField("history"):

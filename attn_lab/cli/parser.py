@@ -20,6 +20,7 @@ COMMANDS = {  # name → its line in --help; `attn_lab.cli.NAME` implements it
     "certify": "verifies every kind of request that backends declare on this machine",
     "selfcheck": "injects known faults and reports which were detected here",
     "nsight": "one case under Nsight Compute or Nsight Systems",
+    "wandb": "W&B's runs rebuilt from the records of a sweep, however it was logged",
     "wandb-sync": "sends the W&B runs of a sweep that was logged offline",
     "dashboard": "a W&B workspace that compares runs; --dry-run prints it",
 }

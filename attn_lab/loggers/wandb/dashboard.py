@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers.wandb.connection import one_line, reach
+from attn_lab.loggers.wandb.session import PROJECT as PROJECT
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-PROJECT = "attn_lab"  # as in conf/logger/wandb.yaml
 NOT_IN_NAMES = ("So", "Sk", "Sm", "Sc", "Cs")  # W&B takes emoji, =, + and $ for one thing, and refuses it
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attn_lab.records.axes import Series
-from attn_lab.records.record import Record
+from attn_lab.records.record import Record, digest
 
 LETTERS = {"batch_size": "b", "seq_len": "s", "num_heads": "h", "emb_dim": "e"}
 USUAL = {"dtype": "float16"}
@@ -17,6 +17,16 @@ def of_case(record: Record) -> str:
     again = ["(again)"] if record.is_aa_repeat else []
     rounds = [f"round={record.round}"] if record.round else []
     return " ".join([record.name, *again, words(record.fields), *rounds])
+
+
+def run_id(sweep: str, kind: str, what: str) -> str:
+    """The same for the same run, so that one rebuilt from its record replaces itself on a server."""
+    return digest([sweep, kind, what])
+
+
+def what_case(case_id: str, started: str) -> str:
+    """What tells a case's run from any other of its sweep's."""
+    return f"{case_id} {started}"
 
 
 def of_series(one: Series) -> str:

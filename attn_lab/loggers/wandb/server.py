@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +16,22 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from attn_lab.loggers.wandb.answer import misbehaviour, not_an_address
+from attn_lab.loggers.wandb.environment import for_child
+from attn_lab.loggers.wandb.log_file import HEADER, foreign
+from attn_lab.records.printable import printable
+
 EVERY = 10.0  # seconds between two sendings
 PATIENCE = 30.0  # seconds that close() waits for the last
-HEADER = 7  # bytes that a W&B log begins with
 KNOCK_EVERY = 5.0  # seconds between two looks at whether the server we are sending to is still there
+ANSWER = 10.0  # seconds in which a server answers a harmless question whole
+STALLED = 300.0  # seconds in which neither `wandb sync` nor its log says a word, after which it is ended
 
 
 def obstacle(url: str, seconds: float) -> str:
     """What keeps us from sending to this server, within `seconds`; empty if nothing does.  Never prompts."""
+    if why := not_an_address(url):
+        return why
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth  # W&B alone knows all the places a key may lie
 
@@ -36,6 +46,7 @@ def _unreachable(url: str, seconds: float) -> str:
     """Why neither the server nor the proxy before it takes a connection; empty if it does."""
     target = urlsplit(url)
     proxy = None if proxy_bypass(target.netloc) else getproxies().get(target.scheme)
+    proxy = os.environ.get(f"WANDB_{target.scheme.upper()}_PROXY") or proxy
     gate = urlsplit(proxy) if proxy else target
     place = (gate.hostname or "", gate.port or {"https": 443}.get(gate.scheme, 80))
     answers: list[str] = []
@@ -59,38 +70,44 @@ class Sync:
     """Sends runs by `wandb sync` in a child process: a server that hangs or dies can hurt only that.
 
     `options` are its own: --project, --entity.  `said` is all it has told, `wandb sync`'s logs lie in folder/wandb.
+    A run that would send what is not under `folder` is not sent, and so is one that cannot be read.
     """
 
     def __init__(self, url: str, folder: Path, cache: str, options: Sequence[str] = ()):
         self.output = ""
         self._url, self._folder, self._cache, self._options = url, folder, cache, options
         self._child: subprocess.Popen[str] | None = None
+        tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
+        tries |= {"WANDB__GRAPHQL_TIMEOUT_SECONDS": "15"}
+        ours = {"WANDB_BASE_URL": url, "WANDB_DIR": str(folder), "WANDB_CACHE_DIR": cache, "WANDB_MODE": "online"}
+        self._environment = tries | for_child(**ours, WANDB_SILENT="false", PYTHONSAFEPATH="1")
 
     def send(self, runs: Sequence[Path]) -> dict[Path, str]:
         """Why not, for each of these runs that was not sent.  Those that failed beside others are tried once more."""
+        refused = {run: f"refused: {why}" for run in runs if (why := foreign(run, self._folder))}
+        runs = [run for run in runs if run not in refused]
         troubles = self._tried(runs)
-        return self._tried([*troubles]) if 0 < len(troubles) < len(runs) else troubles
+        return refused | (self._tried([*troubles]) if 0 < len(troubles) < len(runs) else troubles)
 
     def _tried(self, runs: Sequence[Path]) -> dict[Path, str]:
-        if why := _unreachable(self._url, 5):
+        if not runs:
+            return {}
+        if why := _unreachable(self._url, 5) or misbehaviour(self._url, ANSWER):
             return dict.fromkeys(runs, why)
-        tries = {f"WANDB__{what}_RETRY_MAX": "3" for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
-        tries |= {"WANDB__GRAPHQL_TIMEOUT_SECONDS": "15"}
-        ours = {"WANDB_BASE_URL": self._url, "WANDB_DIR": str(self._folder), "WANDB_CACHE_DIR": self._cache}
-        around = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # it is somewhere else
         logs = set(self._folder.glob("wandb/logs/debug-sync*"))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "wandb", "sync", *self._options, *map(str, runs)], start_new_session=True,
             cwd=self._folder,  # where what runs refer to lies
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**tries, **around, **ours, "WANDB_MODE": "online", "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
+            env=self._environment,
         )  # fmt: skip
         with suppress(AttributeError, OSError):  # the case being timed goes first
             os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)
         output, gone = self._heard_out(self._child)
         self.output += output
         # `wandb sync` marks a run as synced even if uploads failed; its log knows better.
-        output = "".join(log.read_text() for log in {*self._folder.glob("wandb/logs/debug-sync*")} - logs) + output
+        new = {*self._folder.glob("wandb/logs/debug-sync*")} - logs
+        output = "".join(log.read_text(errors="replace") for log in new) + output
         troubles = {}
         for run in runs:
             lines = [line for line in output.splitlines() if _id(run) in line]
@@ -103,20 +120,28 @@ class Sync:
         return {run: troubles[run] or at_all for run in runs if not sent(run)}
 
     def kill(self) -> None:
-        if self._child:
-            self._child.kill()  # W&B's service sees that and ends by itself, a second after
+        if self._child and self._child.poll() is None:
+            kill_with_children(self._child.pid)
 
     def _heard_out(self, child: "subprocess.Popen[str]") -> tuple[str, str]:
-        """All that the child said; and why it was ended, if the server went away: it would try for minutes."""
-        missed = ""
+        """All that the child said; and why it was ended, if the server went away or fell silent: it would try on."""
+        missed, seen, since = "", -1, time.monotonic()
         while True:
             try:
                 return child.communicate(timeout=KNOCK_EVERY)[0], ""
             except subprocess.TimeoutExpired:
                 before, missed = missed, _unreachable(self._url, 5)
-                if before and missed:
-                    child.kill()
-                    return child.communicate()[0], missed
+                why = missed if before else ""
+                if (size := self._log_size()) != seen:
+                    seen, since = size, time.monotonic()
+                elif time.monotonic() - since > STALLED:
+                    why = f"nothing went to {self._url} for {STALLED:.0f} s"
+                if why:
+                    self.kill()
+                    return child.communicate()[0], why
+
+    def _log_size(self) -> int:
+        return sum(log.stat().st_size for log in self._folder.glob("wandb/logs/debug-sync*"))
 
 
 class Sender:
@@ -157,22 +182,35 @@ class Sender:
                 pause = min(2 * pause, 600) if self.trouble else EVERY
 
 
+def kill_with_children(pid: int) -> None:
+    """SIGKILL, which a stopped process heeds too: W&B's service ends by itself only if it runs."""
+    with suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for child in map(int, children):
+            os.kill(child, signal.SIGKILL)
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def sent(run: Path) -> bool:
     return any(run.glob("*.wandb.synced"))
 
 
 def empty(run: Path) -> bool:
     """Its log holds a header and no more, yet or for ever: one such keeps `wandb sync` from sending any."""
-    return not any(log.stat().st_size > HEADER for log in run.glob("*.wandb"))
+    try:
+        return not any(log.stat().st_size > HEADER for log in run.glob("*.wandb"))
+    except OSError:
+        return False  # what cannot be read is refused by name
 
 
 def _trouble(lines: Iterable[str]) -> str:
     """The first error that `wandb sync` tells of: `wandb: ERROR …`, or a line of JSON in its log."""
     for line in lines:
         if '"level":"ERROR' in line and (entry := _entry(line)):
-            return " ".join(str(entry.get("error") or entry.get("msg")).split())[:300]
+            return str(printable(" ".join(str(entry.get("error") or entry.get("msg")).split())))[:300]
         if found := re.search(r"(?:ERROR |Error: )(?:\[\S+\] )?(.+)", line):
-            return found[1]
+            return str(printable(found[1]))
     return ""
 
 

@@ -1,20 +1,32 @@
 """A sweep's W&B: settled once between online and offline, then opening runs, all of which are written offline."""
 
+import logging
 import os
 import shlex
+import shutil
+import signal
 import sys
+import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers.wandb.server import Sender, empty, obstacle
+from attn_lab.loggers.wandb.answer import not_an_address
+from attn_lab.loggers.wandb.environment import agent, as_meant, silent
+from attn_lab.loggers.wandb.log_file import ended
+from attn_lab.loggers.wandb.server import Sender, obstacle
 
 MODES = ("auto", "online", "offline", "disabled")
+NO_SERVER = "https://api.wandb.ai"  # of a session that only writes
+LIGHT = {"mode": "offline", "silent": True, "console": "off", "symlink": False, "disable_git": True,
+         "disable_code": True, "x_disable_stats": True, "x_disable_meta": True, "x_disable_machine_info": True,
+         "x_save_requirements": False}  # fmt: skip
+PROJECT = "attn_lab"  # where neither the configuration nor W&B's own settings name one
 KNOCK = 1.6  # seconds, W&B's import included, after which a silent server is taken for none
+STEP = 15.0  # seconds for one run or the end, which take 20 ms; a service that needs more is ended
 
 
 class Session:
@@ -27,26 +39,27 @@ class Session:
     def __init__(self, *, folder: Path, group: str, mode: str, project: str | None, entity: str | None):
         self.where, self.disabled = "", False
         self.sender: Sender | None = None
+        self.agent = agent()
         self._folder, self._group = folder, group
-        self._target: dict[str, Any] = {"project": project, "entity": entity}
         deadline = time.monotonic() + KNOCK
-        # W&B's telemetry holds up the interpreter's exit for 10 s if its server takes a connection and is silent.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._folder.mkdir(parents=True, exist_ok=True)
         cache = os.environ.get("WANDB_CACHE_DIR", str(self._folder / "wandb" / "cache"))
-        # Silent: else each settings file that is read is told.  The service is not for the workers to inherit.
-        with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=cache, WANDB_SERVICE=None):
+        self._around = {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": cache}  # else each settings file it reads is told
+        self._service: Any = None
+        with self._step():
             import wandb
 
-            session = wandb.setup(wandb.Settings(silent=True))
-            session.ensure_service()  # here, in this environment, whatever W&B's own mode is
-        self.library = wandb
-        self._light = wandb.Settings(
-            mode="offline", silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
-            x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
-        )  # fmt: skip
-        own = os.environ.get("WANDB_MODE") or session.settings.mode  # W&B keeps the environment that it saw first
-        url = os.environ.get("WANDB_BASE_URL") or session.settings.base_url
+            self.library = wandb
+            given = os.environ.get("WANDB_BASE_URL")
+            if why := not_an_address(given) if given else "":
+                self._around["WANDB_BASE_URL"] = os.environ["WANDB_BASE_URL"] = NO_SERVER  # runs are written even so
+            settings = self._start()
+        self._target: dict[str, Any] = {
+            "project": project or os.environ.get("WANDB_PROJECT") or settings.project or PROJECT,
+            "entity": entity or os.environ.get("WANDB_ENTITY") or None,
+        }
+        own = os.environ.get("WANDB_MODE") or settings.mode
+        url = os.environ.get("WANDB_BASE_URL") or settings.base_url
         if (mode, own) == ("auto", "disabled"):
             self.disabled = True
             return
@@ -55,11 +68,12 @@ class Session:
         elif mode == "auto" and own in ("offline", "dryrun"):
             why = f"W&B's own mode is {own}"
         else:
-            why = obstacle(url, max(0.4, deadline - time.monotonic()))
+            why = why or obstacle(url, max(0.4, deadline - time.monotonic()))
         if why and mode == "online":
+            self.end_service()
             hint = "`wandb login`, or logger.wandb.mode=offline"
             raise BadRequest(f"logger.wandb.mode=online: expected a key and a server; got {why} ({hint})")
-        if why:
+        if why and not silent():
             say(f"W&B offline: {why}; {self.later}")
         if why or mode == "offline":
             self.where = f"W&B: offline; {self.later}"
@@ -68,21 +82,62 @@ class Session:
             self.sender = Sender(url, self._folder, cache)
 
     @contextmanager
-    def run(self, name: str, kind: str, config: dict[str, Any]) -> Iterator[Any]:
-        with self.library.init(
-            dir=str(self._folder), id=uuid.uuid4().hex[:8], name=name, group=self._group, job_type=kind, config=config,
-            reinit="create_new", settings=self._light, **self._target,
-        ) as run:  # fmt: skip
-            yield run
-        place, until = Path(run.dir).parent, time.monotonic() + 5
-        while empty(place) and time.monotonic() < until:  # its log reaches the disk a little after
-            time.sleep(0.001)
+    def run(self, run_id: str, name: str, kind: str, config: dict[str, Any]) -> Iterator[Any]:
+        """A run that is whole on the disk afterwards, in place of one with its id; or else nothing is left of it.
+
+        Raises whatever W&B raises, and OSError where its log did not reach the disk.
+        """
+        settings: dict[str, Any] = dict(LIGHT)
+        if kind == "summary" and self.agent:  # the one run that the agent knows of
+            run_id = self.agent.run_id
+            settings |= {"sweep_id": self.agent.sweep_id}
+        for old in self._places(run_id):
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            with self._step():
+                if self._service.poll() is not None:
+                    self._restart()
+                run = self.library.init(
+                    dir=str(self._folder), id=run_id, name=name, group=self._group, job_type=kind, config=config,
+                    reinit="create_new", settings=self.library.Settings(**settings), **self._target,
+                )  # fmt: skip
+                try:
+                    yield run
+                except BaseException:
+                    with suppress(Exception, SystemExit):
+                        run.finish(exit_code=1)
+                    raise
+                run.finish()
+                place, since = Path(run.dir).parent, time.monotonic()
+                while not ended(place):  # its log reaches the disk a little after
+                    free = shutil.disk_usage(self._folder).free
+                    if time.monotonic() - since > (5 if free else 0.5):
+                        raise OSError(f"a run's log is not whole on the disk, {free / 2**20:.1f} MB of which are free")
+                    time.sleep(0.002)
+        except BaseException:
+            for part in self._places(run_id):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
         if self.sender:
             self.sender.runs.append(place)
 
+    def parameters(self) -> dict[str, Any]:
+        """What `wandb agent` has chosen for this command; empty without one."""
+        file = self.agent.parameters if self.agent else ""
+        if not file:
+            return {}
+        from wandb.sdk.lib.config_util import dict_from_config_file
+
+        return dict_from_config_file(file) or {}
+
     @property
     def later(self) -> str:
-        return f"send the runs by: attn-lab wandb-sync {shlex.quote(os.path.relpath(self._folder))}"
+        return f"send the runs by: attn-lab wandb-sync {self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The folder as one would type it."""
+        return shlex.quote(os.path.relpath(self._folder))
 
     def close(self) -> None:
         """Has what is left sent on."""
@@ -91,20 +146,67 @@ class Session:
             self.where = f"W&B: {sender.close()}"
             if unsent := len(sender.unsent()):
                 self.where = f"W&B: {unsent} of {len(sender.runs)} runs not sent ({sender.trouble}); {self.later}"
-                say(self.where)
+        self.end_service()
 
+    def end_service(self) -> None:
+        """Ends W&B's service; whatever is wrong with it by now, the runs are on the disk."""
+        if self.library.run is None:  # else this process has runs of its own
+            with suppress(Exception), self._step():
+                self.library.teardown()
 
-@contextmanager
-def _environment(**wanted: str | None) -> Iterator[None]:
-    before = {name: os.environ.pop(name, None) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    def _start(self) -> Any:
+        session = self.library.setup(self.library.Settings(silent=True))
+        self._service = session.ensure_service()._proc._process  # type: ignore[union-attr]  # whatever W&B's mode is
+        return session.settings
+
+    def _restart(self) -> None:
+        with suppress(Exception, SystemExit):  # it says how its service ended
+            self.library.teardown()
+        self._start()
+
+    def _places(self, run_id: str) -> list[Path]:
+        return list(self._folder.glob(f"wandb/offline-run-*-{run_id}"))
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """W&B at work: its environment as it is meant, its logging never on our terminal, its service within STEP.
+
+        Raises what W&B raises, and OSError where the service was ended, whatever W&B makes of that.
+        """
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            if self._service:
+                self._service.kill()
+
+        timer = threading.Timer(STEP, end)
+        timer.daemon = True
+        before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk fills the terminal otherwise
+        timer.start()
+        try:
+            with as_meant(**self._around):
+                yield
+        except (Exception, SystemExit) as error:
+            if late.is_set():
+                raise OSError(f"W&B's service did not answer within {STEP:.0f} s") from None
+            if code := self._ended():
+                raise OSError(f"W&B's service ended with {code}") from None
+            if isinstance(error, SystemExit):
+                raise OSError(f"W&B's service ended with exit code {error.code}") from None
+            raise
+        finally:
+            timer.cancel()
+            logging.raiseExceptions = before
+
+    def _ended(self) -> str:
+        """How the service has ended, empty while it runs."""
+        with suppress(Exception):
+            self._service.wait(0.2)  # a connection that broke may be told a little before
+        code = self._service.poll() if self._service else None
+        if code is None:
+            return ""
+        return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
 
 
 def say(line: str) -> None:

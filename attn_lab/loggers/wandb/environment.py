@@ -1,0 +1,111 @@
+"""W&B's environment variables: those that mean for each of our runs what they mean elsewhere, and those kept away."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+AS_ELSEWHERE = """
+    WANDB_API_KEY WANDB_IDENTITY_TOKEN_FILE WANDB_CREDENTIALS_FILE WANDB_ANONYMOUS WANDB_LOGIN_TIMEOUT
+    WANDB_BASE_URL WANDB_APP_URL WANDB_ENTITY WANDB_ORGANIZATION WANDB_PROJECT WANDB_USERNAME WANDB_USER_EMAIL
+    WANDB_HOST WANDB_MODE WANDB_SILENT WANDB_QUIET WANDB_NOTES WANDB_TAGS WANDB_IGNORE_GLOBS WANDB_CONFIG_PATHS
+    WANDB_CACHE_DIR WANDB_CONFIG_DIR WANDB_DATA_DIR WANDB_ARTIFACT_DIR WANDB_SETTINGS_SYSTEM
+    WANDB_DEBUG WANDB_CORE_DEBUG WANDB_ERROR_REPORTING WANDB__LOG_LEVEL
+    WANDB_HTTP_PROXY WANDB_HTTPS_PROXY WANDB__PROXIES WANDB__EXTRA_HTTP_HEADERS WANDB_INSECURE_DISABLE_SSL
+    WANDB_AZURE_ACCOUNT_URL_TO_ACCESS_KEY WANDB_ARTIFACT_FETCH_FILE_URL_BATCH_SIZE
+    WANDB_HTTP_TIMEOUT WANDB_FILE_PUSHER_TIMEOUT WANDB_INIT_TIMEOUT WANDB_SUMMARY_TIMEOUT
+    WANDB__GRAPHQL_RETRY_MAX WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS
+    WANDB__GRAPHQL_TIMEOUT_SECONDS WANDB__FILE_STREAM_RETRY_MAX WANDB__FILE_STREAM_RETRY_WAIT_MIN_SECONDS
+    WANDB__FILE_STREAM_RETRY_WAIT_MAX_SECONDS WANDB__FILE_STREAM_TIMEOUT_SECONDS WANDB__FILE_STREAM_TRANSMIT_INTERVAL
+    WANDB__FILE_STREAM_MAX_BYTES WANDB__FILE_STREAM_MAX_LINE_BYTES WANDB__FILE_STREAM_NO_GZIP
+    WANDB__FILE_TRANSFER_RETRY_MAX WANDB__FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS
+    WANDB__FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS WANDB__FILE_TRANSFER_TIMEOUT_SECONDS WANDB__SERVICE_WAIT"""
+MEANT = frozenset(AS_ELSEWHERE.split())
+
+# Any other variable of W&B's is kept away, those of later versions too.  By reason, those that are known:
+KEPT_AWAY = {
+    "one run's alone, where a sweep has many; `wandb agent` gives its run to the summary": """
+        WANDB_RUN_ID WANDB_RUN_STORAGE_ID WANDB_RUN_DIR WANDB_NAME WANDB_DESCRIPTION WANDB_RESUME WANDB_RESUMED
+        WANDB_RESUME_FROM WANDB_FORK_FROM WANDB_REINIT WANDB_FORCE WANDB_SWEEP_ID WANDB_SWEEP_PARAM_PATH WANDB_SERVICE
+        WANDB__LABEL WANDB__PRIMARY WANDB__START_TIME WANDB__UPDATE_FINISH_STATE WANDB__RUNQUEUE_ITEM_ID WANDB_STOP_FN
+        WANDB__SERVICE_TRANSPORT WANDB_FINISH_TIMEOUT WANDB_FINISH_TIMEOUT_RAISES WANDB_STOP_ON_FATAL_ERROR""",
+    "said by the sweep": "WANDB_RUN_GROUP WANDB_JOB_TYPE",
+    "W&B's files lie in the run's folder, whole": """
+        WANDB_DIR WANDB__FILES_DIR WANDB__SYNC WANDB__SYNC_DIR_SUFFIX WANDB__SKIP_TRANSACTION_LOG WANDB_SYMLINK
+        WANDB__TRANSACTION_LOG_FLUSH_INTERVAL WANDB_USE_DOT_WANDB WANDB_ALLOW_OFFLINE_ARTIFACTS
+        WANDB_ALLOW_MEDIA_SYMLINK _WANDB_USE_V1_ARTIFACTS WANDB_TABLE_RAISE_ON_MAX_ROW_LIMIT_EXCEEDED""",
+    "numbers and machine are those of the records": """
+        WANDB_ALLOW_VAL_CHANGE WANDB__HISTORY_VALUE_ENCODING WANDB__SERVER_SIDE_DERIVED_SUMMARY
+        WANDB_MAX_END_OF_RUN_HISTORY_METRICS WANDB_MAX_END_OF_RUN_SUMMARY_METRICS WANDB_SUMMARY_WARNINGS WANDB_STRICT
+        WANDB__DISABLE_META WANDB__DISABLE_STATS WANDB__DISABLE_MACHINE_INFO WANDB_DOCKER WANDB_ENABLE_DCGM_PROFILING
+        WANDB__STATS_PID WANDB__STATS_SAMPLING_INTERVAL WANDB__STATS_NEURON_MONITOR_CONFIG_PATH
+        WANDB__STATS_DCGM_EXPORTER WANDB__STATS_OPEN_METRICS_ENDPOINTS WANDB__STATS_OPEN_METRICS_FILTERS
+        WANDB__STATS_OPEN_METRICS_HTTP_HEADERS WANDB__STATS_DISK_PATHS WANDB__STATS_CPU_COUNT
+        WANDB__STATS_CPU_LOGICAL_COUNT WANDB__STATS_GPU_COUNT WANDB__STATS_GPU_TYPE WANDB__STATS_GPU_DEVICE_IDS
+        WANDB__STATS_BUFFER_SIZE WANDB__STATS_COREWEAVE_METADATA_BASE_URL WANDB__STATS_COREWEAVE_METADATA_ENDPOINT
+        WANDB__STATS_TRACK_PROCESS_TREE WANDB__STATS_NO_CGROUP WANDB__STATS_SELF_USAGE WANDB_HEARTBEAT_SECONDS""",
+    "code and its version are those of the records": """
+        WANDB_DISABLE_CODE WANDB_DISABLE_GIT WANDB_DISABLE_GIT_FORK_POINT WANDB_DISABLE_JOB_CREATION WANDB_SAVE_CODE
+        WANDB_CODE_DIR WANDB_GIT_COMMIT WANDB_GIT_REMOTE WANDB_GIT_REMOTE_URL WANDB_GIT_ROOT WANDB_PROGRAM
+        WANDB_PROGRAM_ABSPATH WANDB_PROGRAM_RELPATH WANDB_ARGS WANDB_X_EXECUTABLE WANDB__EXECUTABLE WANDB_JOB_NAME
+        WANDB_JOB_SOURCE WANDB__SAVE_REQUIREMENTS WANDB_SYNC_TENSORBOARD""",
+    "W&B prints nothing here": """
+        WANDB_CONSOLE WANDB_CONSOLE_MULTIPART WANDB_CONSOLE_CHUNK_MAX_BYTES WANDB_CONSOLE_CHUNK_MAX_SECONDS
+        WANDB_CAPTURE_LOGGERS WANDB_SHOW_COLORS WANDB_SHOW_EMOJI WANDB_SHOW_ERRORS WANDB_SHOW_INFO WANDB_SHOW_RUN
+        WANDB_SHOW_WARNINGS""",
+    "of other programs than a run": """
+        WANDB_AGENT_DISABLE_FLAPPING WANDB_AGENT_KILL_DELAY WANDB_AGENT_MAX_INITIAL_FAILURES WANDB_LAUNCH
+        WANDB_AGENT_REPORT_INTERVAL WANDB_LAUNCH_CONFIG_PATH WANDB_LAUNCH_QUEUE_ENTITY WANDB_LAUNCH_QUEUE_NAME
+        WANDB_LAUNCH_TRACE_ID WANDB_JUPYTER WANDB_NOTEBOOK_NAME WANDB__JUPYTER_NAME WANDB__JUPYTER_PATH
+        WANDB__JUPYTER_ROOT WANDB__CLI_ONLY_MODE WANDB_INITED WANDB_MAGIC WANDB_SAGEMAKER_DISABLE WANDB_RELOGIN
+        WANDB_LABEL_DISABLE WANDB_CRASH_NOSYNC_TIME WANDB__DISABLE_VIEWER WANDB__INTERNAL_CHECK_PROCESS
+        WANDB__NETWORK_BUFFER WANDB__FLOW_CONTROL_CUSTOM WANDB__FLOW_CONTROL_DISABLED WANDB__LIVE_POLICY_RATE_LIMIT
+        WANDB__LIVE_POLICY_WAIT_TIME""",
+}
+PREFIXES = ("WANDB_", "_WANDB_")
+
+
+def for_child(**wanted: str) -> dict[str, str]:
+    """The environment of a child process that is W&B's: without what is kept away, with what is `wanted`."""
+    chosen = {name: value for name, value in os.environ.items() if name in MEANT or not name.startswith(PREFIXES)}
+    # W&B's telemetry holds up the interpreter's exit for 10 s if its server takes a connection and is silent.
+    return {"WANDB_ERROR_REPORTING": "false", **chosen, **wanted}
+
+
+@contextmanager
+def as_meant(**wanted: str) -> Iterator[None]:
+    """While W&B's library is at work in this process: os.environ as in `for_child`, and afterwards as it was."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+    during = {name: value for name, value in for_child(**wanted).items() if name.startswith(PREFIXES)}
+    _replace(before, during)
+    try:
+        yield
+    finally:
+        now = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+        _replace(now, before)
+
+
+def _replace(old: dict[str, str], new: dict[str, str]) -> None:
+    for name in old.keys() - new.keys():
+        os.environ.pop(name, None)
+    os.environ.update(new)
+
+
+def silent() -> bool:
+    """Whether WANDB_SILENT asks for no lines about W&B while the sweep goes on."""
+    return os.environ.get("WANDB_SILENT", "").lower() in ("true", "1", "t", "y", "yes", "on")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The run that `wandb agent` started this command as: its id, its sweep, the file of its parameters or ""."""
+
+    run_id: str
+    sweep_id: str
+    parameters: str
+
+
+def agent() -> Agent | None:
+    """None where no agent of W&B's started this command: a run id alone may be meant for anything."""
+    run, sweep = os.environ.get("WANDB_RUN_ID"), os.environ.get("WANDB_SWEEP_ID")
+    return Agent(run, sweep, os.environ.get("WANDB_SWEEP_PARAM_PATH", "")) if run and sweep else None
