@@ -144,7 +144,9 @@ def test_who_was_not_verified_is_not_planned_however_fast(tmp_path):
         line("naive", {}, status="oom", reasons=("no memory",)),
     )  # fmt: skip
     assert list(bucket["passes"][STEP]["ms"]) == ["flash2"]
-    assert bucket["could_not"] == {"flash4": "incorrect: dq: max error 3", "flex": "error: boom", "naive": "oom: no memory"}
+    assert bucket["could_not"] == {
+        "flash4": "incorrect: dq: max error 3", "flex": "error: boom", "naive": "oom: no memory"
+    }  # fmt: skip
 
 
 def noise(*ratios):

@@ -409,7 +409,7 @@ def test_kernels_are_told_by_whole_names_or_it_is_noted_that_they_were_not() -> 
 def test_a_filter_for_nsight_lets_through_all_that_a_backend_declares(name: str) -> None:
     """It is of a dialect without look-behind and flags, and must not be narrower for it."""
     (who,) = backends_named(name) if name != "paired" else backends_named("sdpa_cudnn+flash4")
-    wide = filter_of(backend)
+    wide = filter_of(who)
     assert not re.search(r"\(\?", wide)
     kernels = ["void flash::flash_fwd_kernel<x>", "void pytorch_flash::flash_bwd_dot", "SoftMaxForward", "softmax_warp",
                "cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "fmha_cutlassB_f16",

@@ -99,7 +99,8 @@ def test_nothing_counts_before_the_card_is_in_the_state_that_it_keeps():
     seen = {}
     for settle in (0.0, 0.3):
         card = Cold()
-        calls = timing(min_samples=30, settle_seconds=settle)._sample(card, Watched(card, 0.8), lambda: None, lambda _: None)
+        probe = timing(min_samples=30, settle_seconds=settle)
+        calls = probe._sample(card, Watched(card, 0.8), lambda: None, lambda _: None)
         clocks = next(each for each in calls.measurements("forward") if each.name == "forward/sm_clock")
         seen[settle] = (clocks.low, clocks.high)
     assert seen[0.0][1] == 1980.0  # batches that agree, and yet are not what comes of it
