@@ -8,8 +8,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 MOST = 64  # composed configurations that are remembered, each of about a megabyte
 
@@ -28,13 +29,25 @@ class CaseSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        parser = OverridesParser.create(config_loader=loader)
+        check_swept_once(given := parser.parse_overrides(arguments))
+        overrides = [*parser.parse_overrides(self._parse_config()), *given]
         # Stable: rivals meet the same clock, and again in the next round.
         overrides.sort(key=lambda each: {"round": 0, "backend": 2}.get(each.key_or_group.partition(".")[0], 1))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         jobs = [[each for word in job for each in unpaired(word)] for job in jobs]
         self.task_function(jobs, Composer(loader, self.config), self.launcher)  # type: ignore[call-arg]
         return []
+
+
+def check_swept_once(overrides: Sequence[Override]) -> None:
+    """Of two words for one key the later counts, and what the earlier swept over would silently not be run."""
+    given: dict[str, Override] = {}
+    for each in overrides:
+        before = given.setdefault(each.get_key_element(), each)
+        if before is not each and (before.is_sweep_override() or each.is_sweep_override()):
+            both = f"{before.input_line} and {each.input_line}"
+            raise HydraException(f"{each.key_or_group}: expected once, as it is swept over; got {both}")
 
 
 def unpaired(word: str) -> list[str]:
@@ -69,9 +82,21 @@ class Composer:
             if len(self._composed) >= MOST:
                 self._composed.clear()
             self._composed[key] = self._loader.load_sweep_config(self._master, list(rest))
+            self._check_sweep_wide(self._composed[key])
         config = self._composed[key]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)  # as Hydra itself does when it has composed
         return config
+
+    def _check_sweep_wide(self, config: DictConfig) -> None:
+        """Ranges and the launcher are read once: those of an option that is swept over would have no effect."""
+        for key in ("sweeper.params", "launcher"):
+            here, whole = (OmegaConf.to_container(OmegaConf.create({"at": OmegaConf.select(each, f"hydra.{key}")}))
+                           for each in (config, self._master))  # fmt: skip
+            if here != whole:
+                raise HydraException(
+                    f"hydra.{key}: expected one for the whole sweep; got an option swept over (such as one of several "
+                    "experiments) that sets its own: a sweep each"
+                )
 
     def _parse(self, word: str) -> Override:
         if word not in self._parsed:  # 4 ms, and a sweep of thousands of cases says the same few words
