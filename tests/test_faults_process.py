@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -16,7 +17,7 @@ from conftest import ROOT, environment, words_with_defaults
 from attn_lab.core.errors import BadRequest
 from attn_lab.measure.memory_limit import available_bytes
 from attn_lab.run.gpu_lock import GpuLocks
-from attn_lab.run.local.messages import Receiver, send
+from attn_lab.run.local.messages import SIZE, Garbage, Probing, Receiver, send
 
 PLAIN = ("probe=[accuracy]", "passes=[forward]", "shape.seq_len=16", "name=x")
 SLOW = """
@@ -175,12 +176,46 @@ def test_a_folder_of_locks_that_another_may_write_to_is_refused_in_a_line(spoil,
 def test_a_message_that_stops_half_way_blocks_nobody():
     ours, theirs = os.pipe()
     receiver = Receiver(ours)
-    send(theirs, "timing")
+    send(theirs, Probing("timing"))
     os.write(theirs, b"\0\0\0\0\0\0\0\x09half")
-    assert list(receiver.messages()) == ["timing"]
-    assert list(receiver.messages()) == []
+    assert list(receiver.messages()) == [Probing("timing")]
+    assert list(receiver.messages()) == [] and not receiver.ended
     os.close(theirs)
-    assert list(receiver.messages()) == []
+    assert list(receiver.messages()) == [] and receiver.ended
+    os.close(ours)
+
+
+PICKLE = b"cos\nsystem\n(S'touch ran'\ntR."
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"null", b"[]", b'"timing"', PICKLE, b"{" * 10**5, b"[" * 10**6, b'{"type": "answer"}', b"\xff",
+    b'{"type": "answer", "status": "fine", "reasons": [], "metrics": {}, "series": {}, "files": []}',
+    b'{"type": "answer", "status": "ok", "reasons": [1], "metrics": {}, "series": {}, "files": []}',
+    b'{"type": "answer", "status": "ok", "reasons": [], "metrics": {"a": [1]}, "series": {}, "files": []}',
+])  # fmt: skip
+def test_what_is_no_message_is_told_and_never_unpickled(body, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = os.pipe()
+    receiver = Receiver(ours)
+    writing = threading.Thread(target=os.write, args=(theirs, SIZE.pack(len(body)) + body))
+    writing.start()
+    with pytest.raises(Garbage):
+        while not list(receiver.messages()):
+            time.sleep(0.01)
+    writing.join()
+    assert not (tmp_path / "ran").exists()
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_a_message_of_a_size_that_cannot_be_is_not_waited_for():
+    ours, theirs = os.pipe()
+    receiver = Receiver(ours)
+    os.write(theirs, b"Traceback (most recent call last)")
+    with pytest.raises(Garbage):
+        list(receiver.messages())
+    os.close(theirs)
     os.close(ours)
 
 

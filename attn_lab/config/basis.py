@@ -11,16 +11,15 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.machine import Machine, software
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MEASURES = (
-    "core",
-    "bench",
-    "layer",
-    "probes",
-    "subjects",
-    "backends/_*",
-    "masks/__init__",
-    "integrations/transformers",
-)  # shared by all cases
+MEASURES = (  # shared by all cases
+    "core/**/*.py",
+    "measure/**/*.py",
+    "nn/**/*.py",
+    "profiling/*.py",
+    "backends/_*.py",
+    "masks/__init__.py",
+    "integrations/transformers*.py",
+)
 
 
 def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
@@ -29,7 +28,7 @@ def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dic
     Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
     in turn does not.
     """
-    backends = [backend, *getattr(backend, "parts", ())]
+    backends = _with_parts(backend)
     # That a backend has limits is checked later, with all else it must have.
     every = [capabilities for each in backends for capabilities in getattr(each, "capabilities", {}).values()]
     packages = {name for capabilities in every for name in capabilities.packages}
@@ -37,11 +36,16 @@ def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dic
     return {
         **machine_basis(machine),
         "attn_lab": __version__,
-        "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
+        "source": source_of(backend, parts),
         **({"table": backend.table_digest(machine)} if hasattr(backend, "table_digest") else {}),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }
+
+
+def source_of(backend: Backend, parts: Sequence[object]) -> str:
+    """A digest of the files that measure a case, as this process has them."""
+    return _fingerprint(frozenset(map(type, [*_with_parts(backend), *parts])))
 
 
 def machine_basis(machine: Machine) -> dict[str, str]:
@@ -50,11 +54,14 @@ def machine_basis(machine: Machine) -> dict[str, str]:
     return {"machine": machine.name, **own}
 
 
+def _with_parts(backend: Backend) -> list[Backend]:
+    return [backend, *getattr(backend, "parts", ())]
+
+
 @cache
 def _fingerprint(kinds: frozenset[type]) -> str:
     """8 hex digits of a hash of the files that measure, and of those that define `kinds`."""
-    files = {file for place in MEASURES
-             for file in PACKAGE.glob(f"{place}/*.py" if "/" not in place else f"{place}.py")}  # fmt: skip
+    files = {file for pattern in MEASURES for file in PACKAGE.glob(pattern)}
     for kind in kinds:
         try:
             files.add(Path(inspect.getfile(kind)).resolve())
