@@ -29,25 +29,13 @@ class CaseSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.hydra_context is not None and self.config is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
-        parser = OverridesParser.create(config_loader=loader)
-        check_swept_once(given := parser.parse_overrides(arguments))
-        overrides = [*parser.parse_overrides(self._parse_config()), *given]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         # Stable: rivals meet the same clock, and again in the next round.
         overrides.sort(key=lambda each: {"round": 0, "backend": 2}.get(each.key_or_group.partition(".")[0], 1))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         jobs = [[each for word in job for each in unpaired(word)] for job in jobs]
         self.task_function(jobs, Composer(loader, self.config), self.launcher)  # type: ignore[call-arg]
         return []
-
-
-def check_swept_once(overrides: Sequence[Override]) -> None:
-    """Of two words for one key the later counts, and what the earlier swept over would silently not be run."""
-    given: dict[str, Override] = {}
-    for each in overrides:
-        before = given.setdefault(each.get_key_element(), each)
-        if before is not each and (before.is_sweep_override() or each.is_sweep_override()):
-            both = f"{before.input_line} and {each.input_line}"
-            raise HydraException(f"{each.key_or_group}: expected once, as it is swept over; got {both}")
 
 
 def unpaired(word: str) -> list[str]:

@@ -67,7 +67,7 @@ def other_source(case: Case, provenance: Provenance) -> Record | None:
         return None
     why = (f"expected the source that was planned with, {case.basis['source']}; got {found}: files of attn_lab or of the "
            "case's own parts were changed meanwhile (the same command measures them as they are)")  # fmt: skip
-    took = Measurement(name="harness/case", value=0.0, unit="s")
+    took = Measurement(name="case/seconds", value=0.0, unit="s")
     return Record(case=case.as_json(), status="error", reasons=[why], provenance=provenance,
                   metrics={took.name: took.as_json()})  # fmt: skip
 
