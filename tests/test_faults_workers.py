@@ -107,7 +107,9 @@ def test_a_worker_that_babbles_closes_steals_or_is_edited_under_costs_its_case_a
 
 
 def test_sizes_that_cannot_be_end_with_the_timeout_on_several_workers_too(crew):
-    told = crew(*PLAIN, "shape.seq_len=1099511627776,16,32,1099511627775", "hydra.launcher.count=2", "measure.timeout=5")
+    told = crew(
+        *PLAIN, "shape.seq_len=1099511627776,16,32,1099511627775", "hydra.launcher.count=2", "measure.timeout=5"
+    )
     assert Counter(told.statuses) == {"timeout": 2, "ok": 2}, told.out + told.err
 
 

@@ -140,7 +140,9 @@ def spoilt(path: str, value: object) -> str:
 def test_a_file_that_is_no_table_is_refused_in_a_line(text, told, tmp_path):
     assert DispatchTable.parsed(json.dumps(GOOD), source="here").gpu == "x"
     (tmp_path / "table.json").write_text(text)
-    with pytest.raises(BadRequest, match=rf"table .*table.json: expected a table of attn-lab tune; got .*({told})") as no:
+    with pytest.raises(
+        BadRequest, match=rf"table .*table.json: expected a table of attn-lab tune; got .*({told})"
+    ) as no:
         DispatchTable.read(tmp_path / "table.json")
     assert str(no.value).isprintable() and len(str(no.value)) < 600
 

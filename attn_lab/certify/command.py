@@ -20,7 +20,13 @@ from attn_lab.nn.verification import keep_findings
 
 
 def certify(
-    backends: Sequence[Backend], machine: Machine, *, head_dims: Sequence[int], workers: int, output: Path | None
+    backends: Sequence[Backend],
+    machine: Machine,
+    *,
+    head_dims: Sequence[int],
+    workers: int,
+    output: Path | None,
+    console: Console,
 ) -> int:
     """Walk, print and keep.
 
@@ -31,7 +37,7 @@ def certify(
     Returns:
         The exit code: 1 if anything declared is incorrect.
     """
-    console, begin = Console(), time.perf_counter()
+    begin = time.perf_counter()
     versions = " · ".join(f"{name} {version}" for name, version in software(machine).items())
     console.print(Text(f"{machine.name} ({machine.device}) · {versions}"), soft_wrap=True)
     certificate = Certificate(machine.name, software(machine))

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attn_lab.core.request import PASSES, TRAIN_STEP
-
+PASSES = ("forward", "backward", "forward_backward", "train_step")
 MOST_BYTES = 16 * 2**20  # that of an H100 has 60 kB
 LARGEST = 2**53
 LONGEST = 1000  # characters of a text
@@ -55,7 +54,7 @@ def _check_bucket(bucket: Mapping[str, Any]) -> None:
     if not passes:
         raise ValueError("a bucket without passes")
     for name, ranking in passes.items():
-        if name not in (*PASSES, TRAIN_STEP):
+        if name not in PASSES:
             raise ValueError(f"a pass {_short(name)}")
         checked_text(mapping(ranking, name).get("why"), f"{name}.why")
         times = mapping(ranking.get("ms"), f"{name}.ms")

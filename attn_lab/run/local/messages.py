@@ -1,4 +1,4 @@
-"""Messages from a worker to its sweep over a pipe: JSON, validated, received without ever waiting for the rest of one."""
+"""Messages from a worker to its sweep over a pipe: JSON, validated, never waited for the rest of one."""
 
 import json
 import os

@@ -65,8 +65,8 @@ def other_source(case: Case, provenance: Provenance) -> Record | None:
     found = source_of(case.backend, (case.subject, case.request.mask, *case.probes.values()))
     if found == case.basis["source"]:
         return None
-    why = (f"expected the source that was planned with, {case.basis['source']}; got {found}: files of attn_lab or of the "
-           "case's own parts were changed meanwhile (the same command measures them as they are)")  # fmt: skip
+    why = (f"expected the source that was planned with, {case.basis['source']}; got {found}: files of attn_lab or "
+           "of the case's own parts were changed meanwhile (the same command measures them as they are)")  # fmt: skip
     took = Measurement(name="case/seconds", value=0.0, unit="s")
     return Record(case=case.as_json(), status="error", reasons=[why], provenance=provenance,
                   metrics={took.name: took.as_json()})  # fmt: skip
