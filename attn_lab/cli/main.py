@@ -55,6 +55,10 @@ def _complain(line: str) -> None:
 def execute(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code.  Raises BadRequest."""
     argv = list(argv)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise BadRequest("working directory: expected one that is there; got one that was deleted") from None
     if not argv or argv == ["help"] or (argv[0] in ("-h", "--help")):
         from attn_lab.cli.help import text
 
