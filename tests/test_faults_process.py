@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -185,6 +184,11 @@ def test_a_message_that_stops_half_way_blocks_nobody():
     os.close(ours)
 
 
+def wait_for(receiver: Receiver) -> None:
+    while not list(receiver.messages()):
+        time.sleep(0.01)
+
+
 PICKLE = b"cos\nsystem\n(S'touch ran'\ntR."
 
 
@@ -201,8 +205,7 @@ def test_what_is_no_message_is_told_and_never_unpickled(body, tmp_path, monkeypa
     writing = threading.Thread(target=os.write, args=(theirs, SIZE.pack(len(body)) + body))
     writing.start()
     with pytest.raises(Garbage):
-        while not list(receiver.messages()):
-            time.sleep(0.01)
+        wait_for(receiver)
     writing.join()
     assert not (tmp_path / "ran").exists()
     os.close(theirs)
@@ -269,11 +272,38 @@ def test_free_memory_is_what_the_control_group_leaves(tmp_path: Path):
     assert available_bytes(tmp_path / "c") == 1500
 
 
-def test_a_process_that_draws_and_is_killed_costs_the_report_alone(door, monkeypatch):
-    def killed(*_: object, **__: object) -> None:
-        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+def drawing(pid: int) -> list[int]:
+    """The processes that draw for this one."""
+    return [each for each in children(pid) if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
-    monkeypatch.setattr("attn_lab.run.summary.make", killed)
-    told = door(*PLAIN, "backend=naive", "report.enabled=true")
-    assert told.code == 0 and told.statuses == ["ok"]
-    assert "no report was made; later: attn-lab report runs/x (BrokenProcessPool: A process" in told.out
+
+@pytest.mark.parametrize(("sign", "why"), [(signal.SIGKILL, "a drawing process was killed"),
+                                           (signal.SIGSTOP, "no answer in 4 s")])  # fmt: skip
+def test_a_drawing_process_that_is_killed_or_stopped_costs_the_report_alone(sign, why, door, monkeypatch, tmp_path):
+    pytest.importorskip("altair", reason="extra: report")
+    monkeypatch.setattr("attn_lab.report.render.figure_files.PATIENCE", 4.0)
+    assert door(*PLAIN, "backend=naive").statuses == ["ok"]
+    over = threading.Event()
+
+    def send_sign() -> None:
+        while not over.wait(0.02):
+            for each in drawing(os.getpid()):
+                with suppress(ProcessLookupError):
+                    os.kill(each, sign)
+
+    sender = threading.Thread(target=send_sign)
+    sender.start()
+    try:
+        asked = door("report", "runs/x")
+        swept = door(*PLAIN, "backend=naive,sdpa_math", "report.enabled=true")
+    finally:
+        over.set()
+        sender.join()
+    assert asked.code == 2 and asked.err.count("\n") == 1 and why in asked.err, asked.err
+    assert swept.code == 0 and swept.statuses == ["ok", "ok"]
+    assert "no report was made; later: attn-lab report runs/x" in swept.out and why in swept.out
+    assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == [".lock", "records.jsonl"]
+    assert not drawing(os.getpid())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert door("report", "runs/x").code == 0

@@ -129,7 +129,8 @@ def spoilt(path: str, value: object) -> str:
           for value in ("1", [], {}, 0, -1, True, 10**400, float("nan"), float("inf"))],
         *[(spoilt(".passes.forward.ms", value), "") for value in ({}, [], {"auto": 1.0}, {"os.system": 1.0})],
         *[(spoilt(key, ESC), "no line of text|a pass|no list|no mapping") for key in (
-            "gpu", "made.by", ".mask", ".dtype", ".passes.forward.why", ".measured", ".could_not", ".could_not.flash2")],
+            "gpu", "made.by", ".mask", ".dtype", ".passes.forward.why", ".measured", ".could_not",
+            ".could_not.flash2")],
         (spoilt(".measured", [1]), "measured 1, which is no line of text"),
         (spoilt(".measured", [ESC]), "no line of text"),
         (spoilt("made.by", {"deep": [{"er": ESC}]}), "no line of text"),
