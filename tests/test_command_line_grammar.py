@@ -1,5 +1,8 @@
 """What Hydra's override grammar can say: every combination is planned, or the line is refused before anything runs."""
 
+import json
+import os
+
 import pytest
 
 from attn_lab.config.command_line import checked
@@ -111,3 +114,27 @@ def test_the_command_of_a_case_is_never_another_reading_of_its_words():
     assert checked(["name=1e3", "name='x'", "seed=1", "++name=a"]) == ["name='1e3'", "name='x'", "seed=1", "++name='a'"]
     with pytest.raises(BadRequest, match=r"hydra\.mode"):
         checked(["hydra.mode=RUN"])
+
+
+def test_a_queue_builds_no_callable_that_the_command_line_did_not_name(tmp_path):
+    case = Harness(detect("cpu")).case("naive", "attn_lab.backends.naive.Naive", "probe=[accuracy]")
+    run = tmp_path / "runs/x"
+    run.mkdir(parents=True)
+    path = TaskQueue.create(run, SweepSpec("s", "attn-lab", "cpu", {}), [[case], [case], [case], [case]]).path
+    (todo, *others) = sorted(path.glob("*.todo"))
+    plain = json.loads(todo.read_text())
+    plain[0]["question"]["backend"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "ran")}
+    todo.write_text(json.dumps(plain))
+    with pytest.raises(BadRequest, match=r"00000\.todo has _target_=pathlib\.Path\.touch"):
+        TaskQueue(path, ["theirs.Backend"]).claim("w")
+    others[0].write_text("[" * 10**5)
+    with pytest.raises(BadRequest, match="expected a file that the sweep wrote"):
+        TaskQueue(path).claim("w")
+    others[1].unlink()
+    os.mkfifo(others[1])
+    with pytest.raises(BadRequest, match="not a regular file"):
+        TaskQueue(path).claim("w")
+    (path / "spec.json").write_text(json.dumps(["../elsewhere", "attn-lab", "cpu", {}]))
+    with pytest.raises(BadRequest, match="expected the queue of s"):
+        TaskQueue(path).spec  # noqa: B018
+    assert [each.id for each in TaskQueue(path).claim("w")] == [case.id] and not (tmp_path / "ran").exists()

@@ -80,7 +80,6 @@ def test_a_fork_server_that_is_killed_costs_the_case_at_hand_at_most(attempt, tm
 SHADOWS = ("queue", "types", "random", "numpy", "signal", "torch", "selectors", "struct")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
 def test_python_files_in_the_working_directory_are_not_imported(tmp_path: Path):
     for name in SHADOWS:
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit('shadowed')\n")

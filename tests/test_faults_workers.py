@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 from test_faults_process import PLAIN, fork_server_of, statuses, sweep
 
 THEIRS = """
@@ -121,3 +122,32 @@ def test_the_source_of_a_case_is_that_of_all_files_that_measure():
     counted = {file for each in files.values() for file in each}
     assert {"measure/run_case.py", "measure/probes/timing.py", "measure/subjects/kernel.py", "nn/attention.py",
             "core/mask.py", "profiling/recorder.py", "backends/_one_sdpa.py"} <= counted  # fmt: skip
+
+
+FIRST = """
+import sys
+from attn_lab.core.machine import detect
+from attn_lab.measure.prepared_case import PreparedCase
+from attn_lab.selfcheck.harness import Harness
+
+answer = PreparedCase.answer
+
+def watched(self):
+    before = set(sys.modules)
+    answered = answer(self)
+    print(len({each for each in set(sys.modules) - before if each.startswith(("torch", "sympy", "mpmath"))}))
+    return answered
+
+PreparedCase.answer = watched
+harness = Harness(detect("cpu"))
+for name in sys.argv[1:]:
+    target = f"attn_lab.backends.{name.lower()}.{name}"
+    case = harness.case(name.lower(), target, "probe=[cold_start]", "passes=[forward,backward]", "shape.seq_len=16")
+    assert harness.record(case).status == "ok"
+"""
+
+
+def test_the_first_case_of_a_process_meets_torch_as_the_others_do(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", FIRST, "Naive", "Naive"], cwd=tmp_path, capture_output=True,
+                          env=environment(tmp_path, {}), text=True, timeout=100)  # fmt: skip
+    assert done.stdout.split() == ["0", "0"], done.stdout + done.stderr

@@ -4,7 +4,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -112,5 +112,5 @@ def _mark(kinds: Sequence[Kind], outcome: Outcome) -> tuple[str, str]:
 def _made(machine: Machine) -> dict[str, str | None]:
     folder = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"at": now, "commit": head.stdout.strip() or None, "driver": machine.driver}

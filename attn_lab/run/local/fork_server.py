@@ -75,10 +75,7 @@ def import_path() -> str:
 
 @contextmanager
 def child_environment() -> Iterator[None]:
-    """Processes started meanwhile import from where this one does, and not from the working directory beside that.
-
-    PYTHONSAFEPATH is known from Python 3.11 on.
-    """
+    """Processes started meanwhile import from where this one does, and not from the working directory beside that."""
     ours = {"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

@@ -9,6 +9,7 @@ import sys
 from multiprocessing.connection import Connection
 
 import torch
+import torch.fx.experimental.symbolic_shapes  # 0.7 s, or the first backward of each worker loads it
 
 from attn_lab.config.basis import source_of
 from attn_lab.config.build import unpacked
