@@ -8,8 +8,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 MOST = 64  # composed configurations that are remembered, each of about a megabyte
 
@@ -69,9 +70,21 @@ class Composer:
             if len(self._composed) >= MOST:
                 self._composed.clear()
             self._composed[key] = self._loader.load_sweep_config(self._master, list(rest))
+            self._check_sweep_wide(self._composed[key])
         config = self._composed[key]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)  # as Hydra itself does when it has composed
         return config
+
+    def _check_sweep_wide(self, config: DictConfig) -> None:
+        """Ranges and the launcher are read once: those of an option that is swept over would have no effect."""
+        for key in ("sweeper.params", "launcher"):
+            here, whole = (OmegaConf.to_container(OmegaConf.create({"at": OmegaConf.select(each, f"hydra.{key}")}))
+                           for each in (config, self._master))  # fmt: skip
+            if here != whole:
+                raise HydraException(
+                    f"hydra.{key}: expected one for the whole sweep; got an option swept over (such as one of several "
+                    "experiments) that sets its own: a sweep each"
+                )
 
     def _parse(self, word: str) -> Override:
         if word not in self._parsed:  # 4 ms, and a sweep of thousands of cases says the same few words

@@ -1,9 +1,12 @@
 """Plans: each question has one bucket or one nearest, and of verified records only the fastest is planned."""
 
+import copy
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, environment
@@ -84,30 +87,83 @@ def test_a_plan_is_what_was_written(tmp_path):
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["table.json"]
 
 
-SIZELESS = """{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full", "dtype": "float16", "head_dim": 0,
-"kv_ratio": 1, "batch_heads": 1, "seq_len": 1, "seq_len_kv": 1}]}"""
+GOOD = {
+    "schema": 1, "gpu": "x", "made": {"by": "attn-lab tune"},
+    "buckets": [{
+        "mask": "full", "dtype": "float16", "head_dim": 64, "kv_ratio": 1, "batch_heads": 1, "seq_len": 1,
+        "seq_len_kv": 1, "passes": {"forward": {"take": "naive", "why": "alone", "ms": {"naive": 1.5}}},
+        "measured": ["1×1"], "could_not": {"flash2": "no"},
+    }],
+}  # fmt: skip
+ESC = "\x1b]0;owned\x07"
+
+
+def spoilt(path: str, value: object) -> str:
+    """The good table with one field replaced; None removes it."""
+    plain = copy.deepcopy(GOOD)
+    *folders, last = ["buckets", 0, *path[1:].split(".")] if path.startswith(".") else path.split(".")
+    place = plain
+    for each in folders:
+        place = place[each]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(plain)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("{", "Expecting property name"),
-        ("[]", "something else"),
+        ("[]", "the whole \\[\\], which is no mapping"),
+        ("[" * 100_000, "recursion"),
         ('{"schema": 7}', "schema 7; this version reads 1"),
         ('{"schema": "1"}', "schema '1'; this version reads 1"),
-        ('{"schema": 1, "gpu": "x", "made": {}, "buckets": [{"mask": "full"}]}', "something else .KeyError: 'dtype'"),
-        (SIZELESS, "no whole numbers above zero"),
+        *[(spoilt(key, None), "") for key in ("schema", "gpu", "made", "buckets", ".mask", ".dtype", ".head_dim",
+                                              ".passes", ".measured", ".could_not", ".passes.forward.ms",
+                                              ".passes.forward.why")],
+        *[(spoilt(f".{size}", value), f"{size} .*no whole number above zero")
+          for size in ("head_dim", "seq_len") for value in (0, -1, 1.5, True, "64", 10**400, [1])],
+        *[(spoilt(".passes.forward.ms.naive", value), "which is no time")
+          for value in ("1", [], {}, 0, -1, True, 10**400, float("nan"), float("inf"))],
+        *[(spoilt(".passes.forward.ms", value), "") for value in ({}, [], {"auto": 1.0}, {"os.system": 1.0})],
+        *[(spoilt(key, ESC), "no line of text|a pass|no list|no mapping") for key in (
+            "gpu", "made.by", ".mask", ".dtype", ".passes.forward.why", ".measured", ".could_not",
+            ".could_not.flash2")],
+        (spoilt(".measured", [1]), "measured 1, which is no line of text"),
+        (spoilt(".measured", [ESC]), "no line of text"),
+        (spoilt("made.by", {"deep": [{"er": ESC}]}), "no line of text"),
+        (spoilt(".could_not", {ESC: "no"}), "no line of text"),
+        (spoilt(".passes", {"sideways": {"why": "", "ms": {"naive": 1.0}}}), "a pass 'sideways'"),
     ],
-)
-def test_a_file_that_is_no_plan_is_refused_in_a_line(text, told, tmp_path):
+)  # fmt: skip
+def test_a_file_that_is_no_table_is_refused_in_a_line(text, told, tmp_path):
+    assert DispatchTable.parsed(json.dumps(GOOD), source="here").gpu == "x"
     (tmp_path / "table.json").write_text(text)
-    with pytest.raises(BadRequest, match=rf"table .*table.json: expected a table of attn-lab tune; got .*{told}"):
+    with pytest.raises(
+        BadRequest, match=rf"table .*table.json: expected a table of attn-lab tune; got .*({told})"
+    ) as no:
         DispatchTable.read(tmp_path / "table.json")
-    (tmp_path / "table.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadRequest, match=r"table\.json: expected a table of attn-lab tune; got something else"):
-        DispatchTable.read(tmp_path / "table.json")
-    with pytest.raises(BadRequest, match="got No such file"):
-        DispatchTable.read(tmp_path / "none.json")
+    assert str(no.value).isprintable() and len(str(no.value)) < 600
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "absent", "binary", "large"])
+def test_a_table_that_is_no_file_of_text_is_refused_and_never_waited_for(kind, tmp_path):
+    path = tmp_path / "table.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfe")
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    with pytest.raises(BadRequest, match=r"expected a (file|table) of attn-lab tune; got \S+"):
+        DispatchTable.read(path)
 
 
 def planned(tmp_path, *lines, left_out=None) -> dict:

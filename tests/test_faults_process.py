@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from conftest import ROOT, environment, words_with_defaults
 from attn_lab.core.errors import BadRequest
 from attn_lab.measure.memory_limit import available_bytes
 from attn_lab.run.gpu_lock import GpuLocks
-from attn_lab.run.local.messages import Receiver, send
+from attn_lab.run.local.messages import SIZE, Garbage, Probing, Receiver, send
 
 PLAIN = ("probe=[accuracy]", "passes=[forward]", "shape.seq_len=16", "name=x")
 SLOW = """
@@ -80,7 +80,6 @@ def test_a_fork_server_that_is_killed_costs_the_case_at_hand_at_most(attempt, tm
 SHADOWS = ("queue", "types", "random", "numpy", "signal", "torch", "selectors", "struct")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
 def test_python_files_in_the_working_directory_are_not_imported(tmp_path: Path):
     for name in SHADOWS:
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit('shadowed')\n")
@@ -175,12 +174,50 @@ def test_a_folder_of_locks_that_another_may_write_to_is_refused_in_a_line(spoil,
 def test_a_message_that_stops_half_way_blocks_nobody():
     ours, theirs = os.pipe()
     receiver = Receiver(ours)
-    send(theirs, "timing")
+    send(theirs, Probing("timing"))
     os.write(theirs, b"\0\0\0\0\0\0\0\x09half")
-    assert list(receiver.messages()) == ["timing"]
-    assert list(receiver.messages()) == []
+    assert list(receiver.messages()) == [Probing("timing")]
+    assert list(receiver.messages()) == [] and not receiver.ended
     os.close(theirs)
-    assert list(receiver.messages()) == []
+    assert list(receiver.messages()) == [] and receiver.ended
+    os.close(ours)
+
+
+def wait_for(receiver: Receiver) -> None:
+    while not list(receiver.messages()):
+        time.sleep(0.01)
+
+
+PICKLE = b"cos\nsystem\n(S'touch ran'\ntR."
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"null", b"[]", b'"timing"', PICKLE, b"{" * 10**5, b"[" * 10**6, b'{"type": "answer"}', b"\xff",
+    b'{"type": "answer", "status": "fine", "reasons": [], "metrics": {}, "series": {}, "files": []}',
+    b'{"type": "answer", "status": "ok", "reasons": [1], "metrics": {}, "series": {}, "files": []}',
+    b'{"type": "answer", "status": "ok", "reasons": [], "metrics": {"a": [1]}, "series": {}, "files": []}',
+])  # fmt: skip
+def test_what_is_no_message_is_told_and_never_unpickled(body, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = os.pipe()
+    receiver = Receiver(ours)
+    writing = threading.Thread(target=os.write, args=(theirs, SIZE.pack(len(body)) + body))
+    writing.start()
+    with pytest.raises(Garbage):
+        wait_for(receiver)
+    writing.join()
+    assert not (tmp_path / "ran").exists()
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_a_message_of_a_size_that_cannot_be_is_not_waited_for():
+    ours, theirs = os.pipe()
+    receiver = Receiver(ours)
+    os.write(theirs, b"Traceback (most recent call last)")
+    with pytest.raises(Garbage):
+        list(receiver.messages())
+    os.close(theirs)
     os.close(ours)
 
 
@@ -234,11 +271,38 @@ def test_free_memory_is_what_the_control_group_leaves(tmp_path: Path):
     assert available_bytes(tmp_path / "c") == 1500
 
 
-def test_a_process_that_draws_and_is_killed_costs_the_report_alone(door, monkeypatch):
-    def killed(*_: object, **__: object) -> None:
-        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+def drawing(pid: int) -> list[int]:
+    """The processes that draw for this one."""
+    return [each for each in children(pid) if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
-    monkeypatch.setattr("attn_lab.run.summary.make", killed)
-    told = door(*PLAIN, "backend=naive", "report.enabled=true")
-    assert told.code == 0 and told.statuses == ["ok"]
-    assert "no report was made; later: attn-lab report runs/x (BrokenProcessPool: A process" in told.out
+
+@pytest.mark.parametrize(("sign", "why"), [(signal.SIGKILL, "a drawing process was killed"),
+                                           (signal.SIGSTOP, "no answer in 4 s")])  # fmt: skip
+def test_a_drawing_process_that_is_killed_or_stopped_costs_the_report_alone(sign, why, door, monkeypatch, tmp_path):
+    pytest.importorskip("altair", reason="extra: report")
+    monkeypatch.setattr("attn_lab.report.render.figure_files.PATIENCE", 4.0)
+    assert door(*PLAIN, "backend=naive").statuses == ["ok"]
+    over = threading.Event()
+
+    def send_sign() -> None:
+        while not over.wait(0.02):
+            for each in drawing(os.getpid()):
+                with suppress(ProcessLookupError):
+                    os.kill(each, sign)
+
+    sender = threading.Thread(target=send_sign)
+    sender.start()
+    try:
+        asked = door("report", "runs/x")
+        swept = door(*PLAIN, "backend=naive,sdpa_math", "report.enabled=true")
+    finally:
+        over.set()
+        sender.join()
+    assert asked.code == 2 and asked.err.count("\n") == 1 and why in asked.err, asked.err
+    assert swept.code == 0 and swept.statuses == ["ok", "ok"]
+    assert "no report was made; later: attn-lab report runs/x" in swept.out and why in swept.out
+    assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == [".lock", "records.jsonl"]
+    assert not drawing(os.getpid())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert door("report", "runs/x").code == 0

@@ -4,7 +4,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,13 @@ from attn_lab.nn.verification import keep_findings
 
 
 def certify(
-    backends: Sequence[Backend], machine: Machine, *, head_dims: Sequence[int], workers: int, output: Path | None
+    backends: Sequence[Backend],
+    machine: Machine,
+    *,
+    head_dims: Sequence[int],
+    workers: int,
+    output: Path | None,
+    console: Console,
 ) -> int:
     """Walk, print and keep.
 
@@ -31,7 +37,7 @@ def certify(
     Returns:
         The exit code: 1 if anything declared is incorrect.
     """
-    console, begin = Console(), time.perf_counter()
+    begin = time.perf_counter()
     versions = " · ".join(f"{name} {version}" for name, version in software(machine).items())
     console.print(Text(f"{machine.name} ({machine.device}) · {versions}"), soft_wrap=True)
     certificate = Certificate(machine.name, software(machine))
@@ -106,5 +112,5 @@ def _mark(kinds: Sequence[Kind], outcome: Outcome) -> tuple[str, str]:
 def _made(machine: Machine) -> dict[str, str | None]:
     folder = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"at": now, "commit": head.stdout.strip() or None, "driver": machine.driver}

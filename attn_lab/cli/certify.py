@@ -11,6 +11,7 @@ from attn_lab.core.machine import DEVICES, detect
 from attn_lab.nn.auto.candidates import KNOWN
 from attn_lab.nn.registry import AUTO, backend_names
 from attn_lab.nn.resolve import backends_named
+from attn_lab.report.terminal import Terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,4 +41,5 @@ def run(given: argparse.Namespace) -> int:
     if unknown := [each for each in head_dims if each not in HEAD_DIMS]:
         raise BadRequest(f"certify: expected head sizes of 8, 16, … 256; got {unknown[0]}")
     workers = given.workers or max(1, min(12, (os.cpu_count() or 1) - 1))
-    return certify(chosen, machine, head_dims=head_dims, workers=workers, output=given.output)
+    return certify(chosen, machine, head_dims=head_dims, workers=workers, output=given.output,
+                   console=Terminal())  # fmt: skip

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.nn.auto.auto import Auto
+from attn_lab.report.terminal import Terminal
 
 BUILD_NOTE = "   # after torch; without a wheel it compiles for minutes, MAX_JOBS=4 bounds its memory"
 
@@ -52,7 +52,7 @@ def run(given: argparse.Namespace) -> int:
         states = [each._asdict() for each in backends]
         print(json.dumps({"machine": machine.as_json(), "versions": versions, "backends": states}, indent=1))
         return 0
-    console = Console()
+    console = Terminal()
     title = " · ".join(f"{name} {version}" for name, version in versions.items())
     console.print(Text(f"{machine.name} ({machine.device}) · {title}"), soft_wrap=True)
     table = Table("backend", "state", "package", "runs / why not", box=None, pad_edge=False)

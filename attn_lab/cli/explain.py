@@ -26,6 +26,7 @@ from attn_lab.nn.auto.auto import Auto, bucket_of, pass_of
 from attn_lab.nn.auto.cache import AutotuneCache
 from attn_lab.nn.auto.candidates import unsupported_reasons
 from attn_lab.nn.auto.table import SHIPPED, DispatchTable, Found
+from attn_lab.report.terminal import Terminal
 from attn_lab.run.local.machines import local_machines
 
 KINDS = {"training": PASSES, "inference": ("forward",)}
@@ -51,7 +52,7 @@ def run(given: argparse.Namespace) -> int:
     if any(word.startswith("passes=") for word in words):
         kinds = {"training" if case.request.needs_backward else "inference": case.request.passes}
     machine = _machine_of(table) if table else local_machines(str(case.config["device"]))[0]
-    console = Console(highlight=False, quiet=given.json)
+    console = Terminal(highlight=False, quiet=given.json)
     assert isinstance(case.backend, Auto)
     auto = replace(case.backend, table=table) if table else case.backend
     _say(console, f"{case.setting} on {machine.name} ({machine.device}); auto {auto.description(machine)}", "bold")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from attn_lab.cli.parser import takes_json
@@ -15,6 +14,7 @@ from attn_lab.core.suggest import did_you_mean
 from attn_lab.records.printable import printable
 from attn_lab.records.reading import records
 from attn_lab.records.record import Record
+from attn_lab.report.terminal import Terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def list_cases(files: Sequence[Path], latest: int | None, as_json: bool) -> int:
                            "shape": row.shape_text, "mask": row.mask, "subject": row.subject, "status": row.status}
                           for started, folder, row in cases], indent=1, ensure_ascii=False))  # fmt: skip
         return 0
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     for _, folder, row in cases:
         words = f"{row.status:<8} {row.backend} {row.shape_text} {row.mask} {row.subject}"
         line = Text.assemble((f"{row.id}  ", "dim"), printable(words), (f"  {printable(str(folder))}", "dim"))
@@ -66,7 +66,7 @@ def _list_runs(files: Sequence[Path], as_json: bool) -> int:
     if as_json:
         print(json.dumps(runs, indent=1, ensure_ascii=False))
         return 0
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     for each in runs:
         counts = ", ".join(f"{count} {status}" for status, count in each["statuses"].items())  # type: ignore[attr-defined]
         words = f"{each['run']}: {each['cases']} cases ({counts}) · {', '.join(each['machines'])} · {each['last']}"  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from attn_lab.records.stats.verdict import compare_times
 from attn_lab.records.store import find_case
 from attn_lab.report import compare
 from attn_lab.report.file_tables import columns, file_tables
+from attn_lab.report.terminal import Terminal
 from attn_lab.run.repro_command import command
 
 LATEST = 20  # cases listed when none is named
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
         plain = {"folder": str(record.folder), "record": printable(record.as_json())}
         print(json.dumps(plain, indent=1, ensure_ascii=False))
         return 0
-    console = Console()
+    console = Terminal()
     for title, piece in _pieces(record):
         if title:
             console.print(Text(f"\n{title}", "bold"))

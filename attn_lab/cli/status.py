@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from attn_lab.cli.parser import takes_json, takes_overrides
+from attn_lab.report.terminal import Terminal
 from attn_lab.run.main import plan_sweep
 from attn_lab.run.resume import CaseStatus
 
@@ -31,7 +32,7 @@ def run(given: argparse.Namespace) -> int:
                  for each in statuses]  # fmt: skip
         print(json.dumps({"folder": str(folder), "cases": cases}, indent=1, ensure_ascii=False))
     else:
-        _print(statuses, folder, Console())
+        _print(statuses, folder, Terminal())
     return 0
 
 

@@ -11,14 +11,15 @@ from attn_lab.core.backend import Backend
 from attn_lab.core.machine import Machine, software
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MEASURES = (
-    "core/*.py",
+MEASURES = (  # shared by all cases
+    "core/**/*.py",
     "measure/**/*.py",
     "nn/**/*.py",
+    "profiling/*.py",
     "backends/_*.py",
     "masks/__init__.py",
     "integrations/transformers*.py",
-)  # shared by all cases
+)
 
 
 def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dict[str, str]:
@@ -27,7 +28,7 @@ def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dic
     Of an attn_lab backend or mask the own file counts, of another's parts the file that defines them; what those import
     in turn does not.
     """
-    backends = [backend, *getattr(backend, "parts", ())]
+    backends = _with_parts(backend)
     # That a backend has limits is checked later, with all else it must have.
     every = [capabilities for each in backends for capabilities in getattr(each, "capabilities", {}).values()]
     packages = {name for capabilities in every for name in capabilities.packages}
@@ -35,17 +36,26 @@ def basis_of(backend: Backend, parts: Sequence[object], machine: Machine) -> dic
     return {
         **machine_basis(machine),
         "attn_lab": __version__,
-        "source": _fingerprint(frozenset(map(type, [*backends, *parts]))),
+        "source": source_of(backend, parts),
         **({"table": backend.table_digest(machine)} if hasattr(backend, "table_digest") else {}),
         **software(machine),
         **{name: machine.packages[name] for name in sorted(packages) if name in machine.packages},
     }
 
 
+def source_of(backend: Backend, parts: Sequence[object]) -> str:
+    """A digest of the files that measure a case, as this process has them."""
+    return _fingerprint(frozenset(map(type, [*_with_parts(backend), *parts])))
+
+
 def machine_basis(machine: Machine) -> dict[str, str]:
     """The part of a basis that is the machine itself."""
     own = {"driver": str(machine.driver)} if machine.device == "cuda" else {"threads": str(machine.threads)}
     return {"machine": machine.name, **own}
+
+
+def _with_parts(backend: Backend) -> list[Backend]:
+    return [backend, *getattr(backend, "parts", ())]
 
 
 @cache

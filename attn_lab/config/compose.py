@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,10 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from attn_lab.config.command_line import check_flags, checked
 from attn_lab.config.schema import register
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.suggest import did_you_mean
-
-UNPICKLES = ("--experimental-rerun",)  # Hydra's flags that unpickle a file
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,12 @@ def compose(argv: Sequence[str]) -> Composition | None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are printed by us, in one line
     sys.argv = ["attn-lab", *_flags_first(list(argv))]
-    hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(task)()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", category=UserWarning, module=r"hydra\.")  # of words that have no effect
+            hydra.main(version_base="1.3", config_path="pkg://attn_lab.conf", config_name="config")(task)()
+    except UserWarning as warning:
+        raise BadRequest(" ".join(str(warning).split())) from None
     return found[0] if found else None
 
 
@@ -62,11 +67,10 @@ def _flags_first(argv: list[str]) -> list[str]:
                          f"{did_you_mean(wrong, known)}")  # fmt: skip
 
     parser.error = refuse  # type: ignore[assignment,method-assign]
-    if unsafe := [word for word in argv if word.partition("=")[0] in UNPICKLES]:
-        raise BadRequest(f"flags: expected none that unpickles a file; got {unsafe[0]}")
     given = parser.parse_intermixed_args(argv)
-    overrides = given.overrides
-    flags = [word for word in argv if word not in overrides and word not in ("-m", "--multirun")]
+    check_flags(given)
+    overrides = checked(given.overrides)
+    flags = [word for word in argv if word not in given.overrides and word not in ("-m", "--multirun")]
     if not (given.run or given.cfg or given.info or given.shell_completion):  # of which Hydra wants one at most
         flags.append("--multirun")
     # Hydra composes what is not swept before our sweeper, which knows what A+B means, has seen it.

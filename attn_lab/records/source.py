@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def new_sweep_id(name: str) -> str:
     """Unique to one invocation: NAME-DATE-TIME-PID."""
-    return f"{name.replace('/', '-')}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{os.getpid()}"
+    return f"{name.replace('/', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
 @lru_cache(maxsize=1)

@@ -64,9 +64,10 @@ def _write(folders: Sequence[str | Path], fresh: Path, out: Path, language: str,
         title = data.say("report_title", machine=" + ".join(dict.fromkeys(row.machine for row in data.rows)))
         (fresh / "report.md").write_text(markdown.page(data, title, pages, drawn), encoding="utf-8")
         table_export.write(data, fresh)
-        (fresh / "report.html").write_text(html.page(data, title, pages, library.result()), encoding="utf-8")
+        script = figure_files.result_of(library)
+        (fresh / "report.html").write_text(html.page(data, title, pages, script), encoding="utf-8")
         for each in drawn.values():
-            each.result()
+            figure_files.result_of(each)
 
 
 def _place(fresh: Path, out: Path) -> list[Path]:

@@ -42,8 +42,10 @@ def write(data: ReportData, folder: Path) -> None:
     tidy = whole.take(pa.array(metrics.pop("case")))
     for name, values in metrics.items():
         tidy = tidy.append_column(name, pa.array(values, pa.float64() if name in PARTS[:4] else pa.string()))
-    pyarrow.parquet.write_table(tidy, folder / "table.parquet", compression="zstd")
-    pyarrow.csv.write_csv(_without_formulas(tidy), folder / "table.csv")
+    with (folder / "table.parquet").open("wb") as file:  # pyarrow takes no path that is not UTF-8
+        pyarrow.parquet.write_table(tidy, file, compression="zstd")
+    with (folder / "table.csv").open("wb") as file:
+        pyarrow.csv.write_csv(_without_formulas(tidy), file)
 
 
 def _without_formulas(table: Any) -> Any:

@@ -14,7 +14,6 @@ from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.text import Text
 
 from attn_lab.config.build import packed, unpacked
@@ -29,6 +28,7 @@ from attn_lab.records.printable import printable
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore, find_case
 from attn_lab.report.file_tables import counters_table
+from attn_lab.report.terminal import Terminal
 from attn_lab.run.repro_command import composed
 
 TOOLS = {"ncu": ("Nsight Compute", "/opt/nvidia/nsight-compute/*/ncu"),
@@ -78,7 +78,7 @@ def _tool(name: str) -> str:
 
 
 def _look(record: Record, name: str, tool: str, keep_mb: float) -> None:
-    console = Console()
+    console = Terminal()
     case = case_under_nsight(record)
     with tempfile.TemporaryDirectory(prefix="attn-lab-nsight-") as work:
         folder = Path(work)

@@ -24,19 +24,21 @@ class LastingOutput:
             return getattr(self._stream, method)(*arguments)
         except (OSError, ValueError) as error:
             stream, self._stream = self._stream, None
-            _drain(stream)
+            drain(stream)
             try:
                 print(f"attn-lab: standard output cannot be written ({error}); the sweep goes on", file=sys.stderr)
             except OSError:
-                _drain(sys.stderr)
+                drain(sys.stderr)
             return None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _drain(stream: TextIO) -> None:
+def drain(stream: TextIO | None) -> None:
     """Let what the stream still holds go to /dev/null, or Python would fail at its end."""
+    if stream is None:
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())

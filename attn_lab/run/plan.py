@@ -123,6 +123,8 @@ def _without_cases(
 ) -> Callable[[tuple[Case, ...]], Sweep]:
     """Takes what it needs of the configuration now: that is another case's soon."""
     check_resume(config.resume)
+    if config.hydra.job.chdir:
+        raise BadRequest("hydra.job.chdir: expected false: a sweep stays in the folder it was started in; got true")
     catalogue("pages", config.report.language)  # a language that is not there fails now, not at the end
     limits = {name: value for name, value in config.logger.jsonl.items() if name != "_target_"}
     spec = SweepSpec(new_sweep_id(config.name), command, machines[0].device, limits)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attn_lab.config.build import build, question_of
+from attn_lab.config.command_line import checked
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.config.schema import register
 from attn_lab.core.errors import BadRequest
@@ -57,7 +58,7 @@ def configuration(words: Sequence[str]) -> DictConfig:
     register()
     register_resolvers()
     with initialize_config_module("attn_lab.conf", version_base="1.3"):
-        plain = [each for word in words for each in unpaired(word)]
+        plain = [each for word in checked(words) for each in unpaired(word)]
         return compose("config", plain, return_hydra_config=True)
 
 

@@ -16,9 +16,11 @@ from attn_lab.config.errors import explained
 from attn_lab.config.resolvers import register_resolvers
 from attn_lab.core.errors import BadRequest, StorageError
 from attn_lab.records.lock import unusable
+from attn_lab.records.printable import raw
 from attn_lab.records.record import Logger
 from attn_lab.records.store import RunStore
 from attn_lab.report.console import summary
+from attn_lab.report.terminal import Terminal
 from attn_lab.run.executor import Executor, Finished, make_executor
 from attn_lab.run.interrupt import Interrupt
 from attn_lab.run.local.machines import local_machines
@@ -47,7 +49,7 @@ def run(argv: Sequence[str], interrupt: Interrupt) -> int:
     if composed is None:  # Hydra has answered a flag of its own
         return 0
     sweep, executor = composed
-    console = Console(file=LastingOutput(sys.stdout))  # type: ignore[arg-type]  # it has what Console uses of a file
+    console = Terminal(file=LastingOutput(raw(sys.stdout)))
     store, loggers = _store(sweep), list[Logger]()
     with store:
         plan = _taken(sweep, store, loggers, console)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from textwrap import shorten
 from typing import Literal, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from attn_lab.core.machine import detect, software
 from attn_lab.measure.case import Case
 from attn_lab.records.record import Record, Status
 from attn_lab.records.stats.verdict import Verdict
+from attn_lab.report.terminal import Terminal
 from attn_lab.selfcheck.harness import Harness
 from attn_lab.selfcheck.race import FIVE, METRIC, RESOLVED, TENTH, Race, race
 
@@ -132,7 +132,7 @@ def selfcheck(device: str = "auto", seconds: float = 25, without: Collection[str
 
     `without` names probes to leave out: what is missed then is what they are there for.
     """
-    console, path = Console(), Harness(detect(device))
+    console, path = Terminal(), Harness(detect(device))
     versions = " · ".join(f"{name} {version}" for name, version in software(path.machine).items())
     console.print(Text(f"{path.machine.name} ({path.machine.device}) · {versions}"), soft_wrap=True)
     with console.status("planting faults"):

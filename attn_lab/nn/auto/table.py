@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.nn.auto.bucket import FARTHER, Bucket
+from attn_lab.nn.auto.bucket import Bucket
+from attn_lab.nn.auto.table_file import loaded, read_text
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "tables"
@@ -58,31 +59,23 @@ class DispatchTable:
     def read(cls, path: str | os.PathLike[str]) -> "DispatchTable":
         """Raises BadRequest for a file that is not there, or is no table."""
         try:
-            content = Path(path).read_bytes()
+            return cls.parsed(read_text(path), source=str(path))
         except OSError as error:
             raise BadRequest(f"table {path}: expected a file of attn-lab tune; got {error.strerror}") from None
-        try:
-            return cls.parsed(content.decode(), source=str(path))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            why = error if type(error) is ValueError else f"something else ({type(error).__name__}: {error})"
+        except (ValueError, RecursionError) as error:
+            why = str(error) or type(error).__name__
             raise BadRequest(f"table {path}: expected a table of attn-lab tune; got {why}") from None
 
     @classmethod
     def parsed(cls, text: str, *, source: str) -> "DispatchTable":
-        plain = json.loads(text)
-        if plain["schema"] != SCHEMA:
-            raise ValueError(f"schema {plain['schema']!r}; this version reads {SCHEMA}")
+        """Raises ValueError for what is no table."""
+        plain = loaded(text, SCHEMA)
         entries = {}
         for each in plain["buckets"]:
             bucket = Bucket(**{one.name: each[one.name] for one in fields(Bucket)})
-            sizes = [getattr(bucket, name) for name in FARTHER]
-            if not all(isinstance(size, int) and size > 0 for size in sizes):
-                raise ValueError(f"sizes {sizes}, which are no whole numbers above zero")
-            passes = {name: Ranking(ms=dict(one["ms"]), why=str(one["why"])) for name, one in each["passes"].items()}
-            if not passes or not all(ranking.ms for ranking in passes.values()):
-                raise ValueError(f"a bucket without times: {bucket}")
+            passes = {name: Ranking(ms=dict(one["ms"]), why=one["why"]) for name, one in each["passes"].items()}
             entries[bucket] = Entry(passes, tuple(each["measured"]), dict(each["could_not"]))
-        return cls(gpu=str(plain["gpu"]), entries=entries, made=dict(plain["made"]), source=source)
+        return cls(gpu=plain["gpu"], entries=entries, made=dict(plain["made"]), source=source)
 
     @cached_property
     def text(self) -> str:

@@ -40,7 +40,7 @@ def diff(
     text = markdown(found, runs, floors, [*a_broken, *b_broken])
     if markdown_file:
         try:
-            Path(markdown_file).write_text(text, encoding="utf-8")
+            Path(markdown_file).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise BadRequest(f"--markdown: expected a file that can be written; {error}") from None
         print(markdown_file)

@@ -3,13 +3,15 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
+from attn_lab.core.errors import BadRequest
 from attn_lab.report.charts import Figure, Panel
 from attn_lab.report.charts.palette import PARAMS, config, look_of
 
@@ -17,27 +19,49 @@ WIDTH, GAP, TOP = 300, 22, 34
 ACROSS = 4  # panels beside each other
 FONT = "sans-serif"  # looking for any other, text by text, takes half of the time
 MOST_WORKERS = 8
-SAFE_PATH = "PYTHONSAFEPATH"  # Python files in the working directory are not imported (Python 3.11 on)
+SAFE_PATH = "PYTHONSAFEPATH"  # Python files in the working directory are not imported
 SHARP = 1.25  # pixels of a picture for each of the page's
+PATIENCE = 300.0  # seconds for an answer of a drawing process; a figure takes one
+Answer = TypeVar("Answer")
 
 
 @contextmanager
 def draw_pool() -> Iterator[ProcessPoolExecutor]:
     """Processes that draw while pages are made: Vega answers one call at a time, and Python waits for its answer.
 
-    One that draws takes half a second to start: there are as many as have something to do.
+    One that draws takes half a second to start: there are as many as have something to do.  Raises BadRequest where
+    one is killed.
     """
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"  # before the pool, which starts a process of its own
     pool = ProcessPoolExecutor(min(os.cpu_count() or 1, MOST_WORKERS), mp_context=get_context("spawn"))
     try:
         yield pool
+    except BrokenProcessPool:
+        raise _no_figures("a drawing process was killed") from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:  # nothing more is expected of them, and one that is stopped would be waited for
+            process.kill()
+            process.join()
         if before is None:
             del os.environ[SAFE_PATH]
         else:
             os.environ[SAFE_PATH] = before
+
+
+def result_of(future: Future[Answer]) -> Answer:
+    """What a drawing process made.  Raises BadRequest where it gives no answer."""
+    try:
+        return future.result(PATIENCE)
+    except TimeoutError:
+        raise _no_figures(f"no answer in {PATIENCE:g} s") from None
+
+
+def _no_figures(why: str) -> BadRequest:
+    return BadRequest(f"report: expected drawing processes that live until the figures are made; got {why}; "
+                      "the same command tries again")  # fmt: skip
 
 
 def chart_library() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attn_lab.config.trusted import own_targets
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import Machine
 from attn_lab.measure.case import Case
@@ -77,9 +78,10 @@ class Coordinator:
         device = plan.sweep.spec.device
         queue = TaskQueue.create(plan.sweep.folder, plan.sweep.spec, longest_first(plan.batches))
         jobs = list[Job]()
+        own = own_targets(case.config for case in plan.todo)  # they travel by the cluster, not by the shared folder
         try:
             for _ in range(self.n_workers(plan)):
-                jobs.append(self._backend.start(["serve", str(queue.path)], device))
+                jobs.append(self._backend.start(["serve", str(queue.path), *own], device))
             yield from self._follow(plan.todo, queue, jobs, WaitReporter(self._backend, device))
         finally:
             queue.stop()

@@ -1,7 +1,7 @@
 """A process on any machine that sees the run folder: it claims batches, runs them, and stores their records in a shard.
 
-python -m attn_lab.run.cluster.remote_worker serve QUEUE      until nothing is left to claim
-python -m attn_lab.run.cluster.remote_worker machine DEVICE   prints the machine it is on
+python -m attn_lab.run.cluster.remote_worker serve QUEUE [OWN…]   until nothing is left; OWN may be built
+python -m attn_lab.run.cluster.remote_worker machine DEVICE       prints the machine it is on
 """
 
 import os
@@ -34,7 +34,7 @@ def run_worker(argv: Sequence[str], cwd: str) -> str:
     theirs, ours = os.pipe()
     try:
         done = subprocess.run(
-            [sys.executable, *["-P"] * (sys.version_info >= (3, 11)), "-m", __spec__.name, *argv],
+            [sys.executable, "-P", "-m", __spec__.name, *argv],
             cwd=cwd, stdin=theirs, capture_output=True, text=True,
         )  # fmt: skip
     finally:
@@ -58,9 +58,9 @@ def error_line(output: str) -> str:
 def main(argv: Sequence[str]) -> int:
     from attn_lab.core.errors import BadRequest
 
-    task, argument = argv
+    task, argument, *own = argv
     try:
-        return {"machine": _machine, "serve": _serve}[task](argument)
+        return _machine(argument) if task == "machine" else _serve(argument, own)
     except (BadRequest, OSError) as error:
         print(f"attn-lab: {error}", file=sys.stderr)
         return 2
@@ -75,7 +75,7 @@ def _machine(device: str) -> int:
     return 0
 
 
-def _serve(path: str) -> int:
+def _serve(path: str, own: Sequence[str]) -> int:
     from attn_lab.run.local import fork_server
 
     fork_server.start()  # before the imports, to import at the same time
@@ -83,7 +83,7 @@ def _serve(path: str) -> int:
     from attn_lab.core.errors import BadRequest
     from attn_lab.run.cluster.task_queue import TaskQueue
 
-    queue = TaskQueue(Path(path))
+    queue = TaskQueue(Path(path), own)
     if not queue.path.is_dir():
         raise BadRequest(f"expected the run folder, on a file system that all machines see; got no {queue.path}")
     threading.Thread(target=_end_with_parent, daemon=True).start()

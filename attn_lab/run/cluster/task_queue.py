@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from attn_lab.config.build import packed, unpacked
+from attn_lab.config.trusted import check_targets
 from attn_lab.core.errors import BadRequest
 from attn_lab.measure.case import Case
+from attn_lab.records.reading import open_regular
 from attn_lab.records.record import Record
 from attn_lab.records.store import RunStore
 from attn_lab.run.plan import SweepSpec
@@ -22,10 +25,11 @@ class TaskQueue:
     """A folder in the run folder: batches that wait, batches that were claimed, and which worker is at which case.
 
     A batch is a file of JSON, claimed by renaming it: of two that try, one succeeds, on a network's file system too.
+    The folder may be shared: of what a file names, parts of attn_lab's configuration and `own` callables are built.
     """
 
-    def __init__(self, path: Path):
-        self.path = path.absolute()
+    def __init__(self, path: Path, own: Sequence[str] = ()):
+        self.path, self._own = path.absolute(), tuple(own)
         self.run = self.path.parents[1]
 
     @classmethod
@@ -43,15 +47,30 @@ class TaskQueue:
 
     @property
     def spec(self) -> SweepSpec:
-        return SweepSpec(*json.loads((self.path / "spec.json").read_text(encoding="utf-8")))
+        spec = SweepSpec(*self._read(self.path / "spec.json"))
+        if spec.sweep != self.path.name:
+            raise BadRequest(f"{self.path}: expected the queue of {self.path.name}; got that of {spec.sweep!r}")
+        return spec
 
     def claim(self, worker: str) -> list[Case]:
         """The next batch, [] if there is none."""
         for file in sorted(self.path.glob("*.todo")):
             mine = file.with_suffix(f".{worker}")
             with suppress(FileNotFoundError):  # another was quicker
-                return [unpacked(plain) for plain in json.loads(file.rename(mine).read_text(encoding="utf-8"))]
+                batch = self._read(file.rename(mine))
+                check_targets(batch, own=self._own, source=file.name)
+                return [unpacked(plain) for plain in batch]
         return []
+
+    def _read(self, file: Path) -> Any:
+        """The plain values of a file.  Raises FileNotFoundError, and BadRequest for what is no file of a queue."""
+        try:
+            with open_regular(file) as content:
+                return json.loads(content.read())
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadRequest(f"{file}: expected a file that the sweep wrote; got {error}") from None
 
     def give_back(self, worker: str) -> None:
         """The batch that `worker` claimed last may be claimed by another."""
@@ -73,7 +92,9 @@ class TaskQueue:
     def heartbeats(self) -> Iterator[tuple[str, str, str]]:
         """(worker, the id of its case, its probe)."""
         for file in sorted(self.path.glob("at.*")):
-            yield file.name.removeprefix("at."), *json.loads(file.read_text(encoding="utf-8"))
+            with suppress(BadRequest, FileNotFoundError):
+                case, probe = self._read(file)
+                yield file.name.removeprefix("at."), str(case), str(probe)
 
     def notify(self, worker: str, line: str) -> None:
         """Queue a line for the user."""
@@ -82,7 +103,8 @@ class TaskQueue:
     def notices(self) -> Iterator[str]:
         """Lines for the user that are new."""
         for file in sorted(self.path.glob("notice.*")):
-            yield f"{file.name.removeprefix('notice.')}: {file.read_text(encoding='utf-8')}"
+            with open_regular(file) as content:
+                yield f"{file.name.removeprefix('notice.')}: {content.read(1000).decode(errors='replace')}"
             file.unlink()
 
     def stop(self) -> None:

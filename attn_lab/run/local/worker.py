@@ -6,14 +6,16 @@ import time
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from attn_lab.config.build import packed
 from attn_lab.core.machine import Machine
 from attn_lab.measure.case import Case
+from attn_lab.records.artifacts import File, scratch
 from attn_lab.records.record import Measurement, Provenance, Record, Status
-from attn_lab.run.local.fork_server import CONTEXT, start_process
-from attn_lab.run.local.messages import Receiver
+from attn_lab.run.local.fork_server import CONTEXT, start_process, wake
+from attn_lab.run.local.messages import Garbage, Probing, Receiver
 from attn_lab.run.local.worker_main import serve
 
 TAIL = 2000  # bytes of what a worker printed last that are put on record when it dies
@@ -61,8 +63,18 @@ class Worker:
         fate = "" if alive else self._fate()
         if not alive:
             self.end()
-        record = self._received()
+        try:
+            record = self._received(self.case)
+        except Garbage as error:
+            self.end()
+            record = self._crash_record(self.case, "crashed", f"its process sent no message in {self.probe}: {error}")
         if record is None and not alive:
+            record = self._crash_record(self.case, "crashed", f"its process {fate} in {self.probe}")
+        elif record is None and self._receiver.ended:  # a stopped fork server does not say that it has ended
+            wake()
+            self._process.join(GRACE)
+            fate = "closed its pipe" if self._process.is_alive() else self._fate()
+            self.end()
             record = self._crash_record(self.case, "crashed", f"its process {fate} in {self.probe}")
         if record is None and self.remaining <= 0:
             record = self._overdue(self.case)
@@ -77,6 +89,7 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)  # before it could make a group of its own
+            wake()
             self._process.join(PATIENCE)
         self._listen()
 
@@ -107,11 +120,18 @@ class Worker:
             while chunk := os.read(self._output.fileno(), 65536):
                 self._printed = (self._printed + chunk)[-TAIL:]
 
-    def _received(self) -> Record | None:
+    def _received(self, case: Case) -> Record | None:
+        """The record of its case, if that has come.  Raises Garbage."""
         for message in self._receiver.messages():
-            if isinstance(message, Record):
-                return message
-            self.probe = message
+            if isinstance(message, Probing):
+                self.probe = message.probe
+                continue
+            place = scratch(self._provenance["sweep"]) / case.id
+            files = [File(kind, Path(path)) for kind, path in message.files]
+            if strange := [file.path for file in files if file.path != place / file.path.name]:
+                raise Garbage(f"expected files in {place}; got {strange[0]}")
+            return Record(case=case.as_json(), status=message.status, reasons=message.reasons, metrics=message.metrics,
+                          series=message.series, files=files, provenance=self._provenance)  # fmt: skip
         return None
 
     def _overdue(self, case: Case) -> Record:

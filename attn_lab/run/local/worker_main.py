@@ -9,11 +9,15 @@ import sys
 from multiprocessing.connection import Connection
 
 import torch
+import torch.fx.experimental.symbolic_shapes  # 0.7 s, or the first backward of each worker loads it
 
+from attn_lab.config.basis import source_of
 from attn_lab.config.build import unpacked
 from attn_lab.core.machine import detect
+from attn_lab.measure.case import Case
 from attn_lab.measure.run_case import case_steps
-from attn_lab.run.local.messages import send
+from attn_lab.records.record import Measurement, Provenance, Record
+from attn_lab.run.local.messages import Answer, Probing, send
 
 
 def serve(requests: Connection, answers: Connection, output: Connection, lifeline: Connection, gpu: str | None) -> None:
@@ -40,21 +44,33 @@ def serve(requests: Connection, answers: Connection, output: Connection, lifelin
             return
         case = unpacked(plain)
         machine = detect(case.config["device"])
+        record = other_source(case, provenance)
         steps = case_steps(case, machine, provenance)
-        while True:
+        while record is None:
             try:
-                send(answers.fileno(), next(steps))
+                send(answers.fileno(), Probing(next(steps)))
             except StopIteration as end:
                 record = end.value
-                break
         for reason in record.reasons:
             print(reason, file=sys.stderr, flush=True)  # the last words, should the next line be the end
         if machine.device == "cuda":
             torch.cuda.synchronize()
-        send(answers.fileno(), record)
+        send(answers.fileno(), Answer.of(record))
         if not frozen:
             gc.freeze()  # what the first case has loaded stays: a collection after each then takes ms, not 0.2 s
             frozen = True
+
+
+def other_source(case: Case, provenance: Provenance) -> Record | None:
+    """The record of a case that would be measured by other files than its sweep has planned it with."""
+    found = source_of(case.backend, (case.subject, case.request.mask, *case.probes.values()))
+    if found == case.basis["source"]:
+        return None
+    why = (f"expected the source that was planned with, {case.basis['source']}; got {found}: files of attn_lab or "
+           "of the case's own parts were changed meanwhile (the same command measures them as they are)")  # fmt: skip
+    took = Measurement(name="case/seconds", value=0.0, unit="s")
+    return Record(case=case.as_json(), status="error", reasons=[why], provenance=provenance,
+                  metrics={took.name: took.as_json()})  # fmt: skip
 
 
 def _die_with(lifeline: Connection) -> None:
