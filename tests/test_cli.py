@@ -542,4 +542,4 @@ def test_a_terminal_sees_live_progress(tmp_path):
     text = seen.decode()
     assert ESCAPE in text
     assert "0/2" in text and "1/2" in text
-    assert re.search("prepare|startup|accuracy|timing", text)
+    assert re.search("prepare|cold_start|accuracy|timing", text)
