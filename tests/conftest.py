@@ -171,10 +171,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     kinds = {kind: [verdict for verdict in verdicts if verdict[1] == kind]
              for kind in ("equal", "unsupported", "different", "failed", "not built")}  # fmt: skip
+    generated = sum("generation" in why for _, _, why in kinds["equal"])
     terminalreporter.write_line(
-        f"transformers: {len(kinds['equal'])} equal, {len(kinds['refused'])} refused, "
+        f"transformers: {len(kinds['equal'])} equal ({generated} also in cached generation), "
+        f"{len(kinds['refused'])} refused, "
         f"{len(kinds['different'])} silently different, {len(kinds['failed'])} failed; "
-        f"not judged, since not built: {len(kinds['not built'])}"
+        f"not built, and pinned: {len(kinds['not built'])}"
     )
     for unit, kind, why in kinds["not built"] + kinds["different"] + kinds["failed"]:
         terminalreporter.write_line(f"  {kind}: {unit}: {why}")

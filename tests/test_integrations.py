@@ -302,8 +302,9 @@ def test_a_language_model_answers_as_its_own_attention_does(implementations, fam
     theirs, ours = (family(name).train(training) for name in ("eager", implementations[backend]))
     seen = PADDINGS[padding]
     real = torch.ones_like(TOKENS, dtype=torch.bool) if seen is None else seen.bool()
-    outs = [model(TOKENS, attention_mask=seen).logits[real] for model in (theirs, ours)]
-    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)
+    outs = [model(TOKENS, attention_mask=seen).logits for model in (theirs, ours)]
+    close(outs[1], outs[0], atol=1e-5, rtol=1e-4)  # at padded positions too
+    outs = [out[real] for out in outs]
     losses = [nn.functional.cross_entropy(out, TOKENS[real]) for out in outs]
     for (name, one), other in zip(
         [(name, each.grad) for loss, model in [(losses[0], theirs)] if loss.backward() is None
@@ -480,6 +481,23 @@ def test_what_a_model_asks_beyond_attention_is_refused_and_not_left_out(implemen
     model = made(made.config_class(**sizes, attn_implementation=implementations["naive"]))
     with pytest.raises(BadRequest, match=f"{told}, which no backend"):
         model(TOKENS)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_learned_bias_that_is_still_zero_is_refused_where_it_would_be_trained(implementations, training):
+    from transformers import SwinConfig, SwinModel
+
+    config = SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[1], num_heads=[2], window_size=8,
+                        drop_path_rate=0.0)  # fmt: skip
+    torch.manual_seed(0)
+    theirs = SwinModel._from_config(config, attn_implementation="eager").train(training)
+    ours = SwinModel._from_config(config, attn_implementation=implementations["naive"]).train(training)
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.randn(1, 3, 16, 16)
+    with pytest.raises(BadRequest, match="a learned bias"):
+        ours(image)
+    with torch.no_grad():
+        close(ours(image).last_hidden_state, theirs(image).last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["Bloom", "DebertaV2"])

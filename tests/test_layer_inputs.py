@@ -205,6 +205,17 @@ def test_a_bias_is_refused(mask):
         allowed_by(torch.tensor(mask))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, float("-inf")])
+def test_a_learned_bias_is_refused_even_where_it_could_be_a_mask(dtype, value):
+    bias = torch.tensor([[0.0, value]], dtype=dtype, requires_grad=True)
+    with pytest.raises(BadRequest, match="a learned bias"):
+        allowed_by(bias)
+    with pytest.raises(BadRequest, match="a learned bias"):
+        allowed_by(bias[None] * 1)
+    assert allowed_by(bias.detach()).tolist() == [[True, value == 0.0]]
+
+
 def test_a_row_of_minus_infinity_forbids_everything():
     inf = -float("inf")
     assert not allowed_by(torch.tensor([[inf, inf]])).any()

@@ -165,10 +165,10 @@ def mask(
     return allowed
 
 
-def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """The mask a model gives, as bool (batch or 1, heads or 1, *size), True = may attend.
+def _given(mask: Tensor, size: tuple[int, int]) -> tuple[TensorMask, Tensor | None]:
+    """The mask a model gives, of (batch or 1, heads or 1, *size), and which queries it lets see nothing, if any.
 
-    A query that may see nothing is padding: it sees everything instead, lest its answer be NaN.
+    Such a query is padding.  To a backend it sees everything, lest its answer be NaN: `_blind_as_eager` answers it.
 
     Raises:
         BadRequest: for a mask of another size, and where no query may see anything, as in what a model made of
@@ -178,10 +178,20 @@ def _allowed(mask: Tensor, size: tuple[int, int]) -> Tensor:
     allowed = allowed[(None,) * (4 - allowed.dim())][..., : size[1]]
     if any(given not in (1, wanted) for given, wanted in zip(allowed.shape[2:], size, strict=True)):
         raise BadRequest(f"attention_mask: expected (…, {size[0]} or 1, {size[1]}); got {tuple(mask.shape)}")
-    some = allowed.any(-1, keepdim=True)
-    if not bool(some.any()):
+    blind = ~allowed.any(-1, keepdim=True)
+    if bool(blind.all()):
         raise BadRequest("attention_mask: expected one that lets a query attend to a key; got one that lets none")
-    return (allowed | ~some).expand(*allowed.shape[:2], *size)
+    given = TensorMask((allowed | blind).expand(*allowed.shape[:2], *size))
+    return given, blind.transpose(1, 2) if bool(blind.any()) else None
+
+
+def _blind_as_eager(out: Tensor, value: Tensor, blind: Tensor) -> Tensor:
+    """The mean of all values for queries that see nothing, as eager answers: some models read it at real positions.
+
+    out (batch, seq, heads, head_dim), value alike with its own heads, blind (batch or 1, seq, heads or 1, 1).
+    """
+    mean = value.mean(1, keepdim=True).repeat_interleave(out.shape[2] // value.shape[2], 2)
+    return torch.where(blind, mean, out)
 
 
 def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable[..., tuple[Tensor, None]]:
@@ -196,6 +206,13 @@ def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable
             serving[causal, dropout, scaling] = Dispatcher(
                 backends, mask, dropout=dropout, scale=scaling, verify=verify
             )
+
+    @torch.compiler.disable(reason="a mask that comes with the call is prepared outside torch.compile's graph")
+    def under(kind: tuple[bool, float, float | None], q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        size = (q.shape[1], k.shape[1])
+        given, blind = recall(lambda: _given(mask, size), mask, about=size)
+        out = serving[kind].under(lambda: given, q, k, v, kind[1] > 0)
+        return out if blind is None else _blind_as_eager(out, v, blind)
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -216,11 +233,6 @@ def _attention(name: str, backends: Sequence[Backend], verify: bool) -> Callable
         if causal or attention_mask is None:
             return serving[kind](q, k, v, dropout > 0)(q, k, v).contiguous(), None
 
-        def given() -> TensorMask:
-            return recall(
-                lambda: TensorMask(_allowed(attention_mask, (length, keys))), attention_mask, about=(length, keys)
-            )
-
-        return serving[kind].under(given, q, k, v, dropout > 0).contiguous(), None
+        return under(kind, q, k, v, attention_mask).contiguous(), None
 
     return attend

@@ -44,10 +44,13 @@ def allowed_by(mask: Tensor) -> Tensor:
     the greatest of the row forbids: models write -1e9, or -1e4, which is -9984 in bfloat16.  A row of -1e4 alone
     forbids nothing, as all that counts to a softmax is how far a value is below another.
 
-    Raises BadRequest for anything else in it: a bias is more than a mask.
+    Raises BadRequest for anything else in it: a bias is more than a mask, also a learned one that is still zero.
     """
     if mask.dtype == torch.bool:
         return mask
+    if mask.requires_grad:
+        raise BadRequest("attention mask: expected one without gradient; got one that requires it: a learned bias, "
+                         "which no backend here adds or trains")  # fmt: skip
     if not mask.is_floating_point():
         raise BadRequest(f"attention mask: expected bool or floating point; got {mask.dtype}")
     if not mask.numel():
