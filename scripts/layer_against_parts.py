@@ -23,7 +23,7 @@ from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.causal import Causal
 from attn_lab.measure.probes._clock import Clock, CudaClock, WallClock
-from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.auto.resolve import backends_named
 
 Step = Callable[[], object]
 

@@ -11,7 +11,7 @@ from attn_lab.core.machine import detect
 from attn_lab.core.request import Request
 from attn_lab.core.shape import Shape
 from attn_lab.masks.full import Full
-from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.auto.resolve import backends_named
 
 RUNS, BATCH, HEADS, KEYS = 200, 2, 4, 239
 SIZES = ((1, 32, 4), (1, 64, 4), (1, 32, 1), (2, 32, 4), (64, 32, 4), (129, 64, 4))  # queries, head_dim, kv heads

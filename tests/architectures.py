@@ -20,7 +20,7 @@ LARGEST = 16_000_000  # weights
 
 class Verdict(NamedTuple):
     unit: str
-    kind: str  # "equal", "refused", "different", "failed" or "not built"
+    kind: str  # "equal", "unsupported", "different", "failed" or "not built"
     why: str = ""  # of an equal one: what was compared
 
 

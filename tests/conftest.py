@@ -174,7 +174,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     generated = sum("generation" in why for _, _, why in kinds["equal"])
     terminalreporter.write_line(
         f"transformers: {len(kinds['equal'])} equal ({generated} also in cached generation), "
-        f"{len(kinds['refused'])} refused, "
+        f"{len(kinds['unsupported'])} refused, "
         f"{len(kinds['different'])} silently different, {len(kinds['failed'])} failed; "
         f"not built, and pinned: {len(kinds['not built'])}"
     )

@@ -28,7 +28,7 @@ from attn_lab.measure.probes.accuracy import Accuracy
 from attn_lab.measure.probes.kernel_check import KernelCheck
 from attn_lab.measure.subjects.kernel import Kernel
 from attn_lab.measure.subjects.layer import Layer
-from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.auto.resolve import backends_named
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS: dict[str, Backend] = {

@@ -34,8 +34,8 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.kernel_name import short_name
 from attn_lab.core.machine import Machine
 from attn_lab.core.request import Request
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import backend_names
-from attn_lab.nn.resolve import backends_named
 from attn_lab.profiling.annotate import ranged
 from attn_lab.profiling.counters import counted, metrics, passes_of, patterns_of
 from attn_lab.profiling.phases import phases_of

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import attn_lab
 from attn_lab.core.machine import detect
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import backend_names
-from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 

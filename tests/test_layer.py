@@ -21,9 +21,9 @@ from attn_lab.core.errors import BadRequest, Unsupported
 from attn_lab.core.request import Request
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import backend_names, mask_named
-from attn_lab.nn.resolve import backends_named
 
 
 def test_another_backend_gives_the_same_layer():

@@ -12,9 +12,9 @@ from attn_lab import Attention
 from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import detect
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import backend_names
-from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 
@@ -199,7 +199,7 @@ import sys
 from attn_lab.core.request import Request
 from attn_lab.core.machine import detect
 from attn_lab.core.shape import Shape
-from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.masks.causal import Causal
 from attn_lab.measure.probes.accuracy import Accuracy
 from attn_lab.measure.subjects.kernel import Kernel

@@ -15,8 +15,8 @@ from attn_lab.core.errors import AttnLabError, BadRequest, Unsupported
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
-from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.tensor_mask import allowed_by
 
 close = torch.testing.assert_close

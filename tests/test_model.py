@@ -18,8 +18,8 @@ from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.measure.attention_timer import AttentionTimer
 from attn_lab.measure.subjects.layer import Layer
 from attn_lab.measure.subjects.model import Model
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import backend_names
-from attn_lab.nn.resolve import backends_named
 from attn_lab.selfcheck import faults
 from attn_lab.selfcheck.harness import Harness
 

@@ -32,8 +32,8 @@ from attn_lab.masks.sliding_window import SlidingWindow
 from attn_lab.measure.probes.accuracy import Accuracy
 from attn_lab.measure.probes.kernel_check import KernelCheck
 from attn_lab.measure.subjects.kernel import Kernel
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import paired_named
-from attn_lab.nn.resolve import backends_named
 
 H100 = Machine(
     device="cuda", name="NVIDIA H100 80GB HBM3", memory=80 * 2**30, capability=(9, 0),

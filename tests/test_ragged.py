@@ -27,10 +27,10 @@ from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.prefix_lm import PrefixLM
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.documents import Documents
 from attn_lab.nn.ragged import Ragged
-from attn_lab.nn.resolve import backends_named
 
 close = torch.testing.assert_close
 CPU_BACKENDS = ("naive", "naive_fp32", "sdpa_math", "sdpa_flash")

@@ -8,9 +8,9 @@ from attn_lab.core.errors import Unsupported
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
 from attn_lab.masks.sliding_window import SlidingWindow
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.documents import Documents
-from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 MASKS = [Causal(), Full(), SlidingWindow(window=20)]

@@ -16,8 +16,8 @@ from attn_lab.core.backend import backend_name
 from attn_lab.core.certificate import shipped
 from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import detect
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import AUTO, backend_names
-from attn_lab.nn.resolve import backends_named
 
 pytestmark = pytest.mark.gpu
 HEAD_DIMS = tuple(range(8, 257, 8))

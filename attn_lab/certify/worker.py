@@ -16,7 +16,7 @@ from attn_lab.certify.grid import HEAD_DIMS, Check, checks, kinds, sizes
 from attn_lab.core.backend import Backend
 from attn_lab.core.errors import Unsupported
 from attn_lab.core.machine import Machine, detect
-from attn_lab.nn.resolve import backends_named
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.small_case import small_case_errors
 
 

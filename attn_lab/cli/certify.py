@@ -9,8 +9,8 @@ from attn_lab.certify.grid import HEAD_DIMS
 from attn_lab.core.errors import BadRequest
 from attn_lab.core.machine import DEVICES, detect
 from attn_lab.nn.auto.candidates import KNOWN
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.registry import AUTO, backend_names
-from attn_lab.nn.resolve import backends_named
 from attn_lab.report.terminal import Terminal
 
 

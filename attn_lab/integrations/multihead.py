@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from attn_lab.core.errors import BadRequest
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import BackendLike
-from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 

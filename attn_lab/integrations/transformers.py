@@ -16,9 +16,9 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.integrations.transformers_models import unreachable
 from attn_lab.masks.causal import Causal
 from attn_lab.masks.full import Full
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.dispatcher import Dispatcher
 from attn_lab.nn.registry import BackendLike, backend_names
-from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.tensor_mask import IdentityCache, TensorMask, allowed_by
 
 UNSERVED = ("softcap", "s_aux", "sinks", "position_bias", "cache", "indices", "block_indices")  # no backend has these

@@ -12,17 +12,18 @@ from attn_lab.core.errors import BadRequest
 from attn_lab.core.mask import Mask
 from attn_lab.core.shape import Shape
 from attn_lab.nn.auto.auto import Auto
+from attn_lab.nn.auto.resolve import backends_named
 from attn_lab.nn.auto.table import DispatchTable
 from attn_lab.nn.dispatcher import MOST, Choice, Dispatcher
 from attn_lab.nn.documents import Boundaries, Documents
+from attn_lab.nn.input_checks import check_input, check_look_ahead
 from attn_lab.nn.kv_cache import KVCache
 from attn_lab.nn.positions import Positions
 from attn_lab.nn.ragged import Ragged
 from attn_lab.nn.registry import AUTO, BackendLike, mask_named
-from attn_lab.nn.resolve import backends_named
 from attn_lab.nn.rope import Rope, apply_rotary
 from attn_lab.nn.tensor_mask import IdentityCache
-from attn_lab.nn.tracing import autocasts, is_fake, with_real_tensors
+from attn_lab.nn.tracing import autocasts, is_fake
 
 
 class Attention(nn.Module):
@@ -175,17 +176,12 @@ class Attention(nn.Module):
             batch, seq, _ = x.shape
             packed = self.qkv(x)
         except (ValueError, RuntimeError):  # checked after the fact: to look before every call takes microseconds
-            self._check(x)
+            check_input(x, self.emb_dim, self._weight)
             raise
         packed = packed.view(batch, seq, self._packed_heads, self.head_dim)
         fake = type(packed) is not Tensor and is_fake(packed)
-        if (
-            self._as_projected
-            and cu_seqlens is None
-            and cache is None
-            and not fake
-            and not torch.compiler.is_compiling()
-        ):
+        alone = cu_seqlens is None and cache is None
+        if self._as_projected and alone and not fake and not torch.compiler.is_compiling():
             key = (batch, seq, packed.dtype, packed.device, packed.requires_grad, self.training)
             serve = self._known.get(key) or self._whole(key, x, packed)
             return self.out(serve(packed, self._heads))
@@ -210,12 +206,12 @@ class Attention(nn.Module):
         """Attention to what is in the cache and k and v after it, which are then in it; not if the call is refused."""
         seq, lengths = q.shape[1], cache.lengths
         if lengths is None:
-            self._check_look_ahead(cache.length + seq, seq)
+            check_look_ahead(self.mask, cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
             out = self._serving(q, k, v, self.training)(q, k, v)
         else:
             ragged = Ragged.of(self.mask)
-            self._check_look_ahead(cache.length + seq, seq)
+            check_look_ahead(self.mask, cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
             out = self._serving.ragged(ragged, q, k, v, lengths + seq, self.training)
         cache.advance(seq)
@@ -224,7 +220,9 @@ class Attention(nn.Module):
     def _whole(self, key: tuple[Any, ...], x: Tensor, packed: Tensor) -> Callable[[Tensor, Sequence[int]], Tensor]:
         """What serves the projection in one piece, to heads side by side; a later call only looks it up."""
         if packed.is_meta:
-            self._check(x)  # of an input without data torch makes a projection, wherever the weights are
+            check_input(
+                x, self.emb_dim, self._weight
+            )  # of an input without data torch makes a projection, wherever the weights are
         if len(self._known) >= MOST:
             self._known = {}  # not cleared: another thread may be looking something up
         q, k, v = packed.split_with_sizes(self._heads, dim=2)
@@ -232,15 +230,6 @@ class Attention(nn.Module):
         by_parts = lambda packed, heads: attend(*packed.split_with_sizes(heads, dim=2)).flatten(2)  # noqa: E731
         serve = self._known[key] = getattr(attend, "packed", by_parts)
         return serve
-
-    def _check(self, x: Tensor) -> None:
-        """Raise BadRequest for an input of another width, dtype (but under autocast) or device than the weights."""
-        if x.dim() != 3 or x.shape[-1] != self.emb_dim:
-            raise BadRequest(f"attention input: expected (batch, seq, {self.emb_dim}); got {tuple(x.shape)}")
-        weight = self._weight
-        if x.device != weight.device or (x.dtype != weight.dtype and not autocasts(x.device)):
-            raise BadRequest(f"attention input: expected {weight.dtype} on {weight.device}, as the weights; "
-                             f"got {x.dtype} on {x.device} (move one of them, or use autocast)")  # fmt: skip
 
     @torch.compiler.disable(reason="cu_seqlens are read outside torch.compile's graph")
     def _documents(self, cu_seqlens: Boundaries, x: Tensor, cache: KVCache | None) -> Documents:
@@ -254,19 +243,5 @@ class Attention(nn.Module):
         total = x.shape[1]
         return self._packing(lambda: Documents.of(cu_seqlens, total, self.mask), cu_seqlens, about=total)
 
-    def _check_look_ahead(self, end: int, seq: int) -> None:
-        """A cache holds the past alone: no query may see a key that is still to come."""
-        if self.mask.band is not None and self.mask.band[1] == 0:
-            return
-        if not self.mask.uniform or not with_real_tensors(lambda: _looks_back(self.mask, end, seq)):
-            raise BadRequest(f"cache: expected a mask under which the first {end} positions see no later one; "
-                             f"got {self.mask}")  # fmt: skip
-
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_known": {}}  # made again where they are needed
-
-
-def _looks_back(mask: Mask, end: int, seq: int) -> bool:
-    """Whether one key more behind the last of `end` positions changes nothing for the last `seq` of them."""
-    queries = torch.arange(end - seq, end, device="cpu")
-    return torch.equal(mask.count(queries, end), mask.count(queries, end + 1))

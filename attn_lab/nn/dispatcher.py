@@ -50,14 +50,9 @@ class Dispatcher:
     """
 
     def __init__(
-        self,
-        backends: Sequence[Backend],
-        mask: Mask,
-        *,
-        dropout: float = 0.0,
-        scale: float | None = None,
+        self, backends: Sequence[Backend], mask: Mask, *, dropout: float = 0.0, scale: float | None = None,
         verify: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise BadRequest(f"dropout: expected at least 0 and less than 1; got {dropout!r}")
         self.backends, self.mask, self.dropout, self.scale = tuple(backends), mask, dropout, scale
