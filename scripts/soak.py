@@ -87,9 +87,7 @@ def read(pid: int, records: Path) -> Reading | None:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        zombies = sum(
-            Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z" for child in children
-        )
+        states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
     except (OSError, IndexError):
         return None
     return Reading(count(records), pages * PAGE, descriptors, states.count("Z"))
