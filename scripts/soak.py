@@ -69,9 +69,8 @@ def soak(folder: Path, sweep: int, cases: int, total: int) -> list[str]:
     growth = (middle("memory", 0.9, 1) - middle("memory", 0.1, 0.2)) / 0.8 / cases / 1e3
     descriptors = middle("descriptors", 0.9, 1) - middle("descriptors", 0.1, 0.2)
     zombies = any(one.zombies and other.zombies for one, other in pairwise(readings))
-    stray = [
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _expected(path, folder)
-    ]
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    stray = [str(path) for path in files if not _expected(path)]
     print(f"sweep {sweep}: {lines} of {total} cases in {took:.0f} s; memory {growth:+.1f} kB a case, at most "
           f"{max(each.memory for each in readings) / 1e6:.0f} MB; descriptors {descriptors:+.0f}; "
           f"zombies: {'some' if zombies else 'none'}; stray files: {len(stray)}", flush=True)  # fmt: skip
