@@ -20,8 +20,8 @@ def noise(record: Record, metric: str) -> str:
 
 
 def noisy(record: Record) -> list[str]:
-    """The metrics whose note says so: wherever such a number is shown, the flag is."""
-    return [name for name in record.metrics if record.note(name).startswith(NOISY)]
+    """The metrics that must not be trusted as they stand: wherever such a number is shown, the flag is."""
+    return [name for name in record.metrics if noise(record, name)]
 
 
 def chosen(record: Record) -> str:

@@ -13,8 +13,9 @@ from attn_lab.records.broken import BrokenLines
 from attn_lab.records.printable import printable
 from attn_lab.records.reading import records
 from attn_lab.records.record import PASSES, Record
-from attn_lab.records.stats.noise_floor import Floor, noise_floor
-from attn_lab.records.stats.verdict import Verdict, compare_times
+from attn_lab.records.stats.comparisons import Comparisons
+from attn_lab.records.stats.noise_floor import Floor
+from attn_lab.records.stats.verdict import Verdict
 from attn_lab.report import compare
 from attn_lab.report.experiments import experiment_of
 from attn_lab.report.findings import Finding, check_claims, partition, sentences
@@ -34,10 +35,9 @@ class Experiment:
     families: list[Family]  # those that are drawn
     undrawn: Counter[str | None]  # by axis, how many there are beside them
     _rounds: dict[Any, list[Record]] = field(default_factory=dict)
-    _floors: dict[str, Floor] = field(default_factory=dict)
-    _verdicts: dict[Any, Verdict | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._comparisons = Comparisons(self.rows)
         for row in self.rows:
             self._rounds.setdefault((row.setting, row.backend), []).append(row)
 
@@ -51,19 +51,14 @@ class Experiment:
 
     def floor(self, one: str) -> Floor:
         """The noise of a pass in this experiment."""
-        if one not in self._floors:
-            self._floors[one] = noise_floor(self.rows, f"{one}/time")
-        return self._floors[one]
+        return self._comparisons.floor(one)
 
     def verdict(self, row: Record, other: Record | None, one: str) -> Verdict | None:
         """May one say that the one is faster than the other?  None where there is nothing to compare."""
         if other is None or row.number(f"{one}/time") is None or other.number(f"{one}/time") is None:
             return None
-        key = (row.setting, row.backend, other.backend, one)
-        if key not in self._verdicts:
-            mine, others = self._rounds[row.setting, row.backend], self._rounds[other.setting, other.backend]
-            self._verdicts[key] = compare_times(mine, others, f"{one}/time", self.floor(one))
-        return self._verdicts[key]
+        mine, others = self._rounds[row.setting, row.backend], self._rounds[other.setting, other.backend]
+        return self._comparisons.verdict((row.setting, row.backend, other.backend), mine, others, one)
 
 
 @dataclass

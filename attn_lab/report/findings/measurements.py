@@ -8,7 +8,8 @@ from attn_lab.records.axes import families
 from attn_lab.records.flags import noise
 from attn_lab.records.record import AXES, PASSES, Record
 from attn_lab.records.stats.bootstrap import FEW
-from attn_lab.records.stats.noise_floor import Floor, noise_floor
+from attn_lab.records.stats.comparisons import Comparisons
+from attn_lab.records.stats.noise_floor import Floor
 from attn_lab.records.stats.verdict import Verdict, Word, compare_times, threshold
 from attn_lab.report import compare
 from attn_lab.report.findings.finding import Span
@@ -34,8 +35,7 @@ class Measured:
         self.cases: dict[Setting, dict[str, Record]] = {}
         for (setting, backend), rounds in self.rounds.items():
             self.cases.setdefault(setting, {})[backend] = compare.pooled(rounds)[0]
-        self._floors: dict[str, Floor] = {}
-        self._verdicts: dict[Any, Verdict | None] = {}
+        self._comparisons = Comparisons(self.everything)
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -69,9 +69,8 @@ class Measured:
         return [row for _, row in sorted(((time, row) for time, row in cases if time), key=lambda each: each[0])]
 
     def floor(self, one: str) -> Floor:
-        if one not in self._floors:
-            self._floors[one] = noise_floor(self.everything, f"{one}/time")
-        return self._floors[one]
+        """The noise of a pass at this place."""
+        return self._comparisons.floor(one)
 
     def word(self, setting: Setting, mine: str, other: str, one: str) -> Word:
         """The verdict's word at one setting where both have a time.
@@ -104,11 +103,8 @@ class Measured:
 
     def judge(self, setting: Setting, mine: str, other: str, one: str) -> Verdict | None:
         """`mine` against `other` at one setting."""
-        key = (setting, mine, other, one)
-        if key not in self._verdicts:
-            rounds, others = (self.rounds.get((setting, backend), []) for backend in (mine, other))
-            self._verdicts[key] = compare_times(rounds, others, f"{one}/time", self.floor(one))
-        return self._verdicts[key]
+        rounds, others = (self.rounds.get((setting, backend), []) for backend in (mine, other))
+        return self._comparisons.verdict((setting, mine, other), rounds, others, one)
 
     def change(self, backend: str, first: Setting, last: Setting, one: str) -> Span | None:
         """How many times its time at the first setting a backend takes at the last."""
