@@ -111,7 +111,7 @@ def test_a_worker_that_dies_costs_its_check_alone(monkeypatch):
 
     monkeypatch.setattr(walking, "_start", first_is_killed)
     monkeypatch.setattr(walking, "sizes", lambda backend, machine: list(sizes(backend, machine))[:1])
-    monkeypatch.setattr(walking, "time_variants", lambda *args: list(kinds(*args))[:4])
+    monkeypatch.setattr(walking, "kinds", lambda *args: list(kinds(*args))[:4])
     ((_, outcome),) = walk([SdpaMath()], detect("cpu"), workers=1)
     assert len(started) == 2
     (reason,) = {*outcome.findings.incorrect.values()}

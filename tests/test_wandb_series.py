@@ -76,7 +76,7 @@ def test_a_line_is_found_by_what_it_holds_fixed(folder: Path) -> None:
 
 def test_the_baseline_timed_again_is_a_run_of_its_own_kind(folder: Path) -> None:
     runs = offline(folder)
-    twins = [run for run in runs if run["job_type"] == "is_aa_repeat"]
+    twins = [run for run in runs if run["job_type"] == "aa_repeat"]
     assert len(twins) == 6 and all(run["name"].startswith("naive (again) b16 s") for run in twins)
     assert not any(key.startswith("at/") for run in twins for key in run["summary"])
     assert sum(run["job_type"] == "case" for run in runs) == 18

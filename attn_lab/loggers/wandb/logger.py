@@ -22,7 +22,7 @@ MOST_FAILED = 3  # runs in a row that W&B may fail at; after that it is not aske
 
 
 class Wandb:
-    """A W&B run for each record (job_type case, or twin); on close one a line (series), and one for all (summary).
+    """A W&B run for each record (job_type case, or aa_repeat); on close one a line (series), and one for all (summary).
 
     In a case's summary a metric keeps its name; its other fields stand beside it as NAME/low, NAME/unit, …, and what is
     drawn as bars once more under its point's own key.  A series has the metrics over the axis that was swept; the
@@ -112,7 +112,7 @@ class Wandb:
 
     def _has(self, kind: str, what: str) -> bool:
         """Whether the folder has this run as it is now: one over all cases is another once a case has come."""
-        has = (kind, what) in self.chosen and (kind in ("case", "is_aa_repeat") or not self.written)
+        has = (kind, what) in self.chosen and (kind in ("case", "aa_repeat") or not self.written)
         self.there += has
         return has
 
@@ -135,7 +135,7 @@ class Wandb:
         self._lines.append(record)
         self._config, self._values = {**line["provenance"]["config"], **origin, "case": case}, values
         kind, what = (
-            "is_aa_repeat" if record.is_aa_repeat else "case",
+            "aa_repeat" if record.is_aa_repeat else "case",
             names.what_case(record.id, record.provenance["started"]),
         )
         if self._has(kind, what):

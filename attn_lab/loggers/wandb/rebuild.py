@@ -100,7 +100,7 @@ def _kept(folder: Path, sweep: str) -> dict[tuple[str, str], str]:
                 continue
             config = {item.key: item.value_json for item in head.config.update}
             what = head.display_name
-            if head.job_type in ("case", "is_aa_repeat"):
+            if head.job_type in ("case", "aa_repeat"):
                 what = names.what_case(json.loads(config["case"])["id"], json.loads(config["started"]))
             chosen[head.job_type, what] = head.run_id
     return chosen

@@ -94,7 +94,7 @@ for (const wrapper of document.querySelectorAll(".table")) {
       if (n === undefined || m === undefined) return n !== m ? (n === undefined) - (m === undefined) : (down ? -1 : 1) * a.localeCompare(b);
       return (down ? -1 : 1) * (n - m);
     });
-    body.append(...alt_text.map(([line]) => line));
+    body.append(...sorted.map(([line]) => line));
   }));
   const input = wrapper.querySelector("input");
   input?.addEventListener("input", () => {
