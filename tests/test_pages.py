@@ -276,10 +276,10 @@ def test_the_fastest_is_said_and_its_lead_taken_away_when_the_times_turn(tmp_pat
         (line,) = tables(pages["overview"])[0]
         assert line["fastest"] == first and line["speed against naive"].startswith("16" if first == "a" else "24.6×")
         if other == close:
-            assert line["not told apart from it"].startswith("b (1.02× (")
+            assert line["not distinguishable from it"].startswith("b (1.02× (")
             assert line["next that is clearly slower"].startswith("naive (16")
         else:
-            assert line["not told apart from it"] == "–"
+            assert line["not distinguishable from it"] == "–"
 
 
 def test_findings_and_claims_stand_on_their_page_with_links_to_what_shows_them(tmp_path: Path) -> None:

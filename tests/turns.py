@@ -208,7 +208,7 @@ TURNS: list[tuple[str, list[Said]]] = [
     (
         "scaling.bent",
         [
-            Said(swept("seq_len", (512, 1024, 2048), a=(1, 9, 1)), "no power of it can be told for a"),
+            Said(swept("seq_len", (512, 1024, 2048), a=(1, 9, 1)), "a follow no power law"),
             Said(swept("seq_len", (512, 1024, 2048), a=(1, 4, 16)), None),
         ],
     ),
