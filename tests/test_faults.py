@@ -169,8 +169,11 @@ def killed_after(seconds: float, *words: str, at_work: Path | None = None) -> No
     os.waitpid(pid, 0)
 
 
+KILLS = int(os.environ.get("ATTN_LAB_KILLS", "5"))  # moments at which a sweep is killed; 20 take a minute
+
+
 @pytest.mark.timeout(240)
-def test_a_sweep_killed_at_twenty_moments_ends_as_one_that_was_not(crew, tmp_path):
+def test_a_sweep_killed_at_random_moments_ends_as_one_that_was_not(crew, tmp_path):
     words = ("probe=[accuracy]", "passes=[forward]", "shape.seq_len=16", "seed=range(60)")
     whole = answers(crew(*words, "name=whole"))
     begin = time.monotonic()
@@ -181,7 +184,7 @@ def test_a_sweep_killed_at_twenty_moments_ends_as_one_that_was_not(crew, tmp_pat
     words = (*words, "name=x")
     moment, file = random.Random(5), tmp_path / "runs/x/records.jsonl"
     kept, grown, reach = b"", 0, 0.7 * took
-    for number in range(20):
+    for number in range(KILLS):
         if number < 2:  # these hit a sweep at work, however fast the machine is by now
             killed_after(moment.uniform(0, 0.1), *words, at_work=tmp_path)
         else:
