@@ -126,7 +126,7 @@ def test_no_number_comes_without_its_provenance(swept):
         assert config["backend"]["_target_"].startswith("attn_lab.backends.")
         assert config["shape"]["seq_len"] == record["case"]["shape"]["seq_len"]
         assert config["device"] == "cpu" and config["seed"] == 0 and config["passes"] == list(PASSES)
-        assert config["probe"]["timing"]["samples"] == config["measure"]["samples"] == 10
+        assert config["probe"]["timing"]["max_samples"] == config["measure"]["max_samples"] == 10
         assert "${" not in json.dumps(config)
     assert len({record["provenance"]["sweep"] for record in swept.records}) == 1
     assert [record["provenance"]["started"] for record in swept.records] == sorted(
