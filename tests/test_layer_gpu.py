@@ -211,8 +211,8 @@ assert shape.batch_size * shape.seq_len * shape.num_heads * shape.head_dim > 2**
 if reasons := backend.unsupported_reasons(request, machine):
     print("refused:", "; ".join(reasons))
 else:
-    trial = Kernel().stage(request, backend, backend.prepare(request, machine), machine, seed=0, slices=2)
-    print("right:", [f"{m.name} {m.value:.2f}" for m in Accuracy().measure(trial)])
+    prepared = Kernel().stage(request, backend, backend.prepare(request, machine), machine, seed=0, slices=2)
+    print("right:", [f"{m.name} {m.value:.2f}" for m in Accuracy().measure(prepared)])
 """
 
 

@@ -237,7 +237,7 @@ import torch
 import torch.nn.functional as F
 
 from attn_lab.core.backend import Backend
-from attn_lab.core.capabilities import Limits
+from attn_lab.core.capabilities import Capabilities
 from attn_lab.core.mask import Mask, dense
 
 
@@ -249,7 +249,7 @@ def plain(q, k, v, allowed, scale):
 
 @dataclass(frozen=True)
 class Right(Backend):
-    limits = {"cpu": Limits(grouped_heads=False)}
+    capabilities = {"cpu": Capabilities(grouped_heads=False)}
     kernels = {"forward": "softmax", "backward": "softmax"}
 
     def prepare(self, request, machine):
@@ -427,12 +427,12 @@ def test_each_round_starts_with_another_and_the_baseline_runs_twice(door):
     ("words", "twins"),
     [(["backend=sdpa_flash,sdpa_math"], ["sdpa_flash'"]),  # no naive here: the first stands in
      (["backend=naive"], []), (["backend=naive,sdpa_math", "aa_repeat=false"], []),
-     (["backend=naive,sdpa_math", "probe=[accuracy]"], []), (["backend=naive,sdpa_math", "twin=true"], [])],
+     (["backend=naive,sdpa_math", "probe=[accuracy]"], []), (["backend=naive,sdpa_math", "is_aa_repeat=true"], [])],
 )  # fmt: skip
 def test_who_has_a_twin(words, twins, door):
     told = door("passes=[forward]", "probe=[accuracy,timing]", "aa_repeat=true", "shape.seq_len=16", *words)
     made = [name for _, _, name in order(told) if name.endswith("'")]
-    assert made == twins if "twin=true" not in words else len(made) == 2
+    assert made == twins if "is_aa_repeat=true" not in words else len(made) == 2
 
 
 def test_the_samples_behind_a_figure_are_kept_beside_it(swept):
