@@ -132,7 +132,7 @@ def test_auto_goes_offline_in_time_whatever_the_network(tmp_path: Path) -> None:
     """Also: the logger works several times in a process, and heeds an environment that has changed since."""
     with deaf() as port, sweep(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9") as run:
         run("import")
-        for name, url in {"unsupported": "http://127.0.0.1:9", "deaf": f"http://127.0.0.1:{port}"}.items():
+        for name, url in {"refused": "http://127.0.0.1:9", "deaf": f"http://127.0.0.1:{port}"}.items():
             run("environment", {"WANDB_BASE_URL": url})
             run("open", {"folder": f"runs/{name}"})
             assert run.seconds < 2
@@ -287,7 +287,7 @@ def test_a_proxy_is_knocked_at_instead(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert _unreachable("http://nowhere.invalid", 1) == ""
-        assert "unsupported" in _unreachable("http://127.0.0.1:9", 1)
+        assert "refused" in _unreachable("http://127.0.0.1:9", 1)
 
 
 def test_a_name_server_that_sleeps_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
