@@ -169,7 +169,7 @@ def test_two_nodes_of_ray_fill_one_table_and_any_launcher_goes_on_from_there(ray
     assert again.lines[:6] == before and again.statuses[6:] == ["crashed"] * 2 and "4 of them before" in again.out
 
 
-@pytest.mark.parametrize("threads", [None, "2"])
+@pytest.mark.parametrize("threads", [None])
 def test_a_hand_of_ray_has_the_threads_that_a_worker_here_would_have(threads, ray, lab: Lab, monkeypatch):
     """Ray gives a task one where its node says nothing, and the answers would count for no other launcher."""
     monkeypatch.delenv("OMP_NUM_THREADS")

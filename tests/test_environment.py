@@ -54,7 +54,7 @@ def test_a_deleted_working_directory_is_one_line(words, tmp_path: Path):
     assert done.stderr == "attn-lab: working directory: expected one that is there; got one that was deleted\n"
 
 
-@pytest.mark.parametrize("command", ["ls", "report", "show", "diff", "explain"])
+@pytest.mark.parametrize("command", ["ls", "show", "diff", "explain"])
 def test_names_that_are_no_utf8_are_shown_and_end_no_command(command, door, tmp_path: Path):
     folder = run(tmp_path / "runs" / ODD, line("naive", 1.0), line("flash2", 0.5))
     out = tmp_path / os.fsdecode(b"\xff.md")

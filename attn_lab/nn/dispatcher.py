@@ -90,10 +90,8 @@ class Dispatcher:
         fields = asked_sizes(q, k)
         if fields is not None:
             key = (*fields, q.dtype, q.device, needs_grad, dropping, ANY_SIZE)
-            self._ensure_any_size(*key)
-            attend = self._prepared[key]
-            if attend is not None:
-                return attend
+            if self._ensure_any_size(*key):  # only then is `_prepared` looked at: torch.compile keeps what it first saw
+                return self._prepared[key]  # type: ignore[return-value]
         sizes = tuple(map(index, q.shape)), tuple(map(index, k.shape))  # index makes constants of them
         constant = (*sizes, q.dtype, q.device, needs_grad, dropping, None)
         self._ensure(*constant)
@@ -143,11 +141,12 @@ class Dispatcher:
         return self._ensure(*key)
 
     @torch.compiler.assume_constant_result
-    def _ensure_any_size(self, *key: Any) -> None:
-        """Have a function for any size prepared, or None: a constant to torch.compile, as `_ensure`."""
+    def _ensure_any_size(self, *key: Any) -> bool:
+        """Whether a function for any size is prepared, once that was tried: a constant to torch.compile."""
         if key not in self._prepared:
             choice, attend = self._answer((*key[:-1], None))
             self._remember(key, choice, getattr(attend, "any_size", None))
+        return self._prepared[key] is not None
 
     @torch.compiler.assume_constant_result
     def _ensure(self, *key: Any) -> AttentionFn:
