@@ -1,6 +1,7 @@
 """Looking inside a case: what the files that probes leave really hold, and that a sweep keeps no more than it may."""
 
 import copy
+import faulthandler
 import gc
 import gzip
 import json
@@ -478,11 +479,13 @@ def test_an_error_inside_or_on_entering_leaves_neither_lock_nor_hooks(tmp_path: 
 
 
 def _train_rank(rank: int, folder: str) -> None:
+    faulthandler.dump_traceback_later(100, exit=True)  # a rank that hangs shows where
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model = nn.parallel.DistributedDataParallel(nn.Sequential(Attention(64, 4, backend="naive")))
     looking = loop(model, 8, Path(folder) / "run", probes=["trace", "phases"])
     assert (looking.record is not None) == (rank == 0)
     torch.distributed.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def test_under_ddp_rank_0_records_and_the_other_ranks_train_on(tmp_path: Path) -> None:
