@@ -1,7 +1,6 @@
 """Looking inside a case: what the files that probes leave really hold, and that a sweep keeps no more than it may."""
 
 import copy
-import faulthandler
 import gc
 import gzip
 import json
@@ -19,6 +18,7 @@ import pytest
 import torch
 import transformers
 from conftest import Lab
+from loops import loop, train_rank
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from wandb_loopback import Loopback
@@ -421,17 +421,6 @@ def test_a_filter_for_nsight_lets_through_all_that_a_backend_declares(name: str)
             assert re.search(wide, kernel)
 
 
-def loop(model: nn.Module, steps: int, folder: Path, **settings: Any) -> profile:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with profile(model, folder=folder, **settings) as looking:
-        for _ in range(steps):
-            model(torch.randn(2, 16, 64)).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            looking.step()
-    return looking
-
-
 def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path) -> None:
     model = nn.Sequential(Attention(64, 4, backend="sdpa_flash", rope=10000.0), nn.LayerNorm(64), nn.Linear(64, 64))
     before = copy.deepcopy(vars(model[0]))
@@ -478,18 +467,9 @@ def test_an_error_inside_or_on_entering_leaves_neither_lock_nor_hooks(tmp_path: 
     RunStore(tmp_path).lock().release()
 
 
-def _train_rank(rank: int, folder: str) -> None:
-    faulthandler.dump_traceback_later(100, exit=True)  # a rank that hangs shows where
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(nn.Sequential(Attention(64, 4, backend="naive")))
-    looking = loop(model, 8, Path(folder) / "run", probes=["trace", "phases"])
-    assert (looking.record is not None) == (rank == 0)
-    torch.distributed.destroy_process_group()
-    faulthandler.cancel_dump_traceback_later()
-
-
+@pytest.mark.timeout(300)
 def test_under_ddp_rank_0_records_and_the_other_ranks_train_on(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train_rank, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(train_rank, (str(tmp_path),), nprocs=2)
     (row,) = records(tmp_path / "run").records
     assert row.status == "ok" and row.metrics["train_step/kernels"]
 
