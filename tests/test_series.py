@@ -107,4 +107,5 @@ def test_a_twin_and_a_refusal_have_no_line() -> None:
 
 
 def test_a_noisy_number_is_named_with_its_line() -> None:
-    assert {one.backend: one.noisy for one in drawn(swept())} == {"naive": [], "flash2": ["forward/time at 512"]}
+    marked = ["forward/time at 512", "forward/tflops at 512"]  # the rate follows from the time
+    assert {one.backend: one.noisy for one in drawn(swept())} == {"naive": [], "flash2": marked}
