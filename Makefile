@@ -2,14 +2,15 @@
 PYTHON ?= python3
 ARGS ?=
 bin := .venv/bin
+WORKERS = $(shell $(bin)/python -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: demo test check setup clean
 
 demo: setup  ## a small comparison, on whatever device there is
 	$(bin)/attn-lab -m experiment=demo $(ARGS)
 
-test: setup  ## side by side; with ARGS one after another: ARGS="-m gpu" for the tests that need a GPU
-	$(bin)/pytest $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
+test: setup  ## side by side, one more than there are cores, as many tests wait; with ARGS one after another: ARGS="-m gpu" for the tests that need a GPU
+	$(bin)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal)
 
 check: setup  ## style, types, and who may import whom
 	$(bin)/ruff check

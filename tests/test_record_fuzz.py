@@ -1,6 +1,6 @@
 """Whatever a run folder holds, the commands that read it answer: no traceback, and nothing that it names is run.
 
-ATTN_LAB_FUZZ=3000 spoils as many records and gives each to every command; otherwise it is a sample of 90.
+ATTN_LAB_FUZZ=3000 spoils as many records and gives each to every command; otherwise it is a sample of 60.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def test_no_spoilt_record_ends_a_command_or_is_obeyed(
     failures: dict[str, str] = {}
     outcomes: Counter[str] = Counter()
     first, _, last = COUNT.rpartition("-")
-    for number, run in enumerate(spoilt(tmp_path / "run", range(int(first or 0), int(last or 90)))):
+    for number, run in enumerate(spoilt(tmp_path / "run", range(int(first or 0), int(last or 60)))):
         for name, command in commands.items():
             if not COUNT and name in SLOW and name != SLOW[number % len(SLOW)]:
                 continue

@@ -60,7 +60,9 @@ def test_one_line_a_backend_with_the_numbers_of_the_records(folder: Path) -> Non
         assert [_seen(row) for row in run["history"]] == [pytest.approx(each) for each in expected]
         assert run["over"]["forward/time"] == run["over"]["memory/peak"] == "seq_len"
         assert run["group"] == "a sweep"
-        assert run["summary"].get("noisy") == ("forward/time at 512" if backend == "flash2" else None)
+        assert run["summary"].get("noisy") == (
+            "forward/time at 512, forward/tflops at 512" if backend == "flash2" else None
+        )
 
 
 def test_a_line_is_found_by_what_it_holds_fixed(folder: Path) -> None:
@@ -88,11 +90,11 @@ def test_a_noisy_number_is_marked_in_its_run_and_in_the_table(folder: Path) -> N
         run["name"]: run["summary"]["noisy"] for run in runs if run["job_type"] == "case" if "noisy" in run["summary"]
     }
     name = "flash2 b16 s512 h32 e2048 causal kernel"
-    assert marked == {name: "forward/time", f"{name} round=1": "forward/time"}
+    assert marked == dict.fromkeys((name, f"{name} round=1"), "forward/time, forward/tflops")
     (summary,) = (run for run in runs if run["job_type"] == "summary")
     table = json.loads(summary["files"][summary["summary"]["cases"]["path"]])
     place = table["columns"].index("noisy")
-    assert [row[place] for row in table["data"]].count("forward/time") == 2
+    assert [row[place] for row in table["data"]].count("forward/time, forward/tflops") == 2
 
 
 def test_the_summary_holds_this_sweeps_report_and_figures(folder: Path) -> None:
