@@ -12,7 +12,7 @@ demo: setup  ## a small comparison, on whatever device there is
 test: setup  ## side by side, one more than there are cores, as many tests wait; with ARGS one after another: ARGS="-m gpu" for the tests that need a GPU
 	$(bin)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal)
 
-check: setup  ## style, types, and who may import whom
+check: setup  ## style, types, and which folder may import which
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy

@@ -11,7 +11,7 @@ from attn_lab.records.stats.verdict import compare_times
 from attn_lab.report import compare
 
 STEP = "forward_backward/time"
-OVER = "flash2"  # whom the geometric mean is told over
+OVER = "flash2"  # the geometric mean is over this one
 
 
 def main(runs: list[str]) -> None:

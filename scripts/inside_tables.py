@@ -203,7 +203,7 @@ def kernels(folder: Path, said: list[str]) -> Iterator[str]:
             own = sum(each["share"] for each in step["kernels"] if each["attention"])
             count = sum(each["count"] for each in step["kernels"])
             said.append(f"! kernels of a step, {row.backend}: {count:g} launches, {digits(step['ms'])} ms, "
-                        f"{own:.0f} % in the witness's")  # fmt: skip
+                        f"{own:.0f} % in the kernel check's")  # fmt: skip
 
 
 def content(row: Record, name: str) -> Any:

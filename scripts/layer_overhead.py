@@ -69,7 +69,7 @@ def main() -> None:
         request = Request(shape=shape, mask=layer.mask, passes=PASSES if grad else ("forward",))
         attend = library_function(asked.backend, layer.backend.prepare(request, machine))  # type: ignore[union-attr]
         with torch.set_grad_enabled(grad), sdpa_kernel(SDPA.get(asked.backend, SDPBackend.MATH)):
-            # Either always follows the other: whoever follows himself finds his code in the caches, and is 2 µs faster.
+            # Either always follows the other: one that follows itself finds its code in the caches, and is 2 µs faster.
             turns = (("layer", by_layer), ("by hand", by_hand), ("layer, again", by_layer), ("by hand, again", by_hand))
             taken: dict[str, list[float]] = {name: [] for name, _ in turns}
             for call in range(asked.calls + 200):

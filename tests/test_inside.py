@@ -217,12 +217,12 @@ def test_looking_leaves_a_layer_as_it_was() -> None:
     layer = Attention(64, 4, backend="naive")
     x = torch.randn(2, 16, 64)
     before = layer(x)
-    serving, known = layer._serving, layer._known
+    serving, known = layer._dispatcher, layer._known
     with ranged(layer):
         assert torch.equal(layer(x), before)
         with pytest.raises(BadRequest):
             layer(x[..., :32])
-    assert layer._serving is serving and layer._known is known and len(known) == 1
+    assert layer._dispatcher is serving and layer._known is known and len(known) == 1
     assert not any(vars(each)[hooks] for each in layer.modules() for hooks in ("_forward_hooks", "_forward_pre_hooks"))
     assert torch.equal(layer(x), before)
 
@@ -435,7 +435,7 @@ def test_a_loop_of_ones_own_is_looked_into_and_kept_as_any_record(tmp_path: Path
     assert {*parts, "phases/optimizer"} < set(row.metrics)
     assert 0 < (row.number("train_step/attention_kernels") or 0) < 100
     assert 95 <= (row.number("snapshot/explained") or 0) <= 100.1
-    assert type(model[0]._serving) is type(before["_serving"])
+    assert type(model[0]._dispatcher) is type(before["_dispatcher"])
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
 
 

@@ -245,4 +245,4 @@ def test_boundaries_that_are_fake_are_one_clear_line():
 def test_tensors_of_two_devices_are_still_refused():
     q, k = torch.randn(1, 4, 2, 8), torch.randn(1, 4, 2, 8, device="meta")
     with pytest.raises(BadRequest, match="expected one dtype and one device"):
-        Dispatcher(Attention(16, 2, backend="naive")._serving.backends, Attention(16, 2).mask)(q, k, k)
+        Dispatcher(Attention(16, 2, backend="naive")._dispatcher.backends, Attention(16, 2).mask)(q, k, k)

@@ -120,7 +120,7 @@ def test_only_what_is_lost_or_cut_short_is_made_again_and_all_are_sent_once(fold
 @pytest.mark.parametrize(
     ("words", "more", "expected"),
     [
-        (["nowhere"], {}, "wandb: expected a run folder; got no such run folder: nowhere"),
+        (["nowhere"], {}, "wandb: expected run folders; got no such run folder: nowhere"),
         (["empty"], {}, "wandb: expected records; got none in empty"),
         ([], {}, "wandb: the following arguments are required: RUN"),
         (["x"], {"WANDB_MODE": "disabled"}, "wandb: expected W&B to be in use; got WANDB_MODE=disabled"),

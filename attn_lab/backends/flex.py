@@ -84,6 +84,6 @@ class Flex(Backend):
 
 
 def _no_forward_mode(*tensors: Tensor) -> None:
-    """Raise Refused where flex_attention would lose a tangent without a word."""
+    """Raise Unsupported where flex_attention would lose a tangent without a word."""
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(each).tangent is not None for each in tensors):
         raise Unsupported("flex", ["forward-mode derivatives: none (backend='naive', 'naive_fp32' or 'sdpa_math' has)"])

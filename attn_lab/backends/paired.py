@@ -12,7 +12,7 @@ from attn_lab.core.request import Request
 
 @dataclass(frozen=True)
 class Paired(Backend):
-    """Where no backward is asked for, the forward one answers alone, as it would by itself."""
+    """Without a backward pass, the forward backend runs alone, as by itself."""
 
     forward: Backend
     backward: Backend

@@ -98,7 +98,7 @@ def _documents(request: Request, machine: Machine) -> AttentionFn:
         out = varlen_attn(
             q, k, v, bounds, bounds_k, longest, longest_k, scale=scale, window_size=(left, right), enable_gqa=grouped
         )
-        assert isinstance(out, Tensor)  # its log-sum-exp comes only where it is asked for
+        assert isinstance(out, Tensor)  # its log-sum-exp comes only on request
         return out.unsqueeze(0)
 
     return attend

@@ -60,7 +60,7 @@ def build(
 
 
 def question_of(config: DictConfig) -> tuple[dict[str, Any], float]:
-    """The part of a composed configuration that is asked, as plain values, and the case's timeout in seconds."""
+    """The question of a composed configuration, as plain values, and the case's timeout in seconds."""
     question: dict[str, Any] = {}
     for key in Config.__dataclass_fields__:
         if key not in NOT_THE_QUESTION:

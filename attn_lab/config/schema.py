@@ -43,7 +43,7 @@ class Measure:
 
 @dataclass
 class Report:
-    """What is told of a sweep when it is over."""
+    """The report of a sweep that is over."""
 
     enabled: bool = True  # whether the report of its folder is made, into FOLDER/report
     language: str = "en"  # zh-Hant

@@ -3,8 +3,8 @@
 AttnLabError
 ├── BadRequest      the words are wrong: nothing was run (exit code 2)
 ├── StorageError    a record cannot be written, or would be lost
-├── Refused         a backend cannot serve this request; carries every reason
-└── Wrong           an answer or a launched kernel is not what was promised; carries every reason
+├── Unsupported     a backend cannot serve this request; carries every reason
+└── Incorrect       an output, a gradient or a launched kernel failed verification; carries every reason
 """
 
 from collections.abc import Sequence

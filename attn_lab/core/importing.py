@@ -8,7 +8,7 @@ from attn_lab.core.errors import Unsupported
 
 @contextmanager
 def importing(backend: str, package: str) -> Iterator[None]:
-    """Turn whatever an import raises into Refused, with the foreign cause whole.
+    """Turn whatever an import raises into Unsupported, with the foreign cause whole.
 
     An undefined symbol, another CUDA's library or a missing shared object show only when the package is imported; they
     come as ImportError, OSError, RuntimeError or AttributeError.

@@ -1,4 +1,4 @@
-"""What a backend is asked: a shape under a mask, and the passes that will be run."""
+"""A request to a backend: a shape under a mask, and the passes that will be run."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ TRAIN_STEP = "train_step"  # of subjects with parameters: forward, backward and 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a backend is asked: a shape, a mask, and the passes that will be run.
+    """A request to a backend: a shape, a mask, and the passes that will be run.
 
     `dropout` is the share of attention weights dropped at random; `scale` multiplies the scores (None: the shape's).
     """

@@ -12,7 +12,7 @@ from attn_lab.core.backend import AttentionFn
 
 
 class AttentionTimer:
-    """Wraps the attention of a layer or a model; costs nothing but while a share is asked for.
+    """Wraps the attention of a layer or a model; costs nothing but while a share is measured.
 
     Marks lie in the order of execution, alternately where attention begins and where it ends: in a backward, from the
     moment that its output's gradient is there until those of q, k and v are.  A forward that is computed again for a

@@ -45,14 +45,14 @@ class GpuMonitor(Protocol):
         """Spent since the driver was loaded; moves every 20 to 100 ms."""
 
     def others(self) -> Sequence[str]:
-        """Whoever else uses it, as far as can be known from here."""
+        """Other processes that use it, as far as can be known from here."""
 
 
 class MonitorSource(Protocol):
     """Finds the card of a machine: NVML does, and so may anything else that `probe.timing.gpu_monitor` names."""
 
     def card(self, machine: Machine) -> GpuMonitor | None:
-        """None where there is no GPU; Unwatched where there is one, and it cannot be asked."""
+        """None where there is no GPU; MonitorUnavailable where there is one that cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class Subject(Protocol):
 
 
 class Probe(Protocol):
-    """What looks at a trial.  It drives its own runs, yields what it found, and raises Wrong to end the case."""
+    """Measures a prepared case: drives its own runs, yields what it found, and raises Incorrect to end the case."""
 
     clocks: bool = False  # publishes a speed: may run only after the probe `accuracy`
     hooks: bool = False  # hangs itself into what runs: may do so only after every clock that does not

@@ -103,14 +103,14 @@ class Attention(nn.Module):
             raise BadRequest(f"table: expected backend='auto', which alone follows one; got backend={backend!r}")
         self.verify = verify
         self._auto: BackendLike = AUTO if table is None and verify else Auto(table, verify=verify)
-        self._serving = Dispatcher(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
+        self._dispatcher = Dispatcher(self._named(backend), mask_named(mask), dropout=dropout, verify=verify)
         self._known: dict[tuple[Any, ...], Callable[[Tensor, Sequence[int]], Tensor]] = {}
         self._packing = IdentityCache()
 
     @property
     def mask(self) -> Mask:
         """Which query may attend to which key; fixed for the layer."""
-        return self._serving.mask
+        return self._dispatcher.mask
 
     @property
     def backend(self) -> Backend | None:
@@ -118,14 +118,14 @@ class Attention(nn.Module):
 
         Assign another, or a list, to swap it; weights stay.
         """
-        first, *others = self._serving.backends
+        first, *others = self._dispatcher.backends
         if not others and not isinstance(first, Auto):
             return first
         return self.choices[-1].backend if self.choices else None
 
     @backend.setter
     def backend(self, backend: BackendLike | Sequence[BackendLike]) -> None:
-        self._serving = Dispatcher(self._named(backend), self.mask, dropout=self.dropout, verify=self.verify)
+        self._dispatcher = Dispatcher(self._named(backend), self.mask, dropout=self.dropout, verify=self.verify)
         self._known = {}
 
     def _named(self, backend: BackendLike | Sequence[BackendLike]) -> tuple[Backend, ...]:
@@ -134,7 +134,7 @@ class Attention(nn.Module):
     @property
     def choices(self) -> list[Choice]:
         """Every request so far, the newest last: the backend selected, and why preferred ones are unsupported."""
-        return list(self._serving.choices.values())
+        return list(self._dispatcher.choices.values())
 
     @property
     def _weight(self) -> Tensor:
@@ -147,7 +147,7 @@ class Attention(nn.Module):
         needs_grad = torch.is_grad_enabled() and (x.requires_grad or self._weight.requires_grad)
         size = (x.shape[0], x.shape[1], self.num_heads, self.head_dim)
         self._known = {}
-        self._serving.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
+        self._dispatcher.keep(attend, size, self.num_kv_heads, x.dtype, x.device, needs_grad)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for decoding with this layer: on its weights' device, in their dtype or that of autocast."""
@@ -197,9 +197,9 @@ class Attention(nn.Module):
         if cache is not None:
             out = self._follow(cache, q, k, v)
         elif documents is not None:
-            out = self._serving.under(lambda: documents, q, k, v, self.training)
+            out = self._dispatcher.under(lambda: documents, q, k, v, self.training)
         else:
-            out = self._serving(q, k, v, self.training)(q, k, v)
+            out = self._dispatcher(q, k, v, self.training)(q, k, v)
         return self.out(out.flatten(2))
 
     def _follow(self, cache: KVCache, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -208,12 +208,12 @@ class Attention(nn.Module):
         if lengths is None:
             check_look_ahead(self.mask, cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
-            out = self._serving(q, k, v, self.training)(q, k, v)
+            out = self._dispatcher(q, k, v, self.training)(q, k, v)
         else:
             ragged = Ragged.of(self.mask)
             check_look_ahead(self.mask, cache.length + seq, seq)
             k, v = cache.followed_by(k, v)
-            out = self._serving.ragged(ragged, q, k, v, lengths + seq, self.training)
+            out = self._dispatcher.ragged(ragged, q, k, v, lengths + seq, self.training)
         cache.advance(seq)
         return out
 
@@ -226,7 +226,7 @@ class Attention(nn.Module):
         if len(self._known) >= MOST:
             self._known = {}  # not cleared: another thread may be looking something up
         q, k, v = packed.split_with_sizes(self._heads, dim=2)
-        attend = self._serving(q, k, v, self.training)
+        attend = self._dispatcher(q, k, v, self.training)
         by_parts = lambda packed, heads: attend(*packed.split_with_sizes(heads, dim=2)).flatten(2)  # noqa: E731
         serve = self._known[key] = getattr(attend, "packed", by_parts)
         return serve

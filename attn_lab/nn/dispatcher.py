@@ -43,7 +43,7 @@ class Choice:
 
 
 class Dispatcher:
-    """serving(q, k, v) → a prepared function for tensors like these; Refused with all reasons of all if none can.
+    """dispatcher(q, k, v) → a prepared function for tensors like these; Unsupported with all reasons if there is none.
 
     What is prepared is kept by shape, dtype, device, need of gradients and mask, and is neither copied nor pickled.
     Threads may share one: a look-up takes no lock, and two that ask the same at once both prepare it.
@@ -86,7 +86,7 @@ class Dispatcher:
     def _traced(self, q: Tensor, k: Tensor, needs_grad: bool, dropping: bool, mask: Mask | None) -> AttentionFn:
         """As `__call__`, where torch.compile or torch.export traces: a size may be open, if the function allows it."""
         if mask is not None:
-            raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Serving.under")
+            raise BadRequest("a mask that comes with the call: not inside torch.compile's graph; use Dispatcher.under")
         fields = asked_sizes(q, k)
         if fields is not None:
             key = (*fields, q.dtype, q.device, needs_grad, dropping, ANY_SIZE)

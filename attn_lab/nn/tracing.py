@@ -18,7 +18,7 @@ def is_fake(tensor: Tensor) -> bool:
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for that device; torch raises where it is asked about meta."""
+    """Whether autocast is on for that device; torch raises for meta."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 

@@ -38,7 +38,7 @@ def verified_reasons(backend: Backend, request: Request, machine: Machine) -> li
 
     Args:
         backend: the one that answers, not one that chooses among others.
-        request: what is asked; only its kind counts.
+        request: only its kind counts.
         machine: the device of the tensors.
 
     Returns:

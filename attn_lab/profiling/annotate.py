@@ -103,34 +103,34 @@ class _Block:
         self._between.__enter__()
 
     def _serve(self, layer: Attention, undo: ExitStack) -> None:
-        serving, known = layer._serving, layer._known
-        layer._serving, layer._known = _Served(serving, self), {}  # type: ignore[assignment]
+        serving, known = layer._dispatcher, layer._known
+        layer._dispatcher, layer._known = _Served(serving, self), {}  # type: ignore[assignment]
 
         def restore() -> None:
-            if isinstance(layer._serving, _Served):  # else another backend was assigned meanwhile
-                layer._serving, layer._known = serving, known
+            if isinstance(layer._dispatcher, _Served):  # else another backend was assigned meanwhile
+                layer._dispatcher, layer._known = serving, known
 
         undo.callback(restore)
 
 
 class _Served:
-    """A layer's Serving, each of whose functions runs as the part `attention` of its block."""
+    """A layer's Dispatcher, each of whose functions runs as the part `attention` of its block."""
 
     def __init__(self, serving: Any, block: _Block):
-        self._serving, self._block = serving, block
+        self._dispatcher, self._block = serving, block
 
     def __call__(self, *arguments: Any) -> Callable[..., Any]:
-        attend = self._serving(*arguments)
+        attend = self._dispatcher(*arguments)
         ranged = partial(self._block.attended, attend)
         if packed := getattr(attend, "packed", None):  # takes the projection in one piece, and would be taken
             ranged.packed = partial(self._block.attended, packed)  # type: ignore[attr-defined]
         return ranged
 
     def under(self, *arguments: Any) -> Any:
-        return self._block.attended(self._serving.under, *arguments)
+        return self._block.attended(self._dispatcher.under, *arguments)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._serving, name)
+        return getattr(self._dispatcher, name)
 
 
 _blocks: dict[nn.Module, _Block] = {}  # of those that are looked at now: transformers calls one function for all

@@ -29,7 +29,7 @@ READ, WRITTEN = "dram__bytes_read.sum", "dram__bytes_write.sum"
 NAMESPACE = re.compile(r"(\(\?<!\\w\))?\w+::")  # in a pattern, with what must not stand before it
 WITHOUT = "kernels told by their names without namespaces, Nsight gave none"
 STALL = re.compile(r"^smsp__average_warps_issue_stalled_(?P<why>\w+?)_per_issue_active\.ratio$")
-STALLS = 3  # of the reasons, so many are told
+STALLS = 3  # reasons that are listed
 TO_BASE = {"us": 1.0, "usecond": 1.0, "ns": 1e-3, "nsecond": 1e-3, "ms": 1e3, "msecond": 1e3, "s": 1e6, "second": 1e6,
            "byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}  # fmt: skip
 

@@ -63,7 +63,7 @@ class Provenance(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """One case's outcome.  `case` holds id, question, backend, mask, subject, round, twin, shape.
+    """One case's outcome.  `case` holds id, question, backend, mask, subject, round, is_aa_repeat, shape.
 
     Metrics are keyed `PASS/WHAT`.  Artifacts are {kind, path in the run folder, size in bytes}; of a file that was too
     large the path is null, and a note says so.  `series` (raw samples by metric) and `files` are not serialised: the

@@ -23,7 +23,7 @@ def make(
 
     Raises BadRequest for what cannot be read or written, and where the extra `report` is not installed.
     """
-    catalogue("pages", language)  # a wrong language is told before the work
+    catalogue("pages", language)  # an unknown language fails before the work
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise BadRequest(f"report: expected a folder to write to; got the file {out}")

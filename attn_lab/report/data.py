@@ -30,8 +30,8 @@ class Experiment:
 
     name: str
     baseline: str
-    rows: list[Record]  # all rounds, and the baseline's twin
-    cases: list[Record]  # pooled, without the twin
+    rows: list[Record]  # all rounds, and the A/A repeat
+    cases: list[Record]  # pooled, without the A/A repeat
     families: list[Family]  # those that are drawn
     undrawn: Counter[str | None]  # by axis, how many there are beside them
     _rounds: dict[Any, list[Record]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the files of one case hold, as tables: kernels, phases, memory, counters.  A foreign one is told."""
+"""What the files of one case hold, as tables: kernels, phases, memory, counters.  A foreign one is reported."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

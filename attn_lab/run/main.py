@@ -62,7 +62,7 @@ def _interruptible() -> Iterator[Interrupt]:
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         yield interrupt
-    finally:  # interrupted once, all is said, and another must not upset the interpreter's own end
+    finally:  # once interrupted, all is printed, and another must not upset the interpreter's own end
         signal.signal(signal.SIGINT, signal.SIG_IGN if interrupt.requested else before)
 
 

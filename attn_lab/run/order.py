@@ -11,7 +11,7 @@ from attn_lab.measure.case import Case
 def arranged(cases: Sequence[Case], *, baseline: str, aa_repeat: bool) -> list[Case]:
     """The order in which they are run, each once.  Where rivals meet at one shape, each round starts with another.
 
-    With `aa_repeat`, such rivals are joined by a twin of the baseline (of their first, where that is not among them).
+    With `aa_repeat`, such rivals are joined by an A/A repeat of the baseline (of their first, where that is not among them).
     """
     ordered: list[Case] = []
     once = {case.id: case for case in reversed(cases)}
@@ -28,7 +28,7 @@ def arranged(cases: Sequence[Case], *, baseline: str, aa_repeat: bool) -> list[C
 
 
 def batches(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases that are compared with each other, rivals and twins of one round: they belong on one device."""
+    """Cases that are compared with each other, rivals and A/A repeats of one round: they belong on one device."""
     apart = {"backend", "is_aa_repeat"}
     key = lambda case: {name: value for name, value in case.config.items() if name not in apart}  # noqa: E731
     return [list(batch) for _, batch in groupby(cases, key=key)]

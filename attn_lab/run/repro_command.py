@@ -21,7 +21,7 @@ from attn_lab.records.record import Record, digest
 from attn_lab.run.local.machines import local_machines
 from hydra_plugins.attn_lab_sweeper import unpaired
 
-ALWAYS = ("resume=never", "aa_repeat=false")  # the answer is there; and alone it has no twin
+ALWAYS = ("resume=never", "aa_repeat=false")  # the answer is there; and alone it has no A/A repeat
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}")
 BACKEND = re.compile(r"[A-Za-z_][A-Za-z0-9_]{,63}(\+[A-Za-z_][A-Za-z0-9_]{,63})?")
 LONGEST = 500  # characters of a value

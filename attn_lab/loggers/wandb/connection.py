@@ -1,4 +1,4 @@
-"""The W&B server that this user's settings name, found to answer before anything is asked of it."""
+"""The W&B server that this user's settings name, found to answer before anything else."""
 
 import os
 from typing import TYPE_CHECKING

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attn_lab.core.errors import BadRequest
 from attn_lab.loggers.wandb.connection import one_line, reach
 from attn_lab.loggers.wandb.session import PROJECT as PROJECT
-from attn_lab.records.reading import records
-from attn_lab.records.record import Record
+from attn_lab.loggers.wandb.sweeps import sweeps
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -30,7 +29,7 @@ def dashboard(
 ) -> int:  # fmt: skip
     """Print or save the workspace.  Raises BadRequest for runs or a server that will not do."""
     folders = [Path(run) for run in runs]
-    sweeps, figures = _sweeps(folders), _figures(folders)
+    (found, _), figures = sweeps("dashboard", folders), _figures(folders)
     try:
         from attn_lab.loggers.wandb.workspace import workspace
     except ModuleNotFoundError as error:
@@ -41,7 +40,7 @@ def dashboard(
     name = "".join("-" if unicodedata.category(sign) in NOT_IN_NAMES else sign for sign in name)
     entity = entity or os.environ.get("WANDB_ENTITY") or ""
     project = project or os.environ.get("WANDB_PROJECT") or PROJECT
-    made, without = workspace(name, sweeps, figures, entity=entity, project=project)
+    made, without = workspace(name, found, figures, entity=entity, project=project)
     if without:
         print(f"dashboard: no bars for {len(without)} points, from {without[0]} on", file=sys.stderr)
     if dry_run:
@@ -49,21 +48,6 @@ def dashboard(
     else:
         print(_push(made))
     return 0
-
-
-def _sweeps(folders: Sequence[Path]) -> dict[str, list[Record]]:
-    try:
-        rows, broken = records(folders, newest=False)
-    except OSError as error:
-        raise BadRequest(f"dashboard: expected run folders; got {error}") from None
-    for line in broken:
-        print(f"dashboard: not read: {line}", file=sys.stderr)
-    if not rows:
-        raise BadRequest(f"dashboard: expected records; got none in {', '.join(map(str, folders))}")
-    sweeps: dict[str, list[Record]] = {}
-    for row in rows:
-        sweeps.setdefault(row.provenance["sweep"], []).append(row)
-    return sweeps
 
 
 def _figures(folders: Sequence[Path]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers.wandb import names as names
+from attn_lab.loggers.wandb import names
 from attn_lab.loggers.wandb.connection import one_line
 from attn_lab.loggers.wandb.session import MODES, Session, say
 from attn_lab.records.artifacts import artifact_path, inside
@@ -71,7 +71,7 @@ class Wandb:
 
     @property
     def lost(self) -> str:
-        """What is told of the runs that W&B failed at; empty without any."""
+        """One line about the runs that W&B failed at; empty without any."""
         if not self._session or not self.skipped:
             return ""
         return (f"W&B: {self.skipped} of {self.written + self.skipped} runs not logged ({self._reason}); "

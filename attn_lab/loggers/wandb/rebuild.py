@@ -4,22 +4,20 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from attn_lab.core.errors import BadRequest
-from attn_lab.loggers.wandb import names as names
+from attn_lab.loggers.wandb import names
 from attn_lab.loggers.wandb.environment import as_meant
 from attn_lab.loggers.wandb.log_file import entries
 from attn_lab.loggers.wandb.logger import Wandb
+from attn_lab.loggers.wandb.sweeps import sweeps
 from attn_lab.loggers.wandb.sync import sync
 from attn_lab.records.lock import FolderLock
 from attn_lab.records.printable import printable
-from attn_lab.records.reading import records
-from attn_lab.records.record import Record
 
 
 def rebuild(
@@ -50,15 +48,15 @@ def rebuild(
 def _write(run: str, entity: str | None, project: str | None) -> int:
     """How many runs of this folder W&B failed at."""
     folder = Path(run)
-    sweeps, broken = _sweeps(folder)
+    found, broken = sweeps("wandb", [folder])
     written = there = skipped = 0
     with FolderLock(folder):
-        for sweep, found in sweeps.items():
+        for sweep, of_sweep in found.items():
             logger = Wandb(folder=folder, sweep=sweep, mode="offline", project=project, entity=entity)
-            logger.since = 0 if sweep == [*sweeps][-1] else float("inf")  # a folder's report is of its last sweep
+            logger.since = 0 if sweep == [*found][-1] else float("inf")  # a folder's report is of its last sweep
             with as_meant(WANDB_SILENT="true"):
                 logger.chosen = _kept(folder, sweep)
-            for record in found:
+            for record in of_sweep:
                 logger.write(record)
             logger.close()
             written, there, skipped = written + logger.written, there + logger.there, skipped + logger.skipped
@@ -67,22 +65,6 @@ def _write(run: str, entity: str | None, project: str | None) -> int:
     unread = f", {broken} broken line{'s' * (broken > 1)} not read" if broken else ""
     print(f"{printable(run)}: {written} runs written, {there} there before{unread}")
     return skipped
-
-
-def _sweeps(folder: Path) -> tuple[dict[str, list[Record]], int]:
-    """The records by their sweep, in the order of the file; and how many lines could not be read, each told."""
-    try:
-        rows, broken = records(folder, newest=False)
-    except OSError as error:
-        raise BadRequest(f"wandb: expected a run folder; got {error}") from None
-    for line in broken:
-        print(f"wandb: not read: {line}", file=sys.stderr)
-    if not rows:
-        raise BadRequest(f"wandb: expected records; got none in {printable(str(folder))}")
-    sweeps: dict[str, list[Record]] = {}
-    for row in rows:
-        sweeps.setdefault(row.provenance["sweep"], []).append(row)
-    return sweeps, broken.total
 
 
 def _kept(folder: Path, sweep: str) -> dict[tuple[str, str], str]:

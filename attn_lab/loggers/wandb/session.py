@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ STEP = 15.0  # seconds for one run or the end, which take 20 ms; a service that 
 
 
 class Session:
-    """`where` is what the user is told of it at the end; `sender` sends its runs on, if there is a server.
+    """`where` is a line for the end of the sweep; `sender` sends its runs on, if there is a server.
 
     Raises BadRequest for an `online` that cannot be, and whatever W&B raises where it is not installed or not working.
     `disabled` by W&B's own mode, and not by ours, it opens no runs.
@@ -44,7 +44,7 @@ class Session:
         deadline = time.monotonic() + KNOCK
         self._folder.mkdir(parents=True, exist_ok=True)
         cache = os.environ.get("WANDB_CACHE_DIR", str(self._folder / "wandb" / "cache"))
-        self._around = {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": cache}  # else each settings file it reads is told
+        self._around = {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": cache}  # else it prints each settings file it reads
         self._service: Any = None
         with self._step():
             import wandb
@@ -91,9 +91,9 @@ class Session:
         if kind == "summary" and self.agent:  # the one run that the agent knows of
             run_id = self.agent.run_id
             settings |= {"sweep_id": self.agent.sweep_id}
-        for old in self._places(run_id):
-            shutil.rmtree(old, ignore_errors=True)
-        try:
+        self._remove(run_id)
+        with ExitStack() as unless_whole:
+            unless_whole.callback(self._remove, run_id)
             with self._step():
                 if self._service.poll() is not None:
                     self._restart()
@@ -101,12 +101,10 @@ class Session:
                     dir=str(self._folder), id=run_id, name=name, group=self._group, job_type=kind, config=config,
                     reinit="create_new", settings=self.library.Settings(**settings), **self._target,
                 )  # fmt: skip
-                try:
+                with ExitStack() as unless_filled:
+                    unless_filled.callback(_fail, run)
                     yield run
-                except BaseException:
-                    with suppress(Exception, SystemExit):
-                        run.finish(exit_code=1)
-                    raise
+                    unless_filled.pop_all()
                 run.finish()
                 place, since = Path(run.dir).parent, time.monotonic()
                 while not ended(place):  # its log reaches the disk a little after
@@ -114,10 +112,7 @@ class Session:
                     if time.monotonic() - since > (5 if free else 0.5):
                         raise OSError(f"a run's log is not whole on the disk, {free / 2**20:.1f} MB of which are free")
                     time.sleep(0.002)
-        except BaseException:
-            for part in self._places(run_id):
-                shutil.rmtree(part, ignore_errors=True)
-            raise
+            unless_whole.pop_all()
         if self.sender:
             self.sender.runs.append(place)
 
@@ -164,8 +159,9 @@ class Session:
             self.library.teardown()
         self._start()
 
-    def _places(self, run_id: str) -> list[Path]:
-        return list(self._folder.glob(f"wandb/offline-run-*-{run_id}"))
+    def _remove(self, run_id: str) -> None:
+        for place in list(self._folder.glob(f"wandb/offline-run-*-{run_id}")):
+            shutil.rmtree(place, ignore_errors=True)
 
     @contextmanager
     def _step(self) -> Iterator[None]:
@@ -207,6 +203,12 @@ class Session:
         if code is None:
             return ""
         return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+
+
+def _fail(run: Any) -> None:
+    """End a run that an error has interrupted, whatever W&B makes of that."""
+    with suppress(Exception, SystemExit):
+        run.finish(exit_code=1)
 
 
 def say(line: str) -> None:

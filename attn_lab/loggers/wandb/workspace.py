@@ -11,7 +11,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 from attn_lab import conf
-from attn_lab.loggers.wandb import names as names
+from attn_lab.loggers.wandb import names
 from attn_lab.records.axes import Series, series
 from attn_lab.records.flags import noisy
 from attn_lab.records.record import AXES, Record

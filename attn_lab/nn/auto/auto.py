@@ -33,8 +33,8 @@ class Auto(Backend):
     A question in no bucket of the table is answered as the nearest, with a warning.  Where a table knows nothing that
     is comparable (another mask or dtype, decoding), where it names none that is supported, or without a table, those
     supported are measured against each other once (`autotune.py`); where torch.distributed runs with several ranks,
-    which must take the same, the first of a fixed order is taken instead (`candidates.py`).  Who was preferred, and why
-    they could not, is told.
+    which must take the same, the first of a fixed order is taken instead (`candidates.py`).  `choices` has the
+    preferred backends, and why they are unsupported.
     """
 
     table: DispatchTable | str | PathLike[str] | None = None
@@ -90,7 +90,7 @@ class Auto(Backend):
         return self.select(request, machine).attend
 
     def select(self, request: Request, machine: Machine) -> Selection:
-        """Raises Refused, with the reasons of all, where none is supported."""
+        """Raises Unsupported, with the reasons of all, where none is supported."""
         passed_over: dict[str, Sequence[str]] = {}
         table, one, requested = self.followed(machine), pass_of(request), bucket_of(request)
         found = table and table.find(requested, one)

@@ -82,7 +82,7 @@ def fields(row: Record) -> Mapping[str, Any]:
 def _cases(rows: Iterable[Record]) -> dict[Key, Case]:
     found: dict[Key, dict[tuple[str, ...], list[Record]]] = {}
     for row in rows:
-        if not row.is_aa_repeat:  # a twin is the noise floor's, and no case
+        if not row.is_aa_repeat:  # an A/A repeat is the noise floor's, and no case
             key = (("backend", row.backend), *sorted(fields(row).items()))
             passes = tuple(row.provenance["config"].get("passes") or ())
             found.setdefault(key, {}).setdefault(passes, []).append(row)

@@ -139,5 +139,5 @@ def _legend(floors: dict[str, Floor]) -> str:
         "Speed is A's time over B's, with its 95 % interval: above 1, B is faster. "
         + (f"Noise floor, the larger of both runs: {notes}. " if notes else "")
         + "A/A is measured within a run; what moves between two processes comes on top. "
-        "Memory is counted, not sampled: changes over 1 % are told."
+        "Memory is counted, not sampled: changes over 1 % are listed."
     )

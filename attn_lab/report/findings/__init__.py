@@ -1,7 +1,7 @@
 """What the numbers say, in sentences: found freely, and the seed study's nine claims examined one by one.
 
 `findings` and `claims` take the rows of one run or of several, as read, rounds apart.  Rows of two machines, or of two
-versions of a package, are told of one after the other and never held against each other.  Who asks for both lays the
+versions of a package, are described one after the other and never compared.  Who asks for both lays the
 rows out once: `sentences` and `check_claims` take what `partition` returns.
 
 A claim holds, fails or is untested by rules that `claims/rules.py` states, and each rule says for itself in

@@ -9,7 +9,7 @@ from attn_lab.report.render.blocks import Cell
 
 
 def compared(data: ReportData, verdict: Verdict, mixed: list[str]) -> Cell:
-    """`12.9× (12.8–13.0)`, and the word for it unless it is plain; what the two sides differ in is said."""
+    """`12.9× (12.8–13.0)`, and the word for it unless it is plain; differences of the two sides are noted."""
     word = "" if verdict.word == "faster" else f" {data.words[verdict.word]}"
     marks = f" ‡ {'; '.join(mixed)}" if mixed else ""
     return Cell(f"{verdict}{word}{marks}", verdict.ratio, kind=verdict.word)

@@ -46,7 +46,7 @@ def body(table: Table, figure: str) -> str:
 
 
 def _cell(cell: Cell, right: bool, leading: bool, figure: str) -> str:
-    """A number stands at the right and words at the left; a cell that does not is told so."""
+    """A number stands at the right and words at the left; other cells are marked."""
     words, number, hover, kind, link, file = cell
     looks = [kind] if kind else []
     if right is (number is None):

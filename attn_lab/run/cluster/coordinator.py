@@ -19,7 +19,7 @@ from attn_lab.run.plan import Plan
 
 POLL = 0.3  # seconds between two looks into the run folder
 FAREWELL = 10  # … in which workers that find nothing left may end, before they are stopped
-SILENCE, AGAIN = 10.0, 60.0  # … after which it is said what is waited for; and between saying so again
+SILENCE, AGAIN = 10.0, 60.0  # … after which the wait is reported; and between reports
 
 
 class WaitReporter:

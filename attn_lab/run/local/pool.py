@@ -100,12 +100,11 @@ def run_pool(
             case, probe = worker.case, worker.probe
             assert case is not None
             if record := worker.poll():
+                started: list[Event] = []
                 try:
-                    started = list(next_for(worker))  # it does not wait for what is done with its record
-                except BaseException:
+                    started += next_for(worker)  # it does not wait for what is done with its record
+                finally:
                     yield Finished(worker.label, case, record)  # which counts, whatever becomes of the next
-                    raise
-                yield Finished(worker.label, case, record)
                 yield from started
             elif worker.probe != probe:
                 yield ProbeBegan(worker.label, case, worker.probe)
