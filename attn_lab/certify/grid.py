@@ -45,10 +45,10 @@ class Check:
 def kinds(backend: Backend, machine: Machine, head_dims: tuple[int, ...] = HEAD_DIMS) -> Iterator[Kind]:
     """Every kind with gradients (without, for a backend that has none) that the backend may declare.
 
-    A backend that compiles its kernels at the first call, for seconds, is walked over fewer combinations: in float16 and
-    with fewer queries than keys for the causal mask alone, and of the rarer masks with grouped heads alone.  One that
-    compiles for each length has full and causal masks with grouped heads in one of the two, and no float32.  Kinds that
-    are left out are verified at first use.
+    A backend that compiles its kernels at the first call, for seconds, is walked over fewer combinations: in float16
+    and with fewer queries than keys for the causal mask alone, and of the rarer masks with grouped heads alone.  One
+    that compiles for each length has full and causal masks with grouped heads in one of the two, and no float32.  Kinds
+    that are left out are verified at first use.
     """
     capabilities = backend.capabilities[machine.device]
     compiles = any(each.compiles for each in (backend, *backend.parts))

@@ -11,7 +11,8 @@ from attn_lab.measure.case import Case
 def arranged(cases: Sequence[Case], *, baseline: str, aa_repeat: bool) -> list[Case]:
     """The order in which they are run, each once.  Where rivals meet at one shape, each round starts with another.
 
-    With `aa_repeat`, such rivals are joined by an A/A repeat of the baseline (of their first, where that is not among them).
+    With `aa_repeat`, such rivals are joined by an A/A repeat of the baseline (of their first, where that is not among
+    them).
     """
     ordered: list[Case] = []
     once = {case.id: case for case in reversed(cases)}

@@ -60,7 +60,8 @@ def race(path: Harness, seconds: float) -> Race:
     """The sound one, the slower and the sound one once more by turns, each round begun by another.
 
     Ends once the noise is below RESOLVED, or when `seconds` are over.  On a CPU all run on one thread: two, on cores
-    that others use as well, wait for each other, and that is all one sees.  Raises Incorrect if one does not come out ok.
+    that others use as well, wait for each other, and that is all one sees.  Raises Incorrect if one does not come out
+    ok.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

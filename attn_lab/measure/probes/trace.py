@@ -17,8 +17,8 @@ class Trace(Probe):
     """`active` runs of each pass, after two that are not looked at; on the CPU operators stand for kernels.
 
     PASS/kernels: launches.  PASS/kernel_time: of all of them together, per run.  PASS/attention_kernels: of that, what
-    the kernels take that the kernel check recognises.  PASS/busy: of the time from the first kernel's start to the last's
-    end, what they fill; the rest waits for the host.  Files: trace.json.gz, kernels.json.
+    the kernels take that the kernel check recognises.  PASS/busy: of the time from the first kernel's start to the
+    last's end, what they fill; the rest waits for the host.  Files: trace.json.gz, kernels.json.
     """
 
     active: int = 2

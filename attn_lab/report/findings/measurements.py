@@ -18,7 +18,7 @@ Setting = Hashable
 
 
 class Measured:
-    """The rows of one place.  Only cases of which every round came out ok have numbers; A/A repeats serve the floor alone."""
+    """The rows of one place.  Only cases with every round ok have numbers; A/A repeats serve the floor alone."""
 
     def __init__(self, rows: Sequence[Record], baseline: str):
         self.baseline = baseline
