@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_lab.profiling.counters import brief_name
+from attn_lab.core.kernel_name import short_name
 from attn_lab.records.reading import records
 from attn_lab.records.record import PASSES, Record
 from attn_lab.records.stats.noise_floor import noise_floor
@@ -153,7 +153,7 @@ def counters(folder: Path, said: list[str]) -> Iterator[str]:
     names = list(dict.fromkeys(name for _, each in columns for name in each["counters"]))
     heads = [
         "counter",
-        *(f"{row.backend} {each['pass']} `{brief_name(each['name'])}`" for row, each in columns),
+        *(f"{row.backend} {each['pass']} `{short_name(each['name'])}`" for row, each in columns),
     ]
     lines = [[name, *(digits(each["counters"].get(name)) for _, each in columns)] for name in names]
     yield from table(heads, lines) if columns else ["No counters were taken."]
