@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,12 @@ class Session:
         self._remove(run_id)
         with ExitStack() as unless_whole:
             unless_whole.callback(self._remove, run_id)
-            with self._step():
-                if self._service.poll() is not None:
-                    self._restart()
-                run = self.library.init(
-                    dir=str(self._folder), id=run_id, name=name, group=self._group, job_type=kind, config=config,
-                    reinit="create_new", settings=self.library.Settings(**settings), **self._target,
+            with self._step() as late:
+                init = partial(
+                    self.library.init, dir=str(self._folder), id=run_id, name=name, group=self._group, job_type=kind,
+                    config=config, reinit="create_new", settings=self.library.Settings(**settings), **self._target,
                 )  # fmt: skip
+                run = self._opened(init, late)
                 with ExitStack() as unless_filled:
                     unless_filled.callback(_fail, run)
                     yield run
@@ -115,6 +115,17 @@ class Session:
             unless_whole.pop_all()
         if self.sender:
             self.sender.runs.append(place)
+
+    def _opened(self, init: Callable[[], Any], late: threading.Event) -> Any:
+        """A run of the service, of another one where it has ended; it may do so while it opens the run."""
+        if self._service.poll() is None:
+            try:
+                return init()
+            except (Exception, SystemExit):
+                if late.is_set() or not self._ended():
+                    raise
+        self._restart()
+        return init()
 
     def parameters(self) -> dict[str, Any]:
         """What `wandb agent` has chosen for this command; empty without one."""
@@ -164,10 +175,11 @@ class Session:
             shutil.rmtree(place, ignore_errors=True)
 
     @contextmanager
-    def _step(self) -> Iterator[None]:
+    def _step(self) -> Iterator[threading.Event]:
         """W&B at work: its environment as it is meant, its logging never on our terminal, its service within STEP.
 
-        Raises what W&B raises, and OSError where the service was ended, whatever W&B makes of that.
+        Yields an event that is set once the service took longer, and was ended.  Raises what W&B raises, and OSError
+        where the service was ended, whatever W&B makes of that.
         """
         late = threading.Event()
 
@@ -182,7 +194,7 @@ class Session:
         timer.start()
         try:
             with as_meant(**self._around):
-                yield
+                yield late
         except (Exception, SystemExit) as error:
             if late.is_set():
                 raise OSError(f"W&B's service did not answer within {STEP:.0f} s") from None
